@@ -1,0 +1,29 @@
+"""Errors that are the user's to mend.
+
+Each message says what was wrong, with which input, and what to do about it; the command line prints it
+as one line and never a traceback.
+"""
+
+
+class DeepStreaksError(Exception):
+    """Base of every error that this package raises for wrong input or a wrong request."""
+
+
+class ArchiveError(DeepStreaksError):
+    """A cutout archive is missing, damaged, locked, or not one of ours."""
+
+
+class ReaderError(DeepStreaksError):
+    """An input folder, file or table cannot be read as the format asked for."""
+
+
+class ModelError(DeepStreaksError):
+    """A model is unknown, unsafe, damaged or of another shape than its card says."""
+
+
+class CampaignError(DeepStreaksError):
+    """A scoring campaign cannot be started or resumed as asked."""
+
+
+class TrainingError(DeepStreaksError):
+    """A model cannot be trained on the archive or labels given."""
