@@ -1,4 +1,4 @@
-"""The networks of DeepStreaks, the compiled forward pass that runs them, and the zoo that keeps them.
+"""The networks of DeepStreaks, the compiled forward pass that runs them, and the zoo of weights.
 
 Definitions are plain Keras 3, so that they run on TensorFlow, JAX or PyTorch alike.
 """
@@ -9,10 +9,14 @@ from collections.abc import Callable
 import keras
 
 from deepstreaks_dask.errors import ModelError
+from deepstreaks_dask.models.densenet121 import densenet121
+from deepstreaks_dask.models.resnet50 import resnet50
 from deepstreaks_dask.models.vgg6 import vgg6
 
 ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "vgg6": vgg6,
+    "resnet50": resnet50,
+    "densenet121": densenet121,
 }
 
 
