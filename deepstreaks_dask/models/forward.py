@@ -1,7 +1,7 @@
 """One compiled forward pass of any number of models over batches of uint8 cutouts.
 
-A batch is sent to the device once, as bytes, and scaled there; every call has the same shape, so that
-nothing is compiled twice. Each Keras backend has its branch here and is imported nowhere else.
+A batch is sent to the device once, as bytes, and scaled there; every call has the same shape, so
+that nothing is compiled twice. Each Keras backend has its branch here and is imported nowhere else.
 """
 
 from collections.abc import Callable, Sequence
