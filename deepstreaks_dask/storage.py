@@ -1,0 +1,45 @@
+"""Single files on a local disk or at any fsspec URL, replaced in one step."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+def locate(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Give the file system of a path or URL, and the path in it.
+
+    Raises
+    ------
+    ImportError, ValueError
+        If the protocol is unknown or its package is not installed.
+    """
+    fs, root = fsspec.core.url_to_fs(os.fspath(url))
+    return fs, root.rstrip("/")
+
+
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Say whether a file system is this machine's disk."""
+    return isinstance(fs, LocalFileSystem)
+
+
+def write_whole(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+    """Write one file so that a reader finds the old one, the new one, and nothing between."""
+    if not is_local(fs):
+        fs.pipe_file(path, data)  # object stores show an object once it is whole
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

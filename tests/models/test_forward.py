@@ -1,0 +1,157 @@
+"""The compiled forward pass gives the models' own scores, whatever the batch and the backend."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from deepstreaks_dask.errors import ModelError
+from deepstreaks_dask.models import ARCHITECTURES, build
+from deepstreaks_dask.models.forward import compile_forward
+from deepstreaks_dask.models.zoo import Card, Zoo
+
+
+@pytest.fixture(scope="module")
+def cutouts():
+    return np.random.default_rng(1).integers(0, 256, (7, 144, 144), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def models():
+    keras.utils.set_random_seed(1)
+    return [_settled(build(architecture)) for architecture in ARCHITECTURES]
+
+
+def _settled(model):
+    """Give running statistics other values than 0 and 1, so that using them wrongly shows."""
+    rng = np.random.default_rng(2)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            shape = layer.moving_mean.shape
+            layer.moving_mean.assign(rng.normal(0, 0.1, shape))
+            layer.moving_variance.assign(rng.uniform(0.9, 1.5, shape))
+    return model
+
+
+class Counted:
+    """A model that counts how often its Python code runs, which is once a trace."""
+
+    def __init__(self, model):
+        self._model = model
+        self.calls = 0
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        return self._model(*args, **kwargs)
+
+
+def _expected(models, cutouts):
+    images = cutouts[..., None].astype(np.float32) / 255
+    columns = [keras.ops.convert_to_numpy(model(images, training=False)) for model in models]
+    return np.concatenate(columns, axis=1)
+
+
+def test_bytes_score_as_floats_divided_by_255(models, cutouts):
+    scores = compile_forward(models, len(cutouts))(cutouts)
+    assert scores.shape == (len(cutouts), len(models))
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, _expected(models, cutouts), atol=2e-6)
+
+
+def test_padding_the_last_batch_leaves_scores_as_they_are(models, cutouts):
+    forward = compile_forward(models, len(cutouts))
+    whole = forward(cutouts)
+    for n in (1, 3, 6):
+        np.testing.assert_array_equal(forward(cutouts[:n]), whole[:n])
+    assert forward(cutouts[:0]).shape == (0, len(models))
+
+
+def test_scores_are_the_same_to_the_bit_every_time(models, cutouts):
+    vgg6 = models[:1]
+    first = compile_forward(vgg6, 4)(cutouts[:4])
+    np.testing.assert_array_equal(compile_forward(vgg6, 4)(cutouts[:4]), first)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch runs Python at every call")
+def test_no_batch_is_traced_again(cutouts):
+    model = Counted(build("vgg6"))
+    forward = compile_forward([model], 4)
+    traces = model.calls
+    for n in (4, 1, 3, 4):
+        forward(cutouts[:n])
+    assert traces >= 1
+    assert model.calls == traces
+
+
+def test_cutouts_are_left_alone(models, cutouts):
+    before = cutouts.copy()
+    compile_forward(models[:1], 8)(cutouts)
+    np.testing.assert_array_equal(cutouts, before)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((2, 144, 144), np.float32),
+        np.zeros((2, 100, 100), np.uint8),
+        np.zeros((5, 144, 144), np.uint8),
+        np.zeros((144, 144), np.uint8),
+    ],
+    ids=["floats", "other size", "more than a batch", "no batch"],
+)
+def test_wrong_cutouts_are_refused(models, wrong):
+    with pytest.raises(ModelError, match="give uint8"):
+        compile_forward(models[:1], 4)(wrong)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "batch", "match"),
+    [
+        ([], 4, "at least one"),
+        ([(32, 32, 1)], 0, "give 1 or more"),
+        ([(32, 32, 1), (40, 40, 1)], 4, "different shapes"),
+        ([(32, 32, 3)], 4, "3 planes"),
+    ],
+)
+def test_models_that_cannot_run_together_are_refused(shapes, batch, match):
+    with pytest.raises(ModelError, match=match):
+        compile_forward([build("vgg6", input_shape=shape) for shape in shapes], batch)
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
+def test_backends_agree(models, cutouts, tmp_path, backend):
+    if backend == keras.backend.backend():
+        pytest.skip(f"{backend} is what the other tests run on")
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    zoo = Zoo(tmp_path / "zoo")
+    for model in models:
+        zoo.save(model, Card(f"rb_{model.name}", "1", model.name), dtype="float32")
+    np.save(tmp_path / "cutouts.npy", cutouts)
+    code = """
+import sys
+import keras, numpy as np
+from deepstreaks_dask.models import ARCHITECTURES
+from deepstreaks_dask.models.forward import compile_forward
+from deepstreaks_dask.models.zoo import Zoo
+assert keras.backend.backend() == sys.argv[2]
+if sys.argv[2] != "tensorflow":
+    assert "tensorflow" not in sys.modules
+zoo = Zoo(sys.argv[1] + "/zoo")
+forward = compile_forward([zoo.load("rb_" + name) for name in ARCHITECTURES], 4)
+cutouts = np.load(sys.argv[1] + "/cutouts.npy")
+np.save(sys.argv[1] + "/scores.npy", np.concatenate([forward(cutouts[:4]), forward(cutouts[4:])]))
+"""
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), backend], env=environment, check=True
+    )
+    scores = np.load(tmp_path / "scores.npy")
+    np.testing.assert_allclose(scores, _expected(models, cutouts), atol=1e-5)
