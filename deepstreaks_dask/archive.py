@@ -371,11 +371,15 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
     fs, root = _locate(url)
     _, attributes, total = _read_root(url)
     dataset = open_archive(url)
-    runs = sorted(p.rsplit("/", 1)[-1] for p in fs.ls(f"{root}/runs")) if _has_runs(fs, root) else []
+    runs = (
+        sorted(p.rsplit("/", 1)[-1] for p in fs.ls(f"{root}/runs")) if _has_runs(fs, root) else []
+    )
 
     def counts(name: str) -> dict[Any, int]:
         values, n = np.unique(dataset[name].values, return_counts=True)
-        return {v.item() if hasattr(v, "item") else v: int(k) for v, k in zip(values, n, strict=True)}
+        return {
+            v.item() if hasattr(v, "item") else v: int(k) for v, k in zip(values, n, strict=True)
+        }
 
     return ArchiveSummary(
         url=os.fspath(url),
@@ -412,7 +416,9 @@ class _Append:
         committed_refused = len(quarantine(url))
         known = open_archive(url)
         self._known_ids, self._known_digests = _sorted_ids(known)
-        self._listed = {(s, r) for s, r in quarantine(url)[["source", "reason"]].itertuples(index=False)}
+        self._listed = {
+            (s, r) for s, r in quarantine(url)[["source", "reason"]].itertuples(index=False)
+        }
         # without the commit record's view, so that arrays can be resized one by one
         self.group = zarr.open_group(os.fspath(url), mode="r+", use_consolidated=False)
         self._resize(self.committed)
@@ -567,7 +573,9 @@ def _complete(batch: CutoutBatch) -> dict[str, np.ndarray]:
     unknown = sorted(set(batch.columns) - set(SCHEMA))
     if unknown or ("id" not in batch.columns and n):
         raise ArchiveError(
-            f"the batch has unknown columns {unknown}" if unknown else "the batch has no column 'id'"
+            f"the batch has unknown columns {unknown}"
+            if unknown
+            else "the batch has no column 'id'"
         )
     columns = {}
     for name, column in SCHEMA.items():
@@ -660,7 +668,10 @@ def _read_root(url: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, A
 
 def _commit(fs: fsspec.AbstractFileSystem, root: str, attributes: dict[str, Any]) -> None:
     """Write the commit record from the metadata of the arrays as they are now."""
-    names = ["cutouts", *(["native", "native_height", "native_width"] if attributes["native"] else [])]
+    names = [
+        "cutouts",
+        *(["native", "native_height", "native_width"] if attributes["native"] else []),
+    ]
     names += [*SCHEMA, "quarantine", *(f"quarantine/{name}" for name in _QUARANTINE)]
     metadata = {name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json")) for name in sorted(names)}
     record = {

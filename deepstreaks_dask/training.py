@@ -59,7 +59,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1 or self.learning_rate <= 0:
-            raise TrainingError("epochs and batch must be 1 or more, and the learning rate positive")
+            raise TrainingError(
+                "epochs and batch must be 1 or more, and the learning rate positive"
+            )
         if not (0 < self.validation < 1 and 0 < self.test < 1 and self.validation + self.test < 1):
             raise TrainingError("validation and test are fractions that leave nights to train on")
 
@@ -214,7 +216,9 @@ def train(
         raise TrainingError(f"no cutout of the archive has a label of family {family!r}")
     nights = archive["night"].values[labelled]
     split = split_nights(nights, recipe)
-    rows = {part: labelled[np.isin(nights, getattr(split, part))] for part in ("train", "validation")}
+    rows = {
+        part: labelled[np.isin(nights, getattr(split, part))] for part in ("train", "validation")
+    }
     for part, chosen in rows.items():
         if len(np.unique(labels[chosen])) < 2:
             raise TrainingError(
@@ -229,7 +233,9 @@ def train(
         try:
             model.set_weights(start.get_weights())
         except ValueError as error:
-            raise TrainingError(f"the starting weights do not fit a {architecture}: {error}") from None
+            raise TrainingError(
+                f"the starting weights do not fit a {architecture}: {error}"
+            ) from None
     y = {part: labels[chosen].astype(np.float32)[:, None] for part, chosen in rows.items()}
     counts = np.bincount(labels[rows["train"]].astype(int), minlength=2)
     weight = (counts.min() / counts).astype(np.float32)

@@ -459,7 +459,7 @@ def _weight_bytes(model: keras.Model, card: Card, dtype: str) -> bytes:
         raise ModelError(f"model {card.ref!r} is no {card.architecture!r}, though its card says so")
     arrays = {}
     for name, weight in weights.items():
-        array = keras.ops.convert_to_numpy(weight.value).astype(np.float32)
+        array = weight.numpy().astype(np.float32)
         with np.errstate(over="ignore"):
             stored = array.astype(dtype if array.ndim > 1 else np.float32)
         if not np.isfinite(stored).all():

@@ -229,7 +229,11 @@ class Display:
         grey = 255 * (self.above - signal) / (self.above + self.below)
         picture = Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8), mode="L")
         if self.resampled:
-            kernels = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.NEAREST)
+            kernels = (
+                Image.Resampling.BILINEAR,
+                Image.Resampling.BICUBIC,
+                Image.Resampling.NEAREST,
+            )
             kernel = kernels[rng.integers(len(kernels))]
             picture = picture.resize((self.resampled, self.resampled), kernel)
         if self.quality:

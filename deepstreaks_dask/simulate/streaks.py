@@ -135,7 +135,9 @@ def _satellite(scene: Scene) -> Streak:
     if rng.random() < 0.15:  # the shutter opened or closed: one end in sight, beyond the middle
         end = rng.uniform(10, 0.4 * scene.size) * rng.choice((-1, 1))
         x, y = x + (end - np.sign(end) * length / 2) * np.array((np.cos(angle), np.sin(angle)))
-    width = max(c.sigma * (rng.uniform(0.9, 1.3) if rng.random() < 0.8 else rng.uniform(1.3, 3)), 0.6)
+    width = max(
+        c.sigma * (rng.uniform(0.9, 1.3) if rng.random() < 0.8 else rng.uniform(1.3, 3)), 0.6
+    )
     trail, _ = _trail(scene, x, y, angle, length, width)
     snr = float(18 * np.exp(rng.exponential(1.3)))
     light = trail * min(_matched_peak(trail, snr, c.noise), 300 * c.noise)
@@ -242,7 +244,9 @@ def _ghost(scene: Scene) -> Streak:
         inner = rng.uniform(0.2, 0.95) * radius if rng.random() < 0.8 else 0.0
         disc = 0.5 * (erf((radius - r) / soft) - (erf((inner - r) / soft) if inner else -1))
         if rng.random() < 0.4:  # vignetted: only an arc remains
-            disc = disc * (np.cos(np.arctan2(gy - y, gx - x) - rng.uniform(0, 7)) > rng.uniform(-0.5, 0.7))
+            disc = disc * (
+                np.cos(np.arctan2(gy - y, gx - x) - rng.uniform(0, 7)) > rng.uniform(-0.5, 0.7)
+            )
         sign = 1 if rng.random() < 0.85 else -1
         scene.light += (sign * c.noise * rng.uniform(0.7, 6) * disc).astype(np.float32)
     _mask_patches(scene)
@@ -370,9 +374,7 @@ LABELS = ("rb", "sl", "kd", "os")
 """Families that the simulator labels."""
 
 
-def simulate_cutout(
-    kind: str, conditions: Conditions, rng: np.random.Generator
-) -> SimulatedCutout:
+def simulate_cutout(kind: str, conditions: Conditions, rng: np.random.Generator) -> SimulatedCutout:
     """Simulate one difference-image cutout.
 
     Parameters

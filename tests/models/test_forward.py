@@ -79,7 +79,9 @@ def test_scores_are_the_same_to_the_bit_every_time(models, cutouts):
     np.testing.assert_array_equal(compile_forward(vgg6, 4)(cutouts[:4]), first)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch runs Python at every call")
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="only TensorFlow may trace again"
+)
 def test_no_batch_is_traced_again(cutouts):
     model = Counted(build("vgg6"))
     forward = compile_forward([model], 4)

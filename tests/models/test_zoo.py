@@ -46,7 +46,7 @@ def _files(zoo):
 
 
 def _weights(model):
-    return [keras.ops.convert_to_numpy(weight.value) for weight in model.weights]
+    return [weight.numpy() for weight in model.weights]
 
 
 def test_float32_round_trip_is_exact(zoo, model):

@@ -1,0 +1,180 @@
+"""Families of classifiers, and the rule that turns their scores into a decision.
+
+A cutout is plausible if in *each* family at least *one* member scores at or above its threshold
+(Duev et al. 2019, MNRAS 486, 4158, arXiv:1904.05920).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+
+from deepstreaks_dask.errors import CampaignError, DeepStreaksError
+from deepstreaks_dask.models.zoo import Zoo
+
+DECIDING = ("rb", "sl", "kd")
+"""The families that the published decision needs, in its order."""
+
+DESCRIPTIONS = {
+    "rb": "real streak-like object or bogus",
+    "sl": "short streak or long",
+    "kd": "keep or ditch (cosmic ray or another artefact)",
+    "os": "plausible or not, in one shot",
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a family: its name in the zoo, its version and the hash of its weights."""
+
+    name: str
+    version: str
+    sha256: str
+    threshold: float = 0.5
+
+    @property
+    def ref(self) -> str:
+        """``name@version``, as the zoo takes it."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Members that answer the same question."""
+
+    name: str
+    members: tuple[Member, ...]
+
+    @property
+    def description(self) -> str:
+        """The question that this family answers."""
+        return DESCRIPTIONS.get(self.name, self.name)
+
+
+@dataclass(frozen=True)
+class Families:
+    """The families of a campaign and the zoo that their members come from."""
+
+    families: tuple[Family, ...]
+    zoo: str | None = None
+
+    def __iter__(self) -> Iterator[Family]:
+        return iter(self.families)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All members, family by family."""
+        return tuple(member for family in self.families for member in family.members)
+
+    @classmethod
+    def from_zoo(cls, zoo: str | None = None, names: Sequence[str] = DECIDING) -> Families:
+        """Take the newest version of every member that a zoo has for the families named.
+
+        Parameters
+        ----------
+        zoo : str, optional
+            Path or URL of a zoo; the one that ships with the package by default.
+        names : sequence of str
+            Families.
+
+        Raises
+        ------
+        CampaignError
+            If a family has no member there.
+        """
+        newest = {card.name: card for card in Zoo(zoo).list()}  # oldest version first
+        families = []
+        for name in names:
+            cards = [card for card in newest.values() if card.family == name]
+            if not cards:
+                has = ", ".join(sorted({card.family for card in newest.values()})) or "none"
+                raise CampaignError(
+                    f"the zoo {zoo or 'of this package'} has no member of family {name!r} "
+                    f"(it has: {has}): train one with 'deepstreaks train', or name other families"
+                )
+            members = tuple(Member(card.name, card.version, card.sha256) for card in cards)
+            families.append(Family(name, members))
+        return cls(tuple(families), zoo)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The decision rule with its thresholds; applied to stored scores, it never scores again.
+
+    Attributes
+    ----------
+    thresholds : mapping of str to float
+        By member (``rb_vgg6``) or family (``rb``); a member's wins over its family's.
+    default : float
+        Threshold of every member that is not named; 0.5 as published.
+
+    Raises
+    ------
+    DeepStreaksError
+        If a threshold is outside 0 to 1.
+    """
+
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    default: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, value in {**self.thresholds, "default": self.default}.items():
+            if not 0 <= value <= 1:
+                raise DeepStreaksError(f"threshold {name}={value}: give a number from 0 to 1")
+
+    def threshold(self, member: str) -> float:
+        """Give the threshold that holds for a member."""
+        family = family_of(member)
+        return self.thresholds.get(member, self.thresholds.get(family, self.default))
+
+    def apply(self, scores: xr.Dataset) -> xr.Dataset:
+        """Decide.
+
+        Parameters
+        ----------
+        scores : xarray.Dataset
+            With ``scores(cutout, model)`` float32, NaN where a member has not looked, and ``model``.
+
+        Returns
+        -------
+        xarray.Dataset
+            The same, with ``family_pass(cutout, family)`` and ``plausible(cutout)``, where NaN passes nothing,
+            and ``undecided(cutout)``: True where a missing score could still change the decision.
+
+        Raises
+        ------
+        DeepStreaksError
+            If a threshold names neither a member nor a family of the scores.
+        """
+        members = [str(name) for name in scores["model"].values]
+        names = list(dict.fromkeys(family_of(member) for member in members))
+        for name in self.thresholds:
+            if name not in (*members, *names):
+                near = difflib.get_close_matches(name, [*members, *names], n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise DeepStreaksError(
+                    f"threshold for {name!r}: {hint}the scores have {', '.join([*names, *members])}"
+                )
+        values = scores["scores"].values
+        limits = np.array([self.threshold(member) for member in members], np.float32)
+        passes = values >= limits
+        missing = np.isnan(values)
+        columns = [[family_of(member) == name for member in members] for name in names]
+        family_pass = np.stack([passes[:, c].any(axis=1) for c in columns], axis=1)
+        family_open = np.stack([missing[:, c].any(axis=1) for c in columns], axis=1)
+        plausible = family_pass.all(axis=1)
+        undecided = ~plausible & (family_pass | family_open).all(axis=1)
+        return scores.assign(
+            family_pass=(("cutout", "family"), family_pass),
+            plausible=("cutout", plausible),
+            undecided=("cutout", undecided),
+        ).assign_coords(family=names)
+
+
+def family_of(member: str) -> str:
+    """Give the family of a member: what stands before the first underscore of its name."""
+    return member.split("_")[0]

@@ -1,0 +1,88 @@
+"""Readers: one module per input format, each with a ``READER`` that follows one protocol.
+
+Adding a format is adding a file here; the archive knows none of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+from deepstreaks_dask.archive import CutoutBatch
+from deepstreaks_dask.errors import ReaderError
+
+
+class Reader(Protocol):
+    """What a format's module gives as ``READER``."""
+
+    name: str
+
+    def sniff(self, path: Path) -> bool:
+        """Say whether ``path`` looks like this format."""
+        ...
+
+    def read(
+        self,
+        path: Path,
+        *,
+        table: Path | None = None,
+        night: int | None = None,
+        executor: Executor | None = None,
+    ) -> Iterator[CutoutBatch]:
+        """Read ``path`` batch by batch; refused inputs travel in the batches, never as an exception."""
+        ...
+
+    def count(self, path: Path) -> int:
+        """Give the number of inputs, for a progress bar."""
+        ...
+
+
+@cache
+def readers() -> dict[str, Reader]:
+    """Find every reader of this package, by name."""
+    modules = (
+        importlib.import_module(f"{__name__}.{info.name}")
+        for info in pkgutil.iter_modules(__path__)
+    )
+    return {module.READER.name: module.READER for module in modules if hasattr(module, "READER")}
+
+
+def get_reader(name: str) -> Reader:
+    """Give a reader by name.
+
+    Raises
+    ------
+    ReaderError
+        If there is none; names those there are.
+    """
+    known = readers()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ReaderError(f"no reader {name!r}: {hint}choose one of {', '.join(sorted(known))}")
+    return known[name]
+
+
+def sniff(path: Path) -> Reader:
+    """Find the reader that knows what ``path`` is.
+
+    Raises
+    ------
+    ReaderError
+        If ``path`` does not exist or no reader knows it.
+    """
+    if not path.exists():
+        raise ReaderError(f"{path} does not exist: check the path")
+    for reader in readers().values():
+        if reader.sniff(path):
+            return reader
+    raise ReaderError(
+        f"{path} looks like none of the known formats ({', '.join(sorted(readers()))}): "
+        "name one with --reader"
+    )
