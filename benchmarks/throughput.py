@@ -1,0 +1,191 @@
+"""Images a second of a bare network, of a campaign, and of the way the original service works.
+
+For each architecture, on the same simulated cutouts and with the same weights:
+
+(a) a bare compiled forward pass over a float32 array in memory;
+(b) `score()` with one local worker, from an archive on disk to scores on disk;
+(c) the original service's way: open and resize every JPEG for this model, `predict` in batches of
+    32, one upsert a cutout into SQLite.
+
+The three take turns, several times over, so that a busy machine slows them alike; rates are
+medians, and ratios are medians of the ratios within a turn. Nothing is timed before it has run once.
+
+    python benchmarks/throughput.py
+    python benchmarks/throughput.py --cutouts 1024 --repeats 3 --architectures vgg6 --json
+"""
+
+import json
+import os
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+import typer
+from dask.distributed import Client
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.campaign import score
+from deepstreaks_dask.cluster import connect, disconnect
+from deepstreaks_dask.families import Families, Family, Member
+from deepstreaks_dask.models import ARCHITECTURES, build
+from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.readers import get_reader
+from deepstreaks_dask.simulate.nights import Night, write_images
+
+NIGHT = 20260101
+WANTED = {"vgg6": 0.90, "resnet50": 0.95, "densenet121": 0.95}
+
+
+def main(
+    cutouts: Annotated[int, typer.Option(help="Cutouts for VGG6.")] = 8192,
+    large: Annotated[int, typer.Option(help="Cutouts for the larger networks.")] = 1024,
+    repeats: Annotated[int, typer.Option(help="Turns that each way is timed.")] = 5,
+    batch: Annotated[int, typer.Option(help="Cutouts in a forward pass of (a) and (b).")] = 64,
+    architectures: Annotated[str, typer.Option(help="Separated by commas.")] = "vgg6,resnet50,"
+    "densenet121",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+) -> None:
+    """Measure images a second of networks, campaigns and the original way."""
+    names = architectures.split(",")
+    if unknown := sorted(set(names) - set(ARCHITECTURES)):
+        raise typer.BadParameter(f"no architecture {unknown[0]!r}: {', '.join(ARCHITECTURES)}")
+    if min(cutouts, large, repeats, batch) < 1:
+        raise typer.BadParameter("numbers must be 1 or more")
+    console = Console(stderr=True)
+    results = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        client = connect(workers=1)
+        try:
+            for name in names:
+                console.print(f"{name}: simulating and measuring …", highlight=False)
+                n = cutouts if name == "vgg6" else large
+                results.append(_measure(name, n, repeats, batch, Path(folder), client))
+        finally:
+            disconnect(client)
+    if as_json:
+        print(json.dumps(results, indent=2))
+    else:
+        Console().print(_table(results))
+
+
+def _measure(
+    name: str, n: int, repeats: int, batch: int, folder: Path, client: Client
+) -> dict[str, object]:
+    images, archive = folder / f"images-{n}", folder / f"archive-{n}.zarr"
+    if not archive.exists():
+        write_images(images, Night.draw(NIGHT, seed=0), n)
+        create(archive)
+        append(archive, get_reader("images").read(images))
+    dataset = open_archive(archive)
+    n = dataset.sizes["cutout"]  # equal pictures, rare as they are, are stored once
+    zoo, ref, families = _member(name, folder / "zoo")
+    model = zoo.load(ref)
+    paths = [images / str(source) for source in dataset["source"].values]
+    pixels = dataset["cutouts"].values[..., None].astype(np.float32) / 255
+
+    bare = tf.function(lambda x: model(x, training=False), autograph=False)
+    padding = [(0, -n % batch), (0, 0), (0, 0), (0, 0)]
+    batches = np.pad(pixels, padding).reshape(-1, batch, *pixels.shape[1:])
+    runs = iter(range(repeats + 1))
+    database = sqlite3.connect(folder / f"{name}.sqlite", isolation_level=None)
+    # As forgiving as the service's database was: an upsert does not wait for the disk.
+    database.executescript(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
+        "CREATE TABLE streaks (name TEXT PRIMARY KEY, score REAL)"
+    )
+
+    def a() -> np.ndarray:
+        return np.concatenate([bare(tf.constant(x)).numpy() for x in batches])[:n, 0]
+
+    def b() -> np.ndarray:
+        run = f"{name}-{next(runs)}"
+        scored = score(archive, families, client, run=run, batch=batch, progress=False)
+        return scored["scores"].values[:, 0]
+
+    def c() -> np.ndarray:
+        return _original_way(model, paths, database)
+
+    expected = a()
+    for way in (b, c):  # compare like with like, and leave loading and tracing behind
+        np.testing.assert_allclose(way(), expected, atol=1e-4)
+    seconds = [{way.__name__: _seconds(way) for way in (a, b, c)} for _ in range(repeats)]
+    database.close()
+    rates = {way: n / statistics.median(turn[way] for turn in seconds) for way in "abc"}
+    ratios = {
+        f"{way}/a": statistics.median(turn["a"] / turn[way] for turn in seconds) for way in "bc"
+    }
+    return {"architecture": name, "cutouts": n, "repeats": repeats, "batch": batch} | rates | ratios
+
+
+def _member(name: str, folder: Path) -> tuple[Zoo, str, Families]:
+    """Take a shipped member of this architecture, or make one with random weights."""
+    zoo = Zoo()
+    cards = [card for card in zoo.list() if card.architecture == name]
+    if not cards:
+        zoo = Zoo(folder)
+        keras.utils.set_random_seed(0)
+        cards = [zoo.save(build(name), Card(f"rb_{name}", "1", name))]
+    card = cards[-1]
+    member = Member(card.name, card.version, card.sha256)
+    return zoo, card.ref, Families((Family(card.family, (member,)),), zoo.url)
+
+
+def _original_way(
+    model: keras.Model, paths: list[Path], database: sqlite3.Connection
+) -> np.ndarray:
+    pixels = np.empty((len(paths), 144, 144, 1), np.float32)
+    for row, path in enumerate(paths):
+        with Image.open(path) as image:
+            small = image.convert("L").resize((144, 144), Image.Resampling.BILINEAR)
+            pixels[row, :, :, 0] = np.asarray(small, np.float32) / 255
+    scores = model.predict(pixels, batch_size=32, verbose=0)[:, 0]
+    for path, value in zip(paths, scores, strict=True):
+        database.execute(
+            "INSERT INTO streaks VALUES (?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET score = excluded.score",
+            (path.name, float(value)),
+        )
+    return scores
+
+
+def _seconds(way: Callable[[], np.ndarray]) -> float:
+    start = time.perf_counter()
+    way()
+    return time.perf_counter() - start
+
+
+def _table(results: list[dict[str, object]]) -> Table:
+    table = Table(
+        title="Images a second",
+        caption="(a) bare forward pass, array in memory; (b) score(), archive on disk, one local "
+        "worker; (c) the original service's way",
+    )
+    table.add_column("architecture")
+    for column in ("cutouts", "a", "b", "c", "b/a", "wanted", "c/a"):
+        table.add_column(column, justify="right")
+    for row in results:
+        table.add_row(
+            str(row["architecture"]),
+            f"{row['cutouts']:,}",
+            *(f"{row[way]:,.0f}" for way in "abc"),
+            f"{row['b/a']:.2f}",
+            f"≥ {WANTED[str(row['architecture'])]:.2f}",
+            f"{row['c/a']:.2f}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
