@@ -18,7 +18,7 @@ import xarray as xr
 from scipy.stats import norm
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
-from deepstreaks_dask.families import Decision, family_of
+from deepstreaks_dask.families import DECIDING, Decision, family_of
 
 _Z = float(norm.ppf(0.975))
 
@@ -256,7 +256,7 @@ def evaluate(scores: xr.Dataset, decision: Decision | None = None) -> Evaluation
     return Evaluation(
         members=pd.DataFrame(member_rows),
         families=pd.DataFrame(family_rows),
-        joint=confusion(_labels(decided, "os"), decided["plausible"].values),
+        joint=confusion(plausibility_labels(decided), decided["plausible"].values),
         nights=rates_by_night(decided),
         kinds=rates_by_kind(decided),
         venn=venn(decided),
@@ -266,20 +266,23 @@ def evaluate(scores: xr.Dataset, decision: Decision | None = None) -> Evaluation
     )
 
 
-def _labels(dataset: xr.Dataset, family: str) -> np.ndarray:
-    """Labels of a family; none known where the archive has no such column.
+def plausibility_labels(dataset: xr.Dataset) -> np.ndarray:
+    """Say which cutouts are truly plausible: 1, 0, or -1 for unknown.
 
-    Whether a cutout is plausible (``os``) follows from the three families where nobody said it: all three
-    positive, or any negative.
+    ``label_os`` where it is known; else what the three families' labels imply: all of them positive, or any
+    of them negative.
     """
-    name = f"label_{family}"
-    unknown = np.full(dataset.sizes["cutout"], -1, np.int8)
-    labels = dataset[name].values if name in dataset else unknown
-    if family != "os":
-        return labels
-    parts = np.stack([_labels(dataset, part) for part in ("rb", "sl", "kd")])
+    parts = np.stack([_labels(dataset, part) for part in DECIDING])
     implied = np.where((parts == 0).any(axis=0), 0, np.where((parts == 1).all(axis=0), 1, -1))
-    return np.where(labels >= 0, labels, implied).astype(np.int8)
+    known = _labels(dataset, "os")
+    return np.where(known >= 0, known, implied).astype(np.int8)
+
+
+def _labels(dataset: xr.Dataset, family: str) -> np.ndarray:
+    name = f"label_{family}"
+    if name in dataset:
+        return dataset[name].values
+    return np.full(dataset.sizes["cutout"], -1, np.int8)
 
 
 def _classifier(labels: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> dict[str, Any]:
@@ -295,7 +298,7 @@ def _classifier(labels: np.ndarray, scores: np.ndarray, positive: np.ndarray) ->
 
 
 def _rates(decided: xr.Dataset, key: str) -> pd.DataFrame:
-    labels, plausible = _labels(decided, "os"), decided["plausible"].values
+    labels, plausible = plausibility_labels(decided), decided["plausible"].values
     keys = decided[key].values
     table = pd.DataFrame(
         {
