@@ -16,11 +16,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -45,7 +46,9 @@ CHUNK = 64
 
 _COLUMN_CHUNK = 65536
 _QUARANTINE = ("source", "reason", "detail", "night")
-_SHRINK_FIRST = "native", "cutouts"
+_PIXELS = "cutouts", "native"
+_NATIVE_DIMS = "native_y", "native_x"
+_NATIVE_SIZES = "native_height", "native_width"
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,10 @@ class AppendSummary:
 
 @dataclass(frozen=True)
 class DamagedShard:
-    """A shard (or a column, then ``shard`` is -1) that cannot be trusted: rows ``[first, last)``."""
+    """A shard of pixels that cannot be trusted: rows ``[first, last)``, in the object ``key``.
+
+    ``shard`` is -1 where it is a piece of a column or of the quarantine table.
+    """
 
     shard: int
     first: int
@@ -209,13 +215,10 @@ def create(
     """
     if shard < CHUNK or shard % CHUNK:
         raise ArchiveError(f"shard of {shard} cutouts: give a positive multiple of {CHUNK}")
+    if native and min(native) < 1:
+        raise ArchiveError(f"native pictures of {native} pixels: give two positive numbers")
     fs, root = _locate(url)
-    if fs.exists(root) and (not fs.isdir(root) or fs.ls(root)):
-        if not overwrite:
-            raise ArchiveError(f"{url} exists: choose another place, or overwrite it")
-        _read_root(url)  # never remove what is not an archive
-        fs.rm(root, recursive=True)
-    attributes = {
+    attributes: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -223,8 +226,13 @@ def create(
         "native": list(native) if native else None,
     }
     with _writing(url):
-        group = zarr.open_group(os.fspath(url), mode="w", zarr_format=3, attributes=attributes)
-        coordinates = [*SCHEMA, *(("native_height", "native_width") if native else ())]
+        if fs.exists(root) and (not fs.isdir(root) or fs.ls(root, detail=False)):
+            if not overwrite:
+                raise ArchiveError(f"{url} exists: choose another place, or overwrite it")
+            _read_record(url)  # never remove what is not an archive
+            fs.rm(root, recursive=True)
+        group = zarr.open_group(_store(url), mode="w", zarr_format=3, attributes=attributes)
+        coordinates = [*SCHEMA, *(_NATIVE_SIZES if native else ())]
         pixels: dict[str, tuple[int, ...]] = {"cutouts": (SIDE, SIDE)}
         if native:
             pixels["native"] = tuple(native)
@@ -237,7 +245,7 @@ def create(
                 dtype="uint8",
                 fill_value=0,
                 compressors=[ZstdCodec(level=1), Crc32cCodec()],
-                dimension_names=["cutout", *(f"{p}{a}" for p, a in zip(_prefix(name), "yx"))],
+                dimension_names=["cutout", *(("y", "x") if name == "cutouts" else _NATIVE_DIMS)],
                 attributes={
                     "coordinates": " ".join(coordinates),
                     "long_name": f"{'grey' if name == 'cutouts' else 'unresized grey'} picture",
@@ -271,8 +279,8 @@ def open_archive(url: str | os.PathLike[str]) -> xr.Dataset:
     ArchiveError
         If there is no archive.
     """
-    _, attributes, _ = _read_root(url)
-    dataset = xr.open_zarr(os.fspath(url), consolidated=True, chunks=None)
+    attributes, _ = _read_root(url)
+    dataset = xr.open_zarr(_store(url), consolidated=True, chunks=None)
     chunked = {name: dataset[name].chunk(cutout=attributes["shard"]) for name in dataset.data_vars}
     dataset = dataset.assign(chunked)
     dataset.attrs["url"] = os.fspath(url)
@@ -296,7 +304,8 @@ def append(url: str | os.PathLike[str], batches: Iterable[CutoutBatch]) -> Appen
     url : str or path
         The archive.
     batches : iterable of CutoutBatch
-        Read one by one; a shard at most is held in memory.
+        Read one by one. In memory are a batch and a shard of pixels, and the columns of what is
+        appended, about half a kilobyte a cutout.
 
     Returns
     -------
@@ -306,7 +315,13 @@ def append(url: str | os.PathLike[str], batches: Iterable[CutoutBatch]) -> Appen
     ------
     ArchiveError
         If there is no archive, another writer is at work, or a batch does not fit the schema.
+
+    Notes
+    -----
+    Whoever reads the last, unfilled shard at the moment when it is replaced by a fuller one may get a
+    checksum error, never wrong pixels; reading again helps.
     """
+    _read_root(url)  # before the lock, which would make folders for a mistyped path
     with _writing(url):
         return _Append(url).run(batches)
 
@@ -314,9 +329,10 @@ def append(url: str | os.PathLike[str], batches: Iterable[CutoutBatch]) -> Appen
 def quarantine(url: str | os.PathLike[str]) -> pd.DataFrame:
     """Read the table of refused inputs: ``source``, ``reason``, ``detail``, ``night``."""
     _read_root(url)
-    group = zarr.open_group(os.fspath(url), mode="r")["quarantine"]
-    assert isinstance(group, zarr.Group)
-    return pd.DataFrame({name: np.asarray(group[name][:]) for name in _QUARANTINE})
+    group = zarr.open_group(_store(url), mode="r")
+    return pd.DataFrame(
+        {name: np.asarray(_array(group, f"quarantine/{name}")[:]) for name in _QUARANTINE}
+    )
 
 
 def verify(url: str | os.PathLike[str], *, progress: bool = False) -> VerifyReport:
@@ -334,32 +350,27 @@ def verify(url: str | os.PathLike[str], *, progress: bool = False) -> VerifyRepo
     VerifyReport
         Names each damaged shard, its rows, its object and what is wrong with it.
     """
-    fs, root = _locate(url)
-    _, attributes, total = _read_root(url)
-    group = zarr.open_group(os.fspath(url), mode="r")
+    attributes, total = _read_root(url)
+    group = zarr.open_group(_store(url), mode="r")
     damaged = []
-    for name in (n for n in group.array_keys() if n not in _SHRINK_FIRST):
-        try:
-            np.asarray(group[name][:])
-        except Exception as error:  # codecs raise whatever their libraries do
-            damaged.append(DamagedShard(-1, 0, total, name, f"column unreadable: {error}"))
-    unreadable = {d.key for d in damaged}
+    columns = [name for name in group.array_keys() if name not in _PIXELS]
+    for name in sorted([*columns, *(f"quarantine/{name}" for name in _QUARANTINE)]):
+        array = _array(group, name)
+        for index, (first, last) in enumerate(shard_bounds(array.shape[0], _COLUMN_CHUNK)):
+            key = f"{name}/c/{index}"
+            _, why = _reread(url, array, key, first, last)
+            if why:
+                damaged.append(DamagedShard(-1, first, last, key, why))
     bounds = shard_bounds(total, attributes["shard"])
     with progress_bar("verify", total, show=progress) as bar:
         for index, (first, last) in enumerate(bounds):
-            for name in (n for n in _SHRINK_FIRST if n in group):
+            for name in (name for name in _PIXELS if name in group):
                 key = f"{name}/c/{index}/0/0"
-                why = ""
-                try:
-                    pixels = np.asarray(group[name][first:last])
-                    if not fs.exists(f"{root}/{key}"):
-                        why = "the object is missing"
-                    elif name == "cutouts" and "digest" not in unreadable:
-                        wrong = digests(pixels) != np.asarray(group["digest"][first:last])
-                        if wrong.any():
-                            why = f"{int(wrong.sum())} cutouts differ from their digests"
-                except Exception as error:  # as above
-                    why = f"unreadable: {error}"
+                pixels, why = _reread(url, _array(group, name), key, first, last)
+                if name == "cutouts" and not why:
+                    stored, unreadable = _reread(url, _array(group, "digest"), None, first, last)
+                    if not unreadable and (wrong := digests(pixels) != stored).any():
+                        why = f"{int(wrong.sum())} cutouts differ from their digests"
                 if why:
                     damaged.append(DamagedShard(index, first, last, key, why))
             bar.advance(last - first)
@@ -369,21 +380,17 @@ def verify(url: str | os.PathLike[str], *, progress: bool = False) -> VerifyRepo
 def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
     """Count what an archive holds."""
     fs, root = _locate(url)
-    _, attributes, total = _read_root(url)
+    attributes, _ = _read_root(url)
     dataset = open_archive(url)
-    runs = (
-        sorted(p.rsplit("/", 1)[-1] for p in fs.ls(f"{root}/runs")) if _has_runs(fs, root) else []
-    )
+    runs = sorted(path.split("/")[-3] for path in fs.glob(f"{root}/runs/*/scores/zarr.json"))
 
     def counts(name: str) -> dict[Any, int]:
         values, n = np.unique(dataset[name].values, return_counts=True)
-        return {
-            v.item() if hasattr(v, "item") else v: int(k) for v, k in zip(values, n, strict=True)
-        }
+        return dict(zip(values.tolist(), n.tolist(), strict=True))
 
     return ArchiveSummary(
         url=os.fspath(url),
-        cutouts=total,
+        cutouts=dataset.sizes["cutout"],
         shard=attributes["shard"],
         bytes=int(fs.du(root)),
         nights=counts("night"),
@@ -412,26 +419,34 @@ class _Append:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self.fs, self.root = _locate(url)
-        _, self.attributes, self.committed = _read_root(url)
-        committed_refused = len(quarantine(url))
-        known = open_archive(url)
-        self._known_ids, self._known_digests = _sorted_ids(known)
-        self._listed = {
-            (s, r) for s, r in quarantine(url)[["source", "reason"]].itertuples(index=False)
-        }
-        # without the commit record's view, so that arrays can be resized one by one
-        self.group = zarr.open_group(os.fspath(url), mode="r+", use_consolidated=False)
-        self._resize(self.committed)
-        for name in _QUARANTINE:
-            _array(self.group, f"quarantine/{name}").resize((committed_refused,))
-        self.refused_from = committed_refused
+        self.attributes, self.committed = _read_root(url)
+        self._known_ids, self._known_digests = _sorted_ids(open_archive(url))
+        listed = quarantine(url)
+        self._listed = set(zip(listed["source"], listed["reason"], strict=True))
+        self._listed_rows = len(listed)
+        # Not as the commit record has it: its arrays cannot be resized one by one.
+        self.group = zarr.open_group(_store(url), mode="r+", use_consolidated=False)
+        self._repair()
         self.total = self.committed
         self.already_present = 0
         self.refused: list[Quarantined] = []
-        self._new: dict[str, int] = {}
-        self._new_digests: dict[int, str] = {}
+        self._new: set[str] = set()
+        self._twins: dict[int, str] = {}  # digest -> the id that came first with it
         self._rows: list[dict[str, np.ndarray]] = []
-        self._pending: list[tuple[np.ndarray, list[np.ndarray] | None]] = []
+        self._pending: deque[np.ndarray] = deque()
+        self._pending_native: list[np.ndarray] = []
+
+    def _repair(self) -> None:
+        """Remove what a killed append left beyond the committed rows."""
+        for name, array in self.group.arrays():
+            if array.shape[0] != self.committed:
+                _array(self.group, name).resize((self.committed, *array.shape[1:]))
+        for name in _QUARANTINE:
+            _array(self.group, f"quarantine/{name}").resize((self._listed_rows,))
+        if is_local(self.fs):
+            folders = [f for f in Path(self.root).iterdir() if f.is_dir() and f.name != "runs"]
+            for unfinished in (p for f in folders for p in f.rglob("*.partial")):
+                unfinished.unlink(missing_ok=True)
 
     def run(self, batches: Iterable[CutoutBatch]) -> AppendSummary:
         for batch in batches:
@@ -462,35 +477,34 @@ class _Append:
         keep = []
         for row, name in enumerate(columns["id"]):
             digest = int(hashed[row])
-            if (old := present.get(name, self._new.get(name))) is not None:
-                if name in present and old == digest:
-                    self.already_present += 1
-                    continue
+            if present.get(name) == digest:
+                self.already_present += 1
+                self._twins.setdefault(digest, name)
+                continue
+            if name in present:
                 detail = f"id {name} is in the archive already, with other pixels"
-                if name in self._new:
-                    detail = f"id {name} occurs twice"
-            elif (twin := self._new_digests.get(digest)) is not None:
+            elif name in self._new:
+                detail = f"id {name} occurs twice"
+            elif (twin := self._twins.setdefault(digest, name)) != name:
                 detail = f"same pixels as {twin}"
             else:
-                self._new[name] = digest
-                self._new_digests[digest] = name
+                self._new.add(name)
                 keep.append(row)
                 continue
-            source = str(columns["source"][row]) or name
+            source = columns["source"][row] or name
             self.refused.append(
                 Quarantined(source, "duplicate", detail, int(columns["night"][row]))
             )
         if not keep:
             return
-        native = None
         if self.attributes["native"]:
-            native = [self._checked_native(batch, row) for row in keep]
-            columns["native_height"] = np.zeros(len(batch.cutouts), np.int16)
-            columns["native_width"] = np.zeros(len(batch.cutouts), np.int16)
-            for row, picture in zip(keep, native, strict=True):
-                columns["native_height"][row], columns["native_width"][row] = picture.shape
+            pictures = [self._checked_native(batch, row) for row in keep]
+            self._pending_native += pictures
+            for name, axis in zip(_NATIVE_SIZES, (0, 1), strict=True):
+                columns[name] = np.zeros(len(hashed), np.int16)
+                columns[name][keep] = [picture.shape[axis] for picture in pictures]
         self._rows.append({name: values[keep] for name, values in columns.items()})
-        self._pending.append((batch.cutouts[keep], native))
+        self._pending.append(batch.cutouts[keep])
 
     def _checked_native(self, batch: CutoutBatch, row: int) -> np.ndarray:
         height, width = self.attributes["native"]
@@ -508,7 +522,7 @@ class _Append:
         return {i: int(d) for i, d in zip(ids[there], self._known_digests[at[there]], strict=True)}
 
     def _pending_rows(self) -> int:
-        return sum(len(pixels) for pixels, _ in self._pending)
+        return sum(map(len, self._pending))
 
     def _room(self) -> int:
         shard = self.attributes["shard"]
@@ -516,22 +530,30 @@ class _Append:
 
     def _store(self, rows: int) -> None:
         """Write the first pending rows, at most to the end of the shard."""
-        pixels = np.concatenate([p for p, _ in self._pending])
-        native = [n for _, ns in self._pending for n in (ns or [])]
-        stop = self.total + rows
-        for name in (n for n in _SHRINK_FIRST if n in self.group):
-            array = _array(self.group, name)
+        start, stop = self.total, self.total + rows
+        array = _array(self.group, "cutouts")
+        array.resize((stop, *array.shape[1:]))
+        array[start:stop] = self._take(rows)
+        if self.attributes["native"]:
+            array = _array(self.group, "native")
             array.resize((stop, *array.shape[1:]))
-            if name == "cutouts":
-                array[self.total : stop] = pixels[:rows]
-            else:
-                padded = np.zeros((rows, *array.shape[1:]), np.uint8)
-                for row, picture in enumerate(native[:rows]):
-                    padded[row, : picture.shape[0], : picture.shape[1]] = picture
-                array[self.total : stop] = padded
+            padded = np.zeros((rows, *array.shape[1:]), np.uint8)
+            for row, picture in enumerate(self._pending_native[:rows]):
+                padded[row, : picture.shape[0], : picture.shape[1]] = picture
+            array[start:stop] = padded
+            del self._pending_native[:rows]
         self.total = stop
-        rest = pixels[rows:]
-        self._pending = [(rest, native[rows:] or None)] if len(rest) else []
+
+    def _take(self, rows: int) -> np.ndarray:
+        """Take the pixels of the first pending rows."""
+        taken: list[np.ndarray] = []
+        while rows:
+            block = self._pending.popleft()
+            if len(block) > rows:
+                self._pending.appendleft(block[rows:])
+            taken.append(block[:rows])
+            rows -= len(taken[-1])
+        return np.concatenate(taken)
 
     def _store_columns(self) -> None:
         if not self._rows:
@@ -548,7 +570,7 @@ class _Append:
             if (item.source, item.reason) not in self._listed:
                 self._listed.add((item.source, item.reason))
                 fresh.append(item)
-        start, stop = self.refused_from, self.refused_from + len(fresh)
+        start, stop = self._listed_rows, self._listed_rows + len(fresh)
         if fresh:
             for name in _QUARANTINE:
                 array = _array(self.group, f"quarantine/{name}")
@@ -556,11 +578,6 @@ class _Append:
                 dtype = np.int32 if name == "night" else object
                 array[start:stop] = np.array([getattr(item, name) for item in fresh], dtype=dtype)
         return len(fresh)
-
-    def _resize(self, rows: int) -> None:
-        for name, array in self.group.arrays():
-            if array.shape[0] != rows:
-                _array(self.group, name).resize((rows, *array.shape[1:]))
 
 
 def _complete(batch: CutoutBatch) -> dict[str, np.ndarray]:
@@ -586,11 +603,24 @@ def _complete(batch: CutoutBatch) -> dict[str, np.ndarray]:
             continue
         if len(values) != n:
             raise ArchiveError(f"column {name!r} has {len(values)} values for {n} cutouts")
-        try:
-            columns[name] = np.asarray(values).astype(dtype)
-        except (TypeError, ValueError) as error:
-            raise ArchiveError(f"column {name!r} does not fit {column.dtype}: {error}") from error
+        columns[name] = _cast(name, np.asarray(values), column)
+    if not all(columns["id"]):
+        raise ArchiveError("a cutout has an empty id: give each one of its own")
     return columns
+
+
+def _cast(name: str, values: np.ndarray, column: Column) -> np.ndarray:
+    """Bring a column to its type, and refuse what would not be the same there."""
+    try:
+        if column.dtype == "string":
+            "".join(values.tolist()).encode()
+            return values.astype(object)
+        cast = values.astype(column.dtype)
+        if cast.dtype.kind in "iu" and (cast != values).any():
+            raise ValueError(f"{values[cast != values][0]} is out of range")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArchiveError(f"column {name!r} does not fit {column.dtype}: {error}") from error
+    return cast
 
 
 def _sorted_ids(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -605,10 +635,6 @@ def _sorted_ids(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     )
     order = np.argsort(hashed, kind="stable")
     return hashed[order], dataset["digest"].values[order]
-
-
-def _prefix(name: str) -> tuple[str, str]:
-    return ("native_", "native_") if name == "native" else ("", "")
 
 
 def _create_column(
@@ -644,33 +670,63 @@ def _locate(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSystem, str
         raise ArchiveError(f"cannot reach {url}: {error}") from error
 
 
-def _read_root(url: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """Read the commit record: all of it, its attributes, and the committed number of cutouts."""
+def _store(url: str | os.PathLike[str]) -> str:
+    """Where zarr finds the archive: a plain path for a local one, since only its own store is atomic."""
+    fs, root = _locate(url)
+    return root if is_local(fs) else os.fspath(url)
+
+
+def _reread(
+    url: str | os.PathLike[str], array: zarr.Array, key: str | None, first: int, last: int
+) -> tuple[np.ndarray, str]:
+    """Read rows and say what is wrong with them, if anything; ``key`` is the object they are in."""
+    fs, root = _locate(url)
+    try:
+        if key and not fs.exists(f"{root}/{key}"):
+            return np.empty(0), "the object is missing"
+        if key and not fs.size(f"{root}/{key}"):
+            return np.empty(0), "the object is empty"
+        return np.asarray(array[first:last]), ""
+    except Exception as error:  # codecs and stores raise whatever their libraries do
+        return np.empty(0), f"unreadable: {error}"
+
+
+def _read_record(url: str | os.PathLike[str]) -> dict[str, Any]:
     fs, root = _locate(url)
     fs.invalidate_cache()
     try:
         record = json.loads(fs.cat_file(f"{root}/zarr.json"))
-        attributes = record["attributes"]
-        if attributes["format"] != FORMAT:
+        if record["attributes"]["format"] != FORMAT:
             raise KeyError("format")
-        total = record["consolidated_metadata"]["metadata"]["cutouts"]["shape"][0]
     except FileNotFoundError:
         raise ArchiveError(
             f"no archive at {url}: check the path, or make one with 'deepstreaks ingest' or "
             "'deepstreaks simulate'"
         ) from None
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ArchiveError(f"{url} is not a cutout archive ({error!r})") from error
-    if attributes["version"] > VERSION:
+    except Exception as error:  # each protocol's library has its own
+        raise ArchiveError(f"cannot read {url}: {error}") from error
+    if record["attributes"]["version"] > VERSION:
         raise ArchiveError(f"{url} was written by a newer deepstreaks_dask: update this one")
-    return record, attributes, int(total)
+    return record
+
+
+def _read_root(url: str | os.PathLike[str]) -> tuple[dict[str, Any], int]:
+    """Read the commit record: its attributes, and the committed number of cutouts."""
+    record = _read_record(url)
+    try:
+        total = record["consolidated_metadata"]["metadata"]["cutouts"]["shape"][0]
+    except (KeyError, TypeError):
+        raise ArchiveError(f"{url} was never finished: create it again, overwriting") from None
+    return record["attributes"], int(total)
 
 
 def _commit(fs: fsspec.AbstractFileSystem, root: str, attributes: dict[str, Any]) -> None:
     """Write the commit record from the metadata of the arrays as they are now."""
     names = [
         "cutouts",
-        *(["native", "native_height", "native_width"] if attributes["native"] else []),
+        *(("native", *_NATIVE_SIZES) if attributes["native"] else ()),
     ]
     names += [*SCHEMA, "quarantine", *(f"quarantine/{name}" for name in _QUARANTINE)]
     metadata = {name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json")) for name in sorted(names)}
@@ -689,21 +745,18 @@ def _commit(fs: fsspec.AbstractFileSystem, root: str, attributes: dict[str, Any]
 
 @contextmanager
 def _writing(url: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other writers out, and write empty chunks too, so that a missing object is a damaged one."""
     fs, root = _locate(url)
-    if not is_local(fs):
+    with ExitStack() as stack:
+        if is_local(fs):
+            try:
+                Path(root).parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(f"{root}.lock", timeout=0))
+            except Timeout:
+                raise ArchiveError(
+                    f"{url} is being written to by another process: wait for it"
+                ) from None
+            except OSError as error:
+                raise ArchiveError(f"cannot write to {url}: {error}") from error
+        stack.enter_context(zarr.config.set({"array.write_empty_chunks": True}))
         yield
-        return
-    fs.makedirs(root.rsplit("/", 1)[0], exist_ok=True)
-    lock = FileLock(f"{root}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ArchiveError(f"{url} is being written to by another process: wait for it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _has_runs(fs: fsspec.AbstractFileSystem, root: str) -> bool:
-    return bool(fs.exists(f"{root}/runs"))
