@@ -8,7 +8,7 @@ For each architecture, on the same simulated cutouts and with the same weights:
     32, one upsert a cutout into SQLite.
 
 The three take turns, several times over, so that a busy machine slows them alike; rates are
-medians, and ratios are medians of the ratios within a turn. Nothing is timed before it has run once.
+medians, and ratios are medians of the ratios within a turn. Each way runs once before it is timed.
 
     python benchmarks/throughput.py
     python benchmarks/throughput.py --cutouts 1024 --repeats 3 --architectures vgg6 --json
@@ -37,7 +37,7 @@ from rich.table import Table
 
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.campaign import score
-from deepstreaks_dask.cluster import connect, disconnect
+from deepstreaks_dask.cluster import connect
 from deepstreaks_dask.families import Families, Family, Member
 from deepstreaks_dask.models import ARCHITECTURES, build
 from deepstreaks_dask.models.zoo import Card, Zoo
@@ -65,15 +65,11 @@ def main(
         raise typer.BadParameter("numbers must be 1 or more")
     console = Console(stderr=True)
     results = []
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        client = connect(workers=1)
-        try:
-            for name in names:
-                console.print(f"{name}: simulating and measuring …", highlight=False)
-                n = cutouts if name == "vgg6" else large
-                results.append(_measure(name, n, repeats, batch, Path(folder), client))
-        finally:
-            disconnect(client)
+    with tempfile.TemporaryDirectory() as folder, connect(workers=1) as client:
+        for name in names:
+            console.print(f"{name}: simulating and measuring …", highlight=False)
+            n = cutouts if name == "vgg6" else large
+            results.append(_measure(name, n, repeats, batch, Path(folder), client))
     if as_json:
         print(json.dumps(results, indent=2))
     else:
