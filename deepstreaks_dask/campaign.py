@@ -9,7 +9,6 @@ way, so that the result is the same to the last bit.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import threading
@@ -106,7 +105,7 @@ def score(
         raise CampaignError(f"{url} holds no cutouts: ingest some first")
     members = tuple((member.ref, member.sha256) for member in families.members)
     group = _open_run(url, run, families, total, shard, batch)
-    batch = int(group.attrs["batch"])
+    batch = _provenance(group)["batch"]
     todo = list(_missing(group, total, shard))
     units = iter(Unit(url, run, first, last, families.zoo, members, batch) for first, last in todo)
     failures = []
@@ -168,8 +167,8 @@ def open_scores(
     if not cutouts:
         dataset = dataset.drop_vars([name for name in ("cutouts", "native") if name in dataset])
     scores = xr.DataArray(values, dims=("cutout", "model"), attrs={"long_name": "score"})
-    dataset = dataset.assign(scores=scores).assign_coords(model=list(group.attrs["models"]))
-    dataset.attrs |= {"run": run, **{key: group.attrs[key] for key in group.attrs}}
+    dataset = dataset.assign(scores=scores).assign_coords(model=_provenance(group)["models"])
+    dataset.attrs |= {"run": run, **_provenance(group)}
     return dataset
 
 
@@ -177,21 +176,16 @@ def list_runs(archive: str | os.PathLike[str]) -> list[str]:
     """Name the runs that an archive holds, in order."""
     fs, root = locate(open_archive(archive).attrs["url"])
     fs.invalidate_cache()
-    try:
-        paths = fs.ls(f"{root}/runs", detail=False)
-    except FileNotFoundError:
-        return []
-    names = sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
-    return [name for name in names if fs.exists(f"{root}/runs/{name}/scores/zarr.json")]
+    return sorted(path.split("/")[-3] for path in fs.glob(f"{root}/runs/*/scores/zarr.json"))
 
 
 def score_unit(unit: Unit) -> Outcome:
     """Read, score and store one shard; runs on a worker."""
     try:
         source = zarr.open_group(unit.url, mode="r")
-        cutouts = np.asarray(source["cutouts"][unit.first : unit.last])
+        cutouts = np.asarray(_array(source, "cutouts")[unit.first : unit.last])
         # an object that is gone reads as zeros; a damaged one fails its checksum
-        if digests(cutouts[:1])[0] != source["digest"][unit.first]:
+        if digests(cutouts[:1])[0] != np.asarray(_array(source, "digest")[unit.first]):
             raise OSError("the shard is missing")
     except Exception as error:  # codecs raise whatever their libraries do
         return Outcome(unit.first, unit.last, str(error) or type(error).__name__)
@@ -200,9 +194,9 @@ def score_unit(unit: Unit) -> Outcome:
     with _device:
         for start in range(0, len(cutouts), unit.batch):
             scores[start : start + unit.batch] = forward(cutouts[start : start + unit.batch])
-    broken = ~np.isfinite(scores).all(axis=0)
-    if broken.any():
-        names = [ref for (ref, _), bad in zip(unit.members, broken, strict=True) if bad]
+    broken = np.flatnonzero(~np.isfinite(scores).all(axis=0))
+    if len(broken):
+        names = [unit.members[k][0] for k in broken]
         raise CampaignError(f"{', '.join(names)} gives no finite score: its weights are broken")
     _scores(_group(unit.url, unit.run))[unit.first : unit.last] = scores
     return Outcome(unit.first, unit.last)
@@ -233,7 +227,7 @@ def _open_run(
     """Open the run to go on with it, or make it; grow it to the archive's length."""
     if not _RUN_NAME.fullmatch(run):
         raise CampaignError(f"run name {run!r}: use letters, digits, '.', '_' and '-'")
-    wanted = [
+    wanted: list[dict[str, Any]] = [
         {
             "name": member.name,
             "version": member.version,
@@ -246,8 +240,8 @@ def _open_run(
     ]
     if run in list_runs(url):
         group = _group(url, run)
-        if json.loads(json.dumps(group.attrs["members"])) != wanted:
-            has = ", ".join(f"{m['name']}@{m['version']}" for m in group.attrs["members"])
+        if _provenance(group)["members"] != wanted:
+            has = ", ".join(f"{m['name']}@{m['version']}" for m in _provenance(group)["members"])
             raise CampaignError(
                 f"run {run!r} of {url} was made with other weights ({has}): give another --run"
             )
@@ -305,10 +299,18 @@ def _group(url: str, run: str) -> zarr.Group:
     return zarr.open_group(url, path=f"runs/{run}", mode="r+", use_consolidated=False)
 
 
-def _scores(group: zarr.Group) -> zarr.Array:
-    array = group["scores"]
+def _provenance(group: zarr.Group) -> dict[str, Any]:
+    return dict(group.attrs.asdict())
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    array = group[name]
     assert isinstance(array, zarr.Array)
     return array
+
+
+def _scores(group: zarr.Group) -> zarr.Array:
+    return _array(group, "scores")
 
 
 def _now() -> str:

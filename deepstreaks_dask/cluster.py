@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from dask.distributed import Client, LocalCluster
+from dask.distributed import Client
 
 from deepstreaks_dask.errors import DeepStreaksError
 
@@ -34,6 +34,11 @@ def connect(
     dashboard : bool
         Serve Dask's dashboard on a free port of the loopback interface.
 
+    Returns
+    -------
+    dask.distributed.Client
+        Use it in a ``with`` block: workers that were started here end with it.
+
     Raises
     ------
     DeepStreaksError
@@ -54,7 +59,7 @@ def connect(
     if workers < 1:
         raise DeepStreaksError(f"{workers} workers: give 1 or more")
     threads = str(max(1, cores // workers))
-    cluster = LocalCluster(
+    return Client(
         n_workers=workers,
         threads_per_worker=2,
         processes=True,
@@ -65,17 +70,6 @@ def connect(
             "TF_NUM_INTRAOP_THREADS": threads,
             "TF_NUM_INTEROP_THREADS": "1",
             "OMP_NUM_THREADS": threads,
-            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
         },
     )
-    client = Client(cluster)
-    client._deepstreaks_cluster = cluster  # closed by `disconnect`
-    return client
-
-
-def disconnect(client: Client) -> None:
-    """Close a client and the workers that :func:`connect` started for it."""
-    cluster = getattr(client, "_deepstreaks_cluster", None)
-    client.close()
-    if cluster is not None:
-        cluster.close()

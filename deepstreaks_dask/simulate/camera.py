@@ -65,7 +65,7 @@ class Conditions:
 def pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixel coordinates ``(y, x)`` of a square cutout, counted from its middle."""
     axis = np.arange(size, dtype=np.float32) - (size - 1) / 2
-    return np.meshgrid(axis, axis, indexing="ij")  # type: ignore[return-value]
+    return np.meshgrid(axis, axis, indexing="ij")
 
 
 @dataclass

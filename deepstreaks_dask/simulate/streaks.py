@@ -100,7 +100,8 @@ def _mask_patches(scene: Scene, keep: np.ndarray | None = None, most: int = 4) -
             depth = rng.uniform(-half, 0.7 * half)
             band = [(-half, depth, -half, half), (-half, half, -half, depth)][rng.integers(2)]
             sign = rng.choice((-1, 1))
-            scene.mask_box(*(sign * v for v in band))
+            x0, x1, y0, y1 = (sign * v for v in band)
+            scene.mask_box(x0, x1, y0, y1)
         else:
             x, y = rng.uniform(-half, half, 2)
             w, h = rng.uniform(6, 30, 2)
@@ -202,8 +203,8 @@ def _cosmic_ray(scene: Scene) -> Streak:
     x, y = rng.normal(0, 3, 2) - 0.5 * length * np.array((np.cos(angle), np.sin(angle)))
     _track(scene, x, y, angle, length, wiggle, charge)
     for _ in range(rng.poisson(0.5)):
-        start = rng.uniform(-scene.size / 2, scene.size / 2, 2)
-        _track(scene, *start, rng.uniform(0, 7), rng.uniform(1, 15), 0.3, charge * rng.random())
+        x, y = rng.uniform(-scene.size / 2, scene.size / 2, 2)
+        _track(scene, x, y, rng.uniform(0, 7), rng.uniform(1, 15), 0.3, charge * rng.random())
     _mask_patches(scene)
     return Streak(length, angle % np.pi, float(scene.sharp.sum()), np.nan)
 
@@ -316,9 +317,9 @@ def _mask_edge(scene: Scene) -> Streak:
         depth = side * half * 2 if rng.random() < 0.6 else side * rng.uniform(10, 60)
         box = (edge - depth, edge) if side > 0 else (edge, edge - depth)
         if along is gy:
-            scene.mask_box(*box, -reach, reach)
+            scene.mask_box(box[0], box[1], -reach, reach)
         else:
-            scene.mask_box(-reach, reach, *box)
+            scene.mask_box(-reach, reach, box[0], box[1])
     else:
         scene.masked |= (distance < 0) & extent
     _mask_patches(scene, most=2)
@@ -396,9 +397,9 @@ def simulate_cutout(kind: str, conditions: Conditions, rng: np.random.Generator)
     scene.add_field_stars()
     truth = KINDS[kind].draw(scene)
     for _ in range(rng.poisson(0.3)):  # a stray particle can hit any cutout
-        start = rng.uniform(-size / 2, size / 2, 2)
-        if np.hypot(*start) > 25:
+        x, y = rng.uniform(-size / 2, size / 2, 2)
+        if np.hypot(x, y) > 25:
             charge = conditions.noise * rng.uniform(5, 30)
-            _track(scene, *start, rng.uniform(0, 7), rng.uniform(1, 6), 0.2, charge)
+            _track(scene, x, y, rng.uniform(0, 7), rng.uniform(1, 6), 0.2, charge)
     picture = Display.draw(rng).develop(scene, rng)
     return SimulatedCutout(picture, kind, truth)

@@ -1,0 +1,430 @@
+"""The command line, ``deepstreaks``: one thin function a sub-command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+# Before TensorFlow is imported by anything below: its start-up chatter is no message of ours.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import deepstreaks_dask
+from deepstreaks_dask.errors import DeepStreaksError
+
+app = typer.Typer(
+    name="deepstreaks",
+    help="Find fast-moving asteroids in archives of survey cutouts.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Look into a zoo of trained networks.")
+archive_app = typer.Typer(no_args_is_help=True, help="Look into an archive, or check it.")
+app.add_typer(models_app, name="models")
+app.add_typer(archive_app, name="archive")
+
+ArchiveArg = Annotated[str, typer.Argument(help="Archive: a path or any fsspec URL.")]
+RunOption = Annotated[str, typer.Option("--run", help="Name of the run that holds the scores.")]
+ZooOption = Annotated[
+    str | None,
+    typer.Option("--zoo", help="Zoo of networks: a path or URL. Default: the shipped one."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+ThresholdOption = Annotated[
+    list[str] | None,
+    typer.Option("--threshold", "-t", help="family=0.7 or member=0.7; may be repeated."),
+]
+
+console = Console()
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's becomes one line and exit status 1."""
+    try:
+        app()
+    except DeepStreaksError as error:
+        print(f"deepstreaks: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
+    if version:
+        print(deepstreaks_dask.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[Path, typer.Option(help="Where to put everything.")] = Path("quickstart"),
+    nights: Annotated[int, typer.Option(min=1)] = 7,
+    cutouts: Annotated[int, typer.Option(min=1, help="Cutouts a night.")] = 300,
+    as_json: JsonOption = False,
+) -> None:
+    """Do the whole job on a simulated week and write a report.
+
+    Example: deepstreaks quickstart --folder first-week
+    """
+    from deepstreaks_dask.quickstart import quickstart as run
+
+    result = run(folder, nights=nights, cutouts=cutouts)
+    if as_json:
+        _print_json(result)
+        return
+    joint = result["joint"]
+    console.print(
+        f"\n{result['cutouts']:,} simulated cutouts of {nights} nights scored, "
+        f"{result['plausible']:,} plausible, {result['quarantined']} damaged files quarantined."
+    )
+    for name, words in (("tpr", "true-positive rate"), ("fpr", "false-positive rate")):
+        rate = joint[name]
+        if rate["total"]:
+            console.print(
+                f"{words}: {rate['value']:.4f} "
+                rf"\[{rate['low']:.4f}, {rate['high']:.4f}] (95 %, on simulated data)"
+            )
+    print(f"\nThe report: {Path(result['report']).resolve()}")
+    print("Try next:")
+    print(f"  deepstreaks decide {result['archive']} --threshold kd=0.9")
+    print(f"  deepstreaks evaluate {result['archive']} --threshold rb=0.7")
+    print("  deepstreaks ingest YOUR_FOLDER your.zarr && deepstreaks score your.zarr")
+
+
+@app.command()
+def simulate(
+    archive: ArchiveArg,
+    nights: Annotated[int, typer.Option(min=1)] = 7,
+    cutouts: Annotated[int, typer.Option(min=1, help="Cutouts a night.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal cutouts.")] = 0,
+    first: Annotated[int, typer.Option(help="First night, YYYYMMDD.")] = 20260101,
+    shard: Annotated[int, typer.Option(help="Cutouts a shard, a multiple of 64.")] = 1024,
+    images: Annotated[
+        bool, typer.Option("--images", help="Write folders of JPEG files and tables instead.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate labelled nights into a new archive, or as folders of JPEG files.
+
+    Example: deepstreaks simulate week.zarr --nights 7 --cutouts 300 --seed 1
+    """
+    from deepstreaks_dask.archive import append, create
+    from deepstreaks_dask.progress import progress_bar
+    from deepstreaks_dask.simulate.nights import Night, calendar, simulate_nights, write_images
+
+    with progress_bar("simulate", nights * cutouts) as bar:
+        if images:
+            for night in calendar(first, nights):
+                write_images(Path(archive), Night.draw(night, seed), cutouts)
+                bar.advance(cutouts)
+            _say(as_json, {"folder": archive, "cutouts": nights * cutouts})
+            return
+        create(archive, shard=shard)
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as executor:
+            batches = simulate_nights(nights, cutouts, seed=seed, first=first, executor=executor)
+            result = append(archive, _counted(batches, bar))
+    _say(as_json, result.to_dict())
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path, typer.Argument(help="Folder of JPEG or PNG cutouts.")],
+    archive: ArchiveArg,
+    table: Annotated[
+        Path | None, typer.Option(help="CSV, Parquet or ECSV with metadata and labels.")
+    ] = None,
+    night: Annotated[int | None, typer.Option(help="Night of all cutouts, YYYYMMDD.")] = None,
+    reader: Annotated[str | None, typer.Option(help="Format; found out by default.")] = None,
+    shard: Annotated[int, typer.Option(help="Cutouts a shard of a new archive.")] = 1024,
+    as_json: JsonOption = False,
+) -> None:
+    """Add cutouts to an archive, which is made if it does not exist.
+
+    Example: deepstreaks ingest cutouts/20260101 survey.zarr --table labels.csv
+    """
+    from deepstreaks_dask.archive import append, create
+    from deepstreaks_dask.progress import progress_bar
+    from deepstreaks_dask.readers import get_reader, sniff
+    from deepstreaks_dask.storage import locate
+
+    chosen = get_reader(reader) if reader else sniff(source)
+    total = chosen.count(source)
+    fs, root = locate(archive)
+    if not fs.exists(root):
+        create(archive, shard=shard)
+    with progress_bar("ingest", total) as bar:
+        batches = chosen.read(source, table=table, night=night)
+        result = append(archive, _counted(batches, bar))
+    _say(as_json, result.to_dict())
+
+
+@app.command()
+def train(
+    archive: ArchiveArg,
+    family: Annotated[str, typer.Option(help="rb, sl, kd or os.")],
+    zoo: Annotated[str, typer.Option(help="Zoo that gets the network: a path or URL.")],
+    architecture: Annotated[str, typer.Option(help="vgg6, resnet50 or densenet121.")] = "vgg6",
+    version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "1",
+    epochs: Annotated[int, typer.Option(min=1)] = 12,
+    batch: Annotated[int, typer.Option(min=1)] = 32,
+    rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    start: Annotated[
+        str | None, typer.Option(help="Network of the same zoo whose weights to start from.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one member on an archive's labels; whole nights are held out for the test.
+
+    Example: deepstreaks train week.zarr --family rb --zoo my-zoo --epochs 12
+    """
+    from deepstreaks_dask.archive import open_archive
+    from deepstreaks_dask.models.zoo import Zoo
+    from deepstreaks_dask.progress import progress_bar
+    from deepstreaks_dask.training import Recipe, save_member
+    from deepstreaks_dask.training import train as run
+
+    store = Zoo(zoo)
+    dataset = open_archive(archive)
+    recipe = Recipe(epochs=epochs, batch=batch, learning_rate=rate, seed=seed)
+    with progress_bar(f"train {family}_{architecture}", epochs, unit="epochs") as bar:
+        training = run(
+            dataset,
+            family,
+            architecture,
+            recipe=recipe,
+            start=store.load(start) if start else None,
+            on_epoch=lambda *_: bar.advance(),
+        )
+    card = save_member(store, training, dataset, family, architecture, version, start=start or "")
+    _say(as_json, {"model": card.ref, "sha256": card.sha256, **card.metrics})
+
+
+@app.command()
+def score(
+    archive: ArchiveArg,
+    run: RunOption = "default",
+    zoo: ZooOption = None,
+    families: Annotated[str, typer.Option(help="Families, comma-separated.")] = "rb,sl,kd",
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Cutouts in a forward pass.")] = 64,
+    as_json: JsonOption = False,
+) -> None:
+    """Score what has no scores yet. Killed? Run it again: it goes on where it was.
+
+    Example: deepstreaks score week.zarr --run new-weights --zoo my-zoo
+    """
+    from deepstreaks_dask.campaign import score as run_campaign
+    from deepstreaks_dask.cluster import connect
+    from deepstreaks_dask.families import Families
+
+    chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
+    with connect(scheduler, workers=workers) as client:
+        scores = run_campaign(archive, chosen, client, run=run, batch=batch)
+    failures = scores.attrs["failures"]
+    done = int((~scores["scores"].isnull().any("model")).sum())
+    _say(
+        as_json,
+        {"run": run, "scored": done, "cutouts": scores.sizes["cutout"], "failures": failures},
+    )
+    if failures:
+        raise typer.Exit(2)
+
+
+@app.command()
+def decide(
+    archive: ArchiveArg,
+    threshold: ThresholdOption = None,
+    run: RunOption = "default",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the candidates: .csv or .parquet.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List plausible candidates under any thresholds; nothing is scored again.
+
+    Example: deepstreaks decide week.zarr -t kd=0.9 -t rb_vgg6=0.6 -o candidates.csv
+    """
+    from deepstreaks_dask.campaign import open_scores
+    from deepstreaks_dask.families import Decision
+
+    decided = Decision(_thresholds(threshold)).apply(open_scores(archive, run))
+    chosen = decided.isel(cutout=decided["plausible"].values)
+    columns = ["id", "night", "jd", "filter", "ra", "dec", "length", "mag"]
+    frame = chosen[columns].reset_coords().to_dataframe()[columns]
+    for k, model in enumerate(chosen["model"].values):
+        frame[str(model)] = chosen["scores"].values[:, k]
+    if output is not None:
+        if output.suffix not in (".csv", ".parquet"):
+            raise DeepStreaksError(f"{output}: give a name that ends in .csv or .parquet")
+        frame.to_csv(output, index=False) if output.suffix == ".csv" else frame.to_parquet(output)
+    if as_json:
+        rows = json.loads(frame.to_json(orient="records"))
+        undecided = int(decided["undecided"].sum())
+        _print_json({"plausible": len(frame), "undecided": undecided, "candidates": rows})
+        return
+    table = Table(*(str(column) for column in frame.columns), title="Plausible candidates")
+    for _, row in frame.head(20).iterrows():
+        table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row))
+    console.print(table)
+    print(f"{len(frame):,} plausible of {decided.sizes['cutout']:,} cutouts")
+
+
+@app.command()
+def evaluate(
+    archive: ArchiveArg,
+    threshold: ThresholdOption = None,
+    run: RunOption = "default",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure members, families and the decision against the archive's labels.
+
+    Example: deepstreaks evaluate week.zarr -t kd=0.9 --json
+    """
+    from deepstreaks_dask.campaign import open_scores
+    from deepstreaks_dask.evaluation import evaluate as run_evaluation
+    from deepstreaks_dask.families import Decision
+
+    result = run_evaluation(open_scores(archive, run), Decision(_thresholds(threshold)))
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    table = Table("member", "AUC", "TPR", "FPR", title=f"{run}: 95 % intervals in brackets")
+    for _, row in result.members.iterrows():
+        cells = [
+            f"{row[k]:.4f} \\[{row[k + '_low']:.4f}, {row[k + '_high']:.4f}]"
+            for k in ("auc", "tpr", "fpr")
+        ]
+        table.add_row(row["member"], *cells)
+    console.print(table)
+    for name in ("tpr", "fpr", "precision"):
+        estimate = getattr(result.joint, name)
+        print(f"decision {name}: {estimate} ({estimate.count:,} of {estimate.total:,})")
+
+
+@app.command()
+def report(
+    archive: ArchiveArg,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "report.html"
+    ),
+    threshold: ThresholdOption = None,
+    run: RunOption = "default",
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page with distributions, curves, rates and cutouts.
+
+    Example: deepstreaks report week.zarr -o report.html
+    """
+    from deepstreaks_dask.families import Decision
+    from deepstreaks_dask.report import write_report
+
+    write_report(archive, output, run=run, decision=Decision(_thresholds(threshold)))
+    _say(as_json, {"report": str(output.resolve())})
+
+
+@models_app.command("list")
+def models_list(zoo: ZooOption = None, as_json: JsonOption = False) -> None:
+    """List the networks of a zoo.
+
+    Example: deepstreaks models list
+    """
+    from deepstreaks_dask.models.zoo import Zoo
+
+    cards = Zoo(zoo).list()
+    if as_json:
+        _print_json([card.to_dict() for card in cards])
+        return
+    table = Table("model", "architecture", "created", "test AUC", "sha256")
+    for card in cards:
+        auc = card.metrics.get("auc")
+        table.add_row(
+            card.ref, card.architecture, card.created, f"{auc:.4f}" if auc else "", card.sha256[:12]
+        )
+    console.print(table)
+
+
+@models_app.command("verify")
+def models_verify(zoo: ZooOption = None) -> None:
+    """Load every network of a zoo and check its hash.
+
+    Example: deepstreaks models verify --zoo my-zoo
+    """
+    from deepstreaks_dask.models.zoo import Zoo
+
+    problems = Zoo(zoo).verify()
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print("all networks are whole" if not problems else f"{len(problems)} problem(s)")
+    raise typer.Exit(1 if problems else 0)
+
+
+@archive_app.command("summary")
+def archive_summary(archive: ArchiveArg, as_json: JsonOption = False) -> None:
+    """Count what an archive holds.
+
+    Example: deepstreaks archive summary week.zarr
+    """
+    from deepstreaks_dask.archive import summary
+
+    _say(as_json, summary(archive).to_dict())
+
+
+@archive_app.command("verify")
+def archive_verify(archive: ArchiveArg, as_json: JsonOption = False) -> None:
+    """Read every shard again and name those that are damaged.
+
+    Example: deepstreaks archive verify week.zarr
+    """
+    from deepstreaks_dask.archive import verify
+
+    result = verify(archive, progress=True)
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        for shard in result.damaged:
+            print(f"{shard.key}: rows {shard.first} to {shard.last}: {shard.why}")
+        print(f"{result.shards} shards, {len(result.damaged)} damaged")
+    raise typer.Exit(0 if result.ok else 2)
+
+
+def _thresholds(given: list[str] | None) -> dict[str, float]:
+    thresholds = {}
+    for item in given or []:
+        name, _, value = item.partition("=")
+        try:
+            thresholds[name.strip()] = float(value)
+        except ValueError:
+            raise DeepStreaksError(f"--threshold {item}: write it like kd=0.9") from None
+    return thresholds
+
+
+def _counted(batches: Any, bar: Any) -> Any:
+    for batch in batches:
+        yield batch
+        bar.advance(len(batch.cutouts) + len(batch.quarantined))
+
+
+def _say(as_json: bool, values: dict[str, Any]) -> None:
+    if as_json:
+        _print_json(values)
+        return
+    for key, value in values.items():
+        if isinstance(value, float):
+            value = f"{value:.4f}"
+        print(f"{key}: {value if value not in ({}, []) else 'none'}")
+
+
+def _print_json(values: Any) -> None:
+    print(json.dumps(values, indent=2, allow_nan=False))

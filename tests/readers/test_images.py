@@ -1,0 +1,136 @@
+"""A folder of pictures becomes cutouts as Pillow makes them; whatever is wrong is named and set aside."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.table import Table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.errors import ReaderError
+from deepstreaks_dask.readers import get_reader, sniff
+from deepstreaks_dask.readers.images import to_cutout
+
+NAMES = ["strkid123_pid45_scimref.jpg", "b.png", "c.jpeg"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    night = tmp_path / "in" / "20260102"
+    night.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    for name in NAMES:
+        Image.fromarray(rng.integers(0, 256, (157, 157), np.uint8)).save(night / name)
+    return tmp_path / "in"
+
+
+def read(folder, **options):
+    batches = list(get_reader("images").read(folder, **options))
+    assert len(batches) == 1
+    return batches[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(16, 200), st.integers(16, 200), st.sampled_from(["L", "RGB", "RGBA", "P", "1"])
+)
+def test_to_cutout_is_pillows_own(height, width, mode):
+    pixels = np.random.default_rng((height, width)).integers(0, 256, (height, width, 3), np.uint8)
+    picture = Image.fromarray(pixels).convert(mode)
+    expected = picture.convert("L").resize((144, 144), Image.Resampling.BILINEAR)
+    assert to_cutout(picture).tobytes() == expected.tobytes()
+    assert to_cutout(picture).dtype == np.uint8
+
+
+def test_a_folder_is_read_in_order(folder):
+    assert sniff(folder).name == "images"
+    batch = read(folder)
+    assert list(batch.columns["id"]) == ["b", "c", "strkid123_pid45"]
+    assert list(batch.columns["source"]) == [f"20260102/{n}" for n in sorted(NAMES)]
+    assert set(batch.columns["night"]) == {20260102}
+    for source, cutout in zip(batch.columns["source"], batch.cutouts, strict=True):
+        with Image.open(folder / source) as picture:
+            np.testing.assert_array_equal(cutout, to_cutout(picture))
+
+
+def test_whatever_is_wrong_is_quarantined(folder):
+    night = folder / "20260102"
+    whole = (night / "b.png").read_bytes()
+    (night / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (night / "empty.jpg").touch()
+    (night / "page.jpg").write_text("<html>404</html>")
+    (night / "again.png").write_bytes(whole)
+    Image.new("L", (157, 20)).save(night / "strip.png")
+    Image.new("L", (5, 5)).save(night / "dot.png")
+    Image.new("L", (5000, 5000)).save(night / "bomb.png")
+    outside = folder.parent / "outside.png"
+    Image.new("L", (157, 157)).save(outside)
+    (night / "link.png").symlink_to(outside)
+    batch = read(folder)
+    assert len(batch.cutouts) == 3
+    reasons = {q.source.split("/")[1]: q.reason for q in batch.quarantined}
+    assert reasons == {
+        "b.png": "duplicate",  # again.png comes first and is the same file
+        "cut.png": "damaged",
+        "empty.jpg": "empty",
+        "page.jpg": "not an image",
+        "strip.png": "wrong shape",
+        "dot.png": "wrong shape",
+        "bomb.png": "wrong shape",
+        "link.png": "not an image",
+    }
+    assert {q.night for q in batch.quarantined} == {20260102}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".ecsv"])
+def test_tables_give_columns_and_labels(folder, tmp_path, suffix):
+    frame = pd.DataFrame(
+        {
+            "file": ["20260102/b.png", "20260102/c.jpeg"],
+            "night": [20260103, 20260104],
+            "ra": [10.5, 11.5],
+            "rb": [1, 0],
+            "filter": ["r", "g"],
+        }
+    )
+    path = tmp_path / f"table{suffix}"
+    if suffix == ".csv":
+        frame.to_csv(path)
+    elif suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        Table.from_pandas(frame).write(path, format="ascii.ecsv")
+    url = tmp_path / "a.zarr"
+    create(url, shard=64)
+    append(url, get_reader("images").read(folder, table=path))
+    dataset = open_archive(url).set_index(cutout="id").load()
+    assert float(dataset["ra"].sel(cutout="b")) == 10.5
+    assert int(dataset["label_rb"].sel(cutout="c")) == 0
+    assert int(dataset["label_rb"].sel(cutout="strkid123_pid45")) == -1
+    assert dataset["filter"].sel(cutout="strkid123_pid45").item() == ""
+    assert [int(n) for n in dataset["night"].sel(cutout=["b", "c", "strkid123_pid45"])] == [
+        20260103,
+        20260104,
+        20260102,
+    ]
+
+
+def test_mistakes_are_named(folder, tmp_path):
+    with pytest.raises(ReaderError, match="does not exist"):
+        sniff(tmp_path / "nowhere")
+    with pytest.raises(ReaderError, match="did you mean 'images'"):
+        get_reader("image")
+    with pytest.raises(ReaderError, match="no files"):
+        (tmp_path / "void").mkdir()
+        read(tmp_path / "void")
+    table = tmp_path / "t.csv"
+    for text, words in [
+        ("x,y\n1,2\n", "neither a column"),
+        ("id,ra\nb,east\n", "'ra' is not numeric"),
+        ("id,rb\nb,7\n", "must hold 1, 0"),
+    ]:
+        table.write_text(text)
+        with pytest.raises(ReaderError, match=words):
+            read(folder, table=table)

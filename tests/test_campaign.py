@@ -1,0 +1,217 @@
+"""Campaigns survive every kill: nothing lost, nothing computed twice, the same to the last bit."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import keras
+import numpy as np
+import pytest
+from conftest import random_batch
+
+from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.campaign import Unit, list_runs, open_scores, score
+from deepstreaks_dask.cluster import connect
+from deepstreaks_dask.errors import CampaignError
+from deepstreaks_dask.families import Families
+from deepstreaks_dask.models import build
+from deepstreaks_dask.models.zoo import Card, Zoo
+
+CLIENT = """
+from deepstreaks_dask.campaign import score
+from deepstreaks_dask.cluster import connect
+from deepstreaks_dask.families import Families
+
+if __name__ == "__main__":
+    with connect(workers=1) as client:
+        score({url!r}, Families.from_zoo({zoo!r}), client, run="killed", progress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def client():
+    with connect(workers=1) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """An archive of 24 shards: long enough to be killed in the middle."""
+    url = tmp_path_factory.mktemp("large") / "large.zarr"
+    create(url, shard=64)
+    append(url, [random_batch(1530)])
+    return url
+
+
+@pytest.fixture(scope="module")
+def reference(large, zoo, client):
+    return score(large, Families.from_zoo(zoo), client, run="whole", progress=False)["scores"].values
+
+
+def chunks(url, run):
+    """Which chunks of scores are stored, and when each was written."""
+    folder = url / "runs" / run / "scores" / "c"
+    if not folder.exists():
+        return {}
+    return {
+        path.parent.name: path.stat().st_mtime_ns
+        for path in folder.glob("*/0")
+        if not path.name.startswith(".")
+    }
+
+
+def test_scores_are_those_of_the_bare_networks(large, zoo, reference):
+    pixels = open_archive(large)["cutouts"].values[..., None] / np.float32(255)
+    for column, family in enumerate(("rb", "sl", "kd")):
+        expected = Zoo(zoo).load(f"{family}_vgg6").predict(pixels[:200], verbose=0)[:, 0]
+        np.testing.assert_allclose(reference[:200, column], expected, atol=1e-5)
+
+
+def test_a_killed_client_loses_nothing(large, zoo, reference, client, tmp_path):
+    script = tmp_path / "client.py"
+    script.write_text(CLIENT.format(url=str(large), zoo=zoo))
+    with subprocess.Popen(
+        [sys.executable, script], start_new_session=True, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while len(chunks(large, "killed")) < 3:
+            assert process.poll() is None, "the campaign ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)  # client, scheduler and workers at once
+    before = chunks(large, "killed")
+    assert 3 <= len(before) < 24, "killed too late to show anything"
+    partial = open_scores(large, "killed")["scores"].values
+    done = ~np.isnan(partial).any(axis=1)
+    np.testing.assert_array_equal(partial[done], reference[done])
+
+    finished = score(large, Families.from_zoo(zoo), client, run="killed", progress=False)
+    assert finished["scores"].values.tobytes() == reference.tobytes()
+    after = chunks(large, "killed")
+    assert len(after) == 24
+    assert {key: after[key] for key in before} == before, "a finished shard was computed again"
+
+
+def test_a_killed_worker_loses_nothing(large, zoo, reference):
+    with connect(workers=1) as client:
+        (first,) = client.run(os.getpid).values()
+
+        def kill():
+            deadline = time.monotonic() + 120
+            while len(chunks(large, "worker")) < 3 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.kill(first, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        scored = score(large, Families.from_zoo(zoo), client, run="worker", progress=False)
+        killer.join()
+        (second,) = client.run(os.getpid).values()
+    assert second != first, "the worker was not killed in the middle"
+    assert scored["scores"].values.tobytes() == reference.tobytes()
+
+
+def test_a_torn_chunk_is_computed_again(small, zoo, client):
+    families = Families.from_zoo(zoo)
+    whole = score(small, families, client, progress=False)["scores"].values
+    chunk = small / "runs" / "default" / "scores" / "c" / "1" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:40])
+    assert np.isnan(open_scores(small)["scores"].values[64:128]).all()
+    again = score(small, families, client, progress=False)
+    assert again["scores"].values.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_a_damaged_shard_is_named_and_stops_nothing(small, zoo, client, damage):
+    shard = small / "cutouts" / "c" / "1" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[500] ^= 1
+    shard.write_bytes(data) if damage == "flip" else shard.unlink()
+    scored = score(small, Families.from_zoo(zoo), client, progress=False)
+    ((first, last, why),) = scored.attrs["failures"]
+    assert (first, last) == (64, 128)
+    assert why
+    missing = np.isnan(scored["scores"].values).any(axis=1)
+    assert list(np.flatnonzero(missing)) == list(range(64, 128))
+
+
+def test_new_cutouts_are_scored_and_old_ones_left(small, zoo, client):
+    families = Families.from_zoo(zoo)
+    old = score(small, families, client, progress=False)["scores"].values
+    before = chunks(small, "default")
+    append(small, [random_batch(60, start=150, night=20260102)])
+    assert np.isnan(open_scores(small)["scores"].values[150:]).all()
+    new = score(small, families, client, progress=False)["scores"].values
+    assert new.shape == (210, 3)
+    assert not np.isnan(new).any()
+    np.testing.assert_array_equal(new[:150], old)
+    after = chunks(small, "default")
+    assert {key for key in before if after[key] == before[key]} == {"0", "1"}
+
+
+def test_models_load_once_a_worker_and_do_not_travel(small, zoo, client):
+    from deepstreaks_dask import campaign
+
+    client.run(campaign._load_once.cache_clear)
+    score(small, Families.from_zoo(zoo), client, run="counted", progress=False)
+    (info,) = client.run(campaign._load_once.cache_info).values()
+    assert (info.misses, info.hits) == (1, 2)
+    members = tuple((m.ref, m.sha256) for m in Families.from_zoo(zoo).members)
+    assert len(pickle.dumps(Unit(str(small), "x", 0, 64, zoo, members, 64))) < 2000
+
+
+def test_provenance(small, zoo, client):
+    scored = score(small, Families.from_zoo(zoo), client, progress=False)
+    member = scored.attrs["members"][0]
+    assert (member["name"], member["family"], member["threshold"]) == ("rb_vgg6", "rb", 0.5)
+    assert member["sha256"] == Zoo(zoo).card("rb_vgg6").sha256
+    assert {"batch", "backend", "keras", "deepstreaks_dask", "started"} <= set(scored.attrs)
+    assert list_runs(small) == ["default"]
+
+
+def test_mistakes_are_named(small, zoo, client, tmp_path):
+    families = Families.from_zoo(zoo)
+    score(small, families, client, progress=False)
+    other = Zoo(tmp_path / "other")
+    keras.utils.set_random_seed(77)
+    for family in ("rb", "sl", "kd"):
+        other.save(build("vgg6"), Card(f"{family}_vgg6", "1", "vgg6"))
+    with pytest.raises(CampaignError, match="other weights"):
+        score(small, Families.from_zoo(other.url), client, progress=False)
+    with pytest.raises(CampaignError, match="run name"):
+        score(small, families, client, run="../../etc", progress=False)
+    with pytest.raises(CampaignError, match="did you mean 'default'"):
+        open_scores(small, "defualt")
+    empty = tmp_path / "empty.zarr"
+    create(empty)
+    with pytest.raises(CampaignError, match="no cutouts"):
+        score(empty, families, client)
+
+
+def test_a_broken_network_is_named(small, client, tmp_path):
+    zoo = Zoo(tmp_path / "broken")
+    model = build("vgg6")
+    bias = model.layers[-1].weights[1]
+    for family in ("rb", "sl", "kd"):
+        zoo.save(model, Card(f"{family}_vgg6", "1", "vgg6"))
+    card = zoo.card("kd_vgg6")
+    path = tmp_path / "broken" / "kd_vgg6" / "1" / card.file
+    import hashlib
+    import json
+
+    import safetensors.numpy
+
+    weights = safetensors.numpy.load(path.read_bytes())
+    name = next(key for key, value in reversed(weights.items()) if value.shape == bias.shape)
+    weights[name] = np.full(bias.shape, np.nan, np.float32)
+    data = safetensors.numpy.save(weights)
+    path.write_bytes(data)
+    text = json.loads(path.with_name("card.json").read_text())
+    text["sha256"] = hashlib.sha256(data).hexdigest()
+    path.with_name("card.json").write_text(json.dumps(text))
+    with pytest.raises(CampaignError, match=r"kd_vgg6@1 gives no finite score"):
+        score(small, Families.from_zoo(zoo.url), client, progress=False)
