@@ -134,7 +134,7 @@ def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
         {
             "title": "plausible candidates",
             "value": f"{evaluation.plausible:,}",
-            "note": f"of {evaluation.scored:,} scored cutouts",
+            "note": f"of {evaluation.decided:,} decided cutouts",
         }
     ]
     if evaluation.labelled:

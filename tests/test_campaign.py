@@ -49,7 +49,9 @@ def large(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(large, zoo, client):
-    return score(large, Families.from_zoo(zoo), client, run="whole", progress=False)["scores"].values
+    return score(large, Families.from_zoo(zoo), client, run="whole", progress=False)[
+        "scores"
+    ].values
 
 
 def chunks(url, run):
@@ -115,23 +117,23 @@ def test_a_killed_worker_loses_nothing(large, zoo, reference):
     assert scored["scores"].values.tobytes() == reference.tobytes()
 
 
-def test_a_torn_chunk_is_computed_again(small, zoo, client):
+def test_a_torn_chunk_is_computed_again(archive, zoo, client):
     families = Families.from_zoo(zoo)
-    whole = score(small, families, client, progress=False)["scores"].values
-    chunk = small / "runs" / "default" / "scores" / "c" / "1" / "0"
+    whole = score(archive, families, client, progress=False)["scores"].values
+    chunk = archive / "runs" / "default" / "scores" / "c" / "1" / "0"
     chunk.write_bytes(chunk.read_bytes()[:40])
-    assert np.isnan(open_scores(small)["scores"].values[64:128]).all()
-    again = score(small, families, client, progress=False)
+    assert np.isnan(open_scores(archive)["scores"].values[64:128]).all()
+    again = score(archive, families, client, progress=False)
     assert again["scores"].values.tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove"])
-def test_a_damaged_shard_is_named_and_stops_nothing(small, zoo, client, damage):
-    shard = small / "cutouts" / "c" / "1" / "0" / "0"
+def test_a_damaged_shard_is_named_and_stops_nothing(archive, zoo, client, damage):
+    shard = archive / "cutouts" / "c" / "1" / "0" / "0"
     data = bytearray(shard.read_bytes())
     data[500] ^= 1
     shard.write_bytes(data) if damage == "flip" else shard.unlink()
-    scored = score(small, Families.from_zoo(zoo), client, progress=False)
+    scored = score(archive, Families.from_zoo(zoo), client, progress=False)
     ((first, last, why),) = scored.attrs["failures"]
     assert (first, last) == (64, 128)
     assert why
@@ -139,60 +141,60 @@ def test_a_damaged_shard_is_named_and_stops_nothing(small, zoo, client, damage):
     assert list(np.flatnonzero(missing)) == list(range(64, 128))
 
 
-def test_new_cutouts_are_scored_and_old_ones_left(small, zoo, client):
+def test_new_cutouts_are_scored_and_old_ones_left(archive, zoo, client):
     families = Families.from_zoo(zoo)
-    old = score(small, families, client, progress=False)["scores"].values
-    before = chunks(small, "default")
-    append(small, [random_batch(60, start=150, night=20260102)])
-    assert np.isnan(open_scores(small)["scores"].values[150:]).all()
-    new = score(small, families, client, progress=False)["scores"].values
+    old = score(archive, families, client, progress=False)["scores"].values
+    before = chunks(archive, "default")
+    append(archive, [random_batch(60, start=150, night=20260102)])
+    assert np.isnan(open_scores(archive)["scores"].values[150:]).all()
+    new = score(archive, families, client, progress=False)["scores"].values
     assert new.shape == (210, 3)
     assert not np.isnan(new).any()
     np.testing.assert_array_equal(new[:150], old)
-    after = chunks(small, "default")
+    after = chunks(archive, "default")
     assert {key for key in before if after[key] == before[key]} == {"0", "1"}
 
 
-def test_models_load_once_a_worker_and_do_not_travel(small, zoo, client):
+def test_models_load_once_a_worker_and_do_not_travel(archive, zoo, client):
     from deepstreaks_dask import campaign
 
     client.run(campaign._load_once.cache_clear)
-    score(small, Families.from_zoo(zoo), client, run="counted", progress=False)
+    score(archive, Families.from_zoo(zoo), client, run="counted", progress=False)
     (info,) = client.run(campaign._load_once.cache_info).values()
     assert (info.misses, info.hits) == (1, 2)
     members = tuple((m.ref, m.sha256) for m in Families.from_zoo(zoo).members)
-    assert len(pickle.dumps(Unit(str(small), "x", 0, 64, zoo, members, 64))) < 2000
+    assert len(pickle.dumps(Unit(str(archive), "x", 0, 64, zoo, members, 64))) < 2000
 
 
-def test_provenance(small, zoo, client):
-    scored = score(small, Families.from_zoo(zoo), client, progress=False)
+def test_provenance(archive, zoo, client):
+    scored = score(archive, Families.from_zoo(zoo), client, progress=False)
     member = scored.attrs["members"][0]
     assert (member["name"], member["family"], member["threshold"]) == ("rb_vgg6", "rb", 0.5)
     assert member["sha256"] == Zoo(zoo).card("rb_vgg6").sha256
     assert {"batch", "backend", "keras", "deepstreaks_dask", "started"} <= set(scored.attrs)
-    assert list_runs(small) == ["default"]
+    assert list_runs(archive) == ["default"]
 
 
-def test_mistakes_are_named(small, zoo, client, tmp_path):
+def test_mistakes_are_named(archive, zoo, client, tmp_path):
     families = Families.from_zoo(zoo)
-    score(small, families, client, progress=False)
+    score(archive, families, client, progress=False)
     other = Zoo(tmp_path / "other")
     keras.utils.set_random_seed(77)
     for family in ("rb", "sl", "kd"):
         other.save(build("vgg6"), Card(f"{family}_vgg6", "1", "vgg6"))
     with pytest.raises(CampaignError, match="other weights"):
-        score(small, Families.from_zoo(other.url), client, progress=False)
+        score(archive, Families.from_zoo(other.url), client, progress=False)
     with pytest.raises(CampaignError, match="run name"):
-        score(small, families, client, run="../../etc", progress=False)
+        score(archive, families, client, run="../../etc", progress=False)
     with pytest.raises(CampaignError, match="did you mean 'default'"):
-        open_scores(small, "defualt")
+        open_scores(archive, "defualt")
     empty = tmp_path / "empty.zarr"
     create(empty)
     with pytest.raises(CampaignError, match="no cutouts"):
         score(empty, families, client)
 
 
-def test_a_broken_network_is_named(small, client, tmp_path):
+def test_a_broken_network_is_named(archive, client, tmp_path):
     zoo = Zoo(tmp_path / "broken")
     model = build("vgg6")
     bias = model.layers[-1].weights[1]
@@ -214,4 +216,4 @@ def test_a_broken_network_is_named(small, client, tmp_path):
     text["sha256"] = hashlib.sha256(data).hexdigest()
     path.with_name("card.json").write_text(json.dumps(text))
     with pytest.raises(CampaignError, match=r"kd_vgg6@1 gives no finite score"):
-        score(small, Families.from_zoo(zoo.url), client, progress=False)
+        score(archive, Families.from_zoo(zoo.url), client, progress=False)

@@ -34,7 +34,9 @@ def spelled_out(row, limit):
 
 @given(
     arrays(np.float32, (7, 5), elements=VALUES.map(np.float32)),
-    st.dictionaries(st.sampled_from([*MEMBERS, "rb", "sl", "kd"]), st.sampled_from([0, 0.3, 0.7, 1])),
+    st.dictionaries(
+        st.sampled_from([*MEMBERS, "rb", "sl", "kd"]), st.sampled_from([0, 0.3, 0.7, 1])
+    ),
 )
 def test_rule(values, thresholds):
     decision = Decision(thresholds)

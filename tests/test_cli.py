@@ -1,0 +1,97 @@
+"""The command line as a person and as a machine meet it."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+COMMANDS = ["simulate", "ingest", "train", "score", "decide", "evaluate", "report", "quickstart"]
+
+
+def run(*arguments, code=0):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from deepstreaks_dask.cli import main; main()",
+            *map(str, arguments),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("command", [[c] for c in COMMANDS] + [["models", "list"]])
+def test_help_has_an_example(command):
+    assert "Example: deepstreaks" in run(*command, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["score", "nowhere.zarr"], "no archive at nowhere.zarr"),
+        (["ingest", "nowhere", "a.zarr"], "nowhere does not exist"),
+        (["models", "list", "--zoo", "gopher://x"], "gopher"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = run(*arguments, code=1).stderr
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+
+
+class Resources(HTMLParser):
+    """Everything that a page would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched = []
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name in ("src", "srcset") or (name == "href" and tag == "link"):
+                self.fetched.append(value)
+
+
+def test_quickstart_then_the_rest(tmp_path):
+    """The newcomer's path, at a small size, with the shipped weights."""
+    folder = tmp_path / "week"
+    result = json.loads(
+        run("quickstart", "--folder", folder, "--nights", 2, "--cutouts", 60, "--json").stdout
+    )
+    assert result["cutouts"] == 120
+    assert result["quarantined"] == 2
+    assert result["joint"]["tpr"]["value"] > 0.5
+    assert result["joint"]["fpr"]["value"] < 0.2
+
+    page = (folder / "report.html").read_text()
+    parser = Resources()
+    parser.feed(page)
+    assert parser.fetched
+    assert all(source.startswith("data:") for source in parser.fetched)
+    assert "simulated" in page
+    assert "cut_short_scimref.jpg" in page
+
+    archive = folder / "week.zarr"
+    again = json.loads(run("score", archive, "--json").stdout)
+    assert again["scored"] == 120
+    loose = json.loads(
+        run("decide", archive, "-t", "rb=0", "-t", "sl=0", "-t", "kd=0", "--json").stdout
+    )
+    assert loose["plausible"] == 120
+    strict = json.loads(run("decide", archive, "-t", "kd=1", "--json").stdout)
+    assert strict["plausible"] < loose["plausible"]
+    figures = json.loads(run("evaluate", archive, "--json").stdout)
+    assert figures["joint"]["tp"] == result["joint"]["tp"]
+    assert "kd=0.9" in run("decide", archive, "-t", "kd=high", code=1).stderr
+    counted = json.loads(run("archive", "summary", archive, "--json").stdout)
+    assert counted["runs"] == ["default"]
+    table = tmp_path / "candidates.csv"
+    run("decide", archive, "-o", table)
+    assert len(table.read_text().splitlines()) == result["plausible"] + 1

@@ -1,0 +1,46 @@
+"""What the project says of itself agrees with what it is."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deepstreaks_dask.models.zoo import Zoo
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_environment_equals_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert pip["pip"] == project["dependencies"]
+    assert conda == [f"python{project['requires-python']}", "pip"]
+
+
+def test_readme_has_its_two_commands_as_one_line_each():
+    readme = (ROOT / "README.md").read_text()
+    for name in ("main-job", "tests"):
+        (block,) = re.findall(rf"<!-- {name} -->\n```bash\n(.*?)```", readme, re.S)
+        assert len(block.strip().splitlines()) == 1
+
+
+def test_shipped_weights_are_whole_small_and_described():
+    zoo = Zoo()
+    assert zoo.verify() == []
+    cards = zoo.list()
+    assert {card.family for card in cards} >= {"rb", "sl", "kd"}
+    folder = ROOT / "deepstreaks_dask" / "models" / "weights"
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 20e6
+    described = (folder / "README.md").read_text()
+    for card in cards:
+        assert card.training_data["simulation"]
+        assert {"seed", "epochs", "learning_rate"} <= set(card.recipe)
+        assert f"{card.metrics['auc']:.4f}" in described, f"the model card misstates {card.ref}"
+
+
+@pytest.mark.parametrize("path", ["LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff"])
+def test_a_project_has_these(path):
+    assert (ROOT / path).stat().st_size > 200
