@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import keras
@@ -111,7 +112,7 @@ def score(
     failures = []
     with progress_bar(f"score {run}", sum(b - a for a, b in todo), show=progress) as bar:
         threads = sum(client.nthreads().values()) or 1
-        first_units = [unit for unit, _ in zip(units, range(_IN_FLIGHT * threads), strict=False)]
+        first_units = list(islice(units, _IN_FLIGHT * threads))
         running = as_completed([_submit(client, unit) for unit in first_units])
         for future in running:
             outcome = future.result()

@@ -17,7 +17,6 @@ def connect(
     *,
     workers: int | None = None,
     memory_limit: str = "auto",
-    dashboard: bool = False,
 ) -> Client:
     """Connect to a scheduler, or start process workers on this machine.
 
@@ -28,11 +27,9 @@ def connect(
     workers : int, optional
         Local worker processes, one a core by default. The cores are shared out among their networks,
         so that TensorFlow's threads and Dask's do not fight. Each has two Dask threads: one
-        reads while the other computes.
+        reads while the other computes. Dask's dashboard is on a free port of the loopback interface.
     memory_limit : str
         Of a local worker; past it Dask restarts the worker.
-    dashboard : bool
-        Serve Dask's dashboard on a free port of the loopback interface.
 
     Returns
     -------
@@ -65,7 +62,7 @@ def connect(
         processes=True,
         memory_limit=memory_limit,
         host="127.0.0.1",
-        dashboard_address="127.0.0.1:0" if dashboard else None,
+        dashboard_address="127.0.0.1:0",
         env={
             "TF_NUM_INTRAOP_THREADS": threads,
             "TF_NUM_INTEROP_THREADS": "1",

@@ -67,6 +67,7 @@ def chunks(url, run):
 
 
 def test_scores_are_those_of_the_bare_networks(large, zoo, reference):
+    assert not np.isnan(reference).any()
     pixels = open_archive(large)["cutouts"].values[..., None] / np.float32(255)
     for column, family in enumerate(("rb", "sl", "kd")):
         expected = Zoo(zoo).load(f"{family}_vgg6").predict(pixels[:200], verbose=0)[:, 0]
