@@ -6,7 +6,8 @@ element of the Bokeh backend. Nothing to show is said in words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import holoviews as hv
 import numpy as np
@@ -14,140 +15,413 @@ import pandas as pd
 import xarray as xr
 
 from deepstreaks_dask.evaluation import Confusion
+from deepstreaks_dask.families import family_of
 
 hv.extension("bokeh", logo=False)  # type: ignore[call-arg, unused-ignore]
 
 # Okabe and Ito's colours: told apart with any kind of colour vision
-BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
-CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+INK, SOFT, GRID, CARD = "#1b2330", "#5b6677", "#e3e7ed", "#fefefe"
+
+DARK = {
+    BLUE: "#56b4e9",
+    ORANGE: "#f0904d",
+    GREEN: "#2fc79a",
+    PURPLE: "#e6a3c8",
+    INK: "#e8ebf0",
+    SOFT: "#a4adbb",
+    GRID: "#303846",
+    CARD: "#1b212b",
+}
+"""What each colour of a picture becomes on a dark page, where it must be lighter to be told apart."""
 
 PUBLISHED_TPR = (0.96, 0.98)
 PUBLISHED_FPR = 0.01
 """True- and false-positive rates a night of Duev et al. 2019, arXiv:1904.05920, on their data."""
 
-_SIZE = {"width": 480, "height": 320, "toolbar": None}
+_FAMILY_COLOURS = {"rb": BLUE, "sl": ORANGE, "kd": GREEN, "os": PURPLE}
+_DASHES = ("solid", "dashed", "dotted", "dotdash")
+_SIZE: dict[str, Any] = {"width": 520, "height": 320, "toolbar": None}
+_LABELS = ((1, "label 1", BLUE, "solid"), (0, "label 0", ORANGE, "solid"))
+_UNLABELLED = (-1, "no label", SOFT, "dashed")
+_MOST_TICKS = 12
 
 
 def nothing(words: str) -> hv.Text:
     """Say in words that there is nothing to show."""
-    return hv.Text(0.5, 0.5, words).opts(xaxis=None, yaxis=None, **_SIZE)
+    text = hv.Text(0.5, 0.5, words).opts(text_color=SOFT, text_font_size="11pt")
+    return text.opts(
+        xaxis=None, yaxis=None, xlim=(0, 1), ylim=(0, 1), hooks=[_dress, _without_grid], **_SIZE
+    )
 
 
-def score_histogram(scores: xr.Dataset, member: str, *, bins: int = 50) -> hv.Overlay | hv.Text:
-    """Distribution of a member's scores on a logarithmic axis, by the family's label where known."""
-    column = list(scores["model"].values).index(member)
-    values = scores["scores"].values[:, column]
-    name = f"label_{member.split('_')[0]}"
-    labels = scores[name].values if name in scores else np.full(len(values), -1)
-    parts = ((1, "positive", BLUE), (0, "negative", ORANGE), (-1, "not labelled", "#888888"))
-    steps = []
-    for label, words, colour in parts:
-        chosen = values[(labels == label) & ~np.isnan(values)]
-        if not len(chosen):
-            continue
+def score_histogram(
+    scores: xr.Dataset, member: str, *, threshold: float | None = None, bins: int = 50
+) -> hv.Overlay | hv.Text:
+    """Distribution of a member's scores on a logarithmic axis, by the family's label where known.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset
+        With ``scores(cutout, model)`` and, where there are labels, ``label_<family>``.
+    member : str
+        One of ``model``.
+    threshold : float, optional
+        Where to draw a line.
+    bins : int
+        Bins between 0 and 1.
+    """
+    steps, highest = [], 1
+    for words, colour, dash, chosen in _by_label(scores, member):
         counts, edges = np.histogram(chosen, bins=bins, range=(0, 1))
-        heights = np.maximum(counts, 0.5)
+        highest = max(highest, int(counts.max()))
+        heights = np.maximum(counts, 0.5)  # an empty bin lies on the axis, which has no zero
         steps.append(
             hv.Curve(
                 (edges, np.append(heights, heights[-1])), "score", "cutouts", label=words
-            ).opts(color=colour, interpolation="steps-post", line_width=2)
+            ).opts(color=colour, interpolation="steps-post", line_width=2, line_dash=dash)
         )
     if not steps:
-        return nothing(f"{member}: no scores yet")
-    return hv.Overlay(steps).opts(title=member, logy=True, legend_position="top", **_SIZE)
+        return nothing(f"{member}: no scores")
+    if threshold is not None:
+        steps.append(_threshold_line(threshold))
+    return _overlay(
+        steps,
+        title=f"Scores of {member}",
+        ylabel="cutouts in a bin",
+        logy=True,
+        xlim=(-0.01, 1.01),
+        ylim=(0.5, highest * 2),
+        legend_opts={"location": "top_center"},
+    )
 
 
-def roc_curves(curves: Mapping[str, pd.DataFrame]) -> hv.Overlay | hv.Text:
-    """ROC curves, the false-positive rate on a logarithmic axis since only its low end matters."""
-    drawn = []
-    for (name, curve), colour in zip(curves.items(), CYCLE * 3, strict=False):
-        shown = curve[curve["fpr"] > 0]
-        if len(shown):
-            line = hv.Curve(
-                (shown["fpr"], shown["tpr"]),
+def score_ecdf(
+    scores: xr.Dataset, member: str, *, threshold: float | None = None
+) -> hv.Overlay | hv.Text:
+    """Share of cutouts whose score is at most x, by the family's label where known.
+
+    Parameters
+    ----------
+    scores, member, threshold
+        As for :func:`score_histogram`.
+    """
+    share = np.linspace(0, 1, 401)
+    lines = [
+        hv.Curve(
+            (
+                np.concatenate([[0], np.quantile(chosen, share, method="inverted_cdf"), [1]]),
+                np.concatenate([[0], share, [1]]),
+            ),
+            "score",
+            "share at or below",
+            label=words,
+        ).opts(color=colour, line_width=2, line_dash=dash, interpolation="steps-post")
+        for words, colour, dash, chosen in _by_label(scores, member)
+    ]
+    if not lines:
+        return nothing(f"{member}: no scores")
+    if threshold is not None:
+        lines.append(_threshold_line(threshold))
+    return _overlay(
+        lines,
+        title=f"Cumulative scores of {member}",
+        xlim=(-0.01, 1.01),
+        ylim=(-0.02, 1.02),
+        legend_opts={"location": "center"},
+    )
+
+
+def roc(
+    curves: Mapping[str, pd.DataFrame], *, at: tuple[float, float] | None = None
+) -> hv.Overlay | hv.Text:
+    """ROC curves, the false-positive rate on a logarithmic axis since only its low end matters.
+
+    Parameters
+    ----------
+    curves : mapping of str to pandas.DataFrame
+        Curves with columns ``fpr`` and ``tpr``, by member, family or ``"decision"``.
+    at : tuple of float, optional
+        False- and true-positive rate of the decision, to be marked.
+    """
+    shown = {name: curve for name, curve in curves.items() if (curve["fpr"] > 0).any()}
+    if not shown:
+        return nothing("No labels of both classes: no ROC curve")
+    floor = min(curve.loc[curve["fpr"] > 0, "fpr"].min() for curve in shown.values()) / 2
+    lines, lowest = [], 1.0
+    for name, curve in shown.items():
+        # what lies at a rate of 0 is drawn at the left edge, as its highest point
+        line = curve.iloc[max(int((curve["fpr"] == 0).sum()) - 1, 0) :]
+        lowest = min(lowest, float(line["tpr"].iloc[0]))
+        lines.append(
+            hv.Curve(
+                (np.maximum(line["fpr"], floor), line["tpr"]),
                 "false-positive rate",
                 "true-positive rate",
                 label=name,
-            )
-            drawn.append(line.opts(color=colour, line_width=2))
-    if not drawn:
-        return nothing("No labels of both classes: no ROC curve")
-    return hv.Overlay(drawn).opts(
-        title="ROC", logx=True, ylim=(0.5, 1.005), legend_position="bottom_right", **_SIZE
-    )
-
-
-def precision_recall_curves(curves: Mapping[str, pd.DataFrame]) -> hv.Overlay | hv.Text:
-    """Precision against recall."""
-    drawn = [
-        hv.Curve((curve["recall"], curve["precision"]), "recall", "precision", label=name).opts(
-            color=colour, line_width=2
+            ).opts(line_width=2, **_line_style(name, list(shown)))
         )
-        for (name, curve), colour in zip(curves.items(), CYCLE * 3, strict=False)
-        if len(curve)
-    ]
-    if not drawn:
+    if at is not None and np.isfinite(at).all():
+        point = hv.Scatter(
+            ([max(at[0], floor)], [at[1]]),
+            "false-positive rate",
+            "true-positive rate",
+            label="thresholds in use",
+        )
+        lines.append(point.opts(color=INK, size=10, marker="diamond"))
+    return _overlay(
+        lines,
+        title="ROC",
+        logx=True,
+        xlim=(floor, 1),
+        ylim=(max(0.0, lowest - 0.02), 1.004),
+        legend_position="bottom_right",
+        legend_cols=1 if len(lines) <= 6 else 2,
+    )
+
+
+def precision_recall(curves: Mapping[str, pd.DataFrame]) -> hv.Overlay | hv.Text:
+    """Precision against recall.
+
+    Parameters
+    ----------
+    curves : mapping of str to pandas.DataFrame
+        Curves with columns ``precision`` and ``recall`` (or ``tpr``), as for :func:`roc`.
+    """
+    lines = []
+    for name, curve in curves.items():
+        line = curve.rename(columns={"tpr": "recall"}).dropna(subset=["precision"])
+        if len(line):
+            lines.append(
+                hv.Curve((line["recall"], line["precision"]), "recall", "precision", label=name)
+            )
+    if not lines:
         return nothing("No labels of both classes: no precision-recall curve")
-    return hv.Overlay(drawn).opts(
-        title="Precision and recall", ylim=(0, 1.02), legend_position="bottom_left", **_SIZE
+    names = [line.label for line in lines]
+    lines = [line.opts(line_width=2, **_line_style(line.label, names)) for line in lines]
+    return _overlay(
+        lines,
+        title="Precision and recall",
+        xlabel="recall (true-positive rate)",
+        xlim=(-0.01, 1.01),
+        ylim=(-0.02, 1.02),
+        legend_position="bottom_left",
+        legend_cols=1 if len(lines) <= 6 else 2,
     )
 
 
-def confusion_matrix(counts: Confusion, *, title: str = "Decision") -> hv.Overlay:
-    """Counts of decisions against labels."""
+def confusion(counts: Confusion, *, title: str = "Decision against labels") -> hv.Overlay | hv.Text:
+    """Counts of decisions against labels, each with its share of the label's cutouts."""
+    if not counts.tp + counts.fn + counts.fp + counts.tn:
+        return nothing("No labels: no confusion matrix")
     cells = [
-        ("plausible", "asteroid", counts.tp),
-        ("rejected", "asteroid", counts.fn),
-        ("plausible", "other", counts.fp),
-        ("rejected", "other", counts.tn),
+        (0, 1, counts.tp, counts.tp + counts.fn, GREEN),
+        (1, 1, counts.fn, counts.tp + counts.fn, ORANGE),
+        (0, 0, counts.fp, counts.fp + counts.tn, ORANGE),
+        (1, 0, counts.tn, counts.fp + counts.tn, GREEN),
     ]
-    totals = {"asteroid": counts.tp + counts.fn, "other": counts.fp + counts.tn}
-    shares = [(x, y, n / totals[y] if totals[y] else 0.0) for x, y, n in cells]
-    heat = hv.HeatMap(shares, ["decision", "label"], "share").opts(
-        cmap="Blues", clim=(0, 1.4), **_SIZE
-    )
-    words = hv.Labels([(x, y, f"{n:,}") for x, y, n in cells], ["decision", "label"], "count")
-    return (heat * words.opts(text_color="black", text_font_size="15pt")).opts(title=title)
-
-
-def night_rates(nights: pd.DataFrame, which: str) -> hv.Overlay | hv.Text:
-    """True- or false-positive rate (``"tpr"``, ``"fpr"``) night by night, with 95 % Wilson intervals."""
-    words = {"tpr": "true-positive rate", "fpr": "false-positive rate"}[which]
-    shown = nights.dropna(subset=[which])
-    if not len(shown):
-        return nothing(f"No labels: no {words} a night")
-    names = [str(night) for night in shown["night"]]
-    value = shown[which].to_numpy()
-    bars = hv.ErrorBars(
-        (names, value, value - shown[f"{which}_low"], shown[f"{which}_high"] - value),
-        "night",
-        ["rate", "below", "above"],
-    ).opts(color="#666666")
-    dots = hv.Scatter((names, value), "night", "rate").opts(color=BLUE, size=8)
-    if which == "tpr":
-        published = hv.HSpan(*PUBLISHED_TPR).opts(color=GREEN, alpha=0.2)
-        note = "band: 0.96 to 0.98 as published"
-    else:
-        published = hv.HLine(PUBLISHED_FPR).opts(color=GREEN, line_dash="dashed", line_width=2)
-        note = "line: 0.01 as published"
-    low = max(0.0, float(shown[f"{which}_low"].min()) - 0.02) if which == "tpr" else 0.0
-    high = 1.005 if which == "tpr" else max(0.02, float(shown["fpr_high"].max()) * 1.1)
-    return (published * bars * dots).opts(
-        title=f"{words.capitalize()} ({note})",
-        ylabel=words,
-        xrotation=40,
-        ylim=(low, high),
-        fontsize={"title": 10},
+    shapes: list[Any] = []
+    for x, y, count, total, colour in cells:
+        share = count / total if total else 0.0
+        box = hv.Rectangles([(x + 0.02, y + 0.02, x + 0.98, y + 0.98)])
+        shapes.append(box.opts(color=colour, alpha=0.12 + 0.5 * share, line_alpha=0))
+        number = hv.Text(x + 0.5, y + 0.56, f"{count:,}")
+        shapes.append(number.opts(text_color=INK, text_font_size="20pt"))
+        words = f"{100 * share:.2f} % of {total:,}" if total else "none labelled so"
+        below = hv.Text(x + 0.5, y + 0.32, words)
+        shapes.append(below.opts(text_color=INK, text_font_size="9pt"))
+    return hv.Overlay(shapes).opts(
+        title=title,
+        xlabel="decision",
+        ylabel="label",
+        xticks=[(0.5, "plausible"), (1.5, "rejected")],
+        yticks=[(1.5, "plausible"), (0.5, "other")],
+        xlim=(0, 2),
+        ylim=(0, 2),
+        hooks=[_dress, _without_grid],
         **_SIZE,
     )
 
 
-def venn_bars(regions: Mapping[str, int]) -> hv.Bars | hv.Text:
-    """Bars of the regions of the families' Venn diagram: how many pass exactly these families."""
-    rows = [(name.replace("&", " & "), count) for name, count in regions.items()]
-    if not any(count for _, count in rows):
-        return nothing("No scores yet")
-    rows.sort(key=lambda row: row[1])
-    return hv.Bars(rows, "passes exactly", "cutouts").opts(
-        invert_axes=True, color=BLUE, title="Venn regions", line_color=None, **_SIZE
+def night_rates(nights: pd.DataFrame, which: str) -> hv.Overlay | hv.Text:
+    """True- or false-positive rate (``"tpr"``, ``"fpr"``) night by night, with 95 % Wilson intervals.
+
+    Parameters
+    ----------
+    nights : pandas.DataFrame
+        As :func:`~deepstreaks_dask.evaluation.rates_by_night` gives it.
+    which : str
+        ``"tpr"`` or ``"fpr"``; drawn beside the figures of Duev et al. (2019).
+    """
+    words = {"tpr": "true-positive rate", "fpr": "false-positive rate"}[which]
+    shown = nights.dropna(subset=[which])
+    if not len(shown):
+        return nothing(f"No labels: no {words} a night")
+    place, value = np.arange(len(shown)), shown[which].to_numpy()
+    low, high = shown[f"{which}_low"].to_numpy(), shown[f"{which}_high"].to_numpy()
+    names = [night_name(night) for night in shown["night"]]
+    if which == "tpr":
+        published = hv.HSpan(*PUBLISHED_TPR).opts(color=GREEN, alpha=0.22, line_alpha=0)
+        hits, of = "tp", "n_pos"
+        limits = (max(0.0, float(min(low.min(), PUBLISHED_TPR[0])) - 0.02), 1.004)
+    else:
+        published = hv.HLine(PUBLISHED_FPR).opts(color=GREEN, line_dash="dashed", line_width=2)
+        hits, of = "fp", "n_neg"
+        limits = (0.0, max(2 * PUBLISHED_FPR, float(high.max()) * 1.05))
+    segments = hv.Segments((place, low, place, high)).opts(color=SOFT, line_width=2)
+    counts = [f"{a:,} of {b:,}" for a, b in zip(shown[hits], shown[of], strict=True)]
+    dots = hv.Scatter((place, value, names, counts), "place", ["rate", "night", "counts"])
+    dots = dots.opts(color=BLUE, size=9 if len(shown) <= 40 else 5)
+    dots = dots.opts(
+        tools=["hover"],
+        hover_tooltips=[("night", "@night"), ("rate", "@rate{0.0000}"), ("counts", "@counts")],
     )
+    every = -(-len(names) // _MOST_TICKS)
+    return (published * segments * dots).opts(
+        title=f"{words.capitalize()} by night",
+        xlabel="night (green: Duev et al. 2019)",
+        ylabel=words,
+        xticks=list(zip(place[::every].tolist(), names[::every], strict=True)),
+        xrotation=40,
+        xlim=(-0.6, len(shown) - 0.4),
+        ylim=limits,
+        hooks=[_dress],
+        **_SIZE,
+    )
+
+
+def venn(regions: Mapping[str, int]) -> hv.Overlay | hv.Text:
+    """Bars of the regions of the families' Venn diagram: how many pass exactly these families.
+
+    Parameters
+    ----------
+    regions : mapping of str to int
+        As :func:`~deepstreaks_dask.evaluation.venn` gives it. The dots before a bar say which families it is in.
+    """
+    if not any(regions.values()):
+        return nothing("No cutouts")
+    names = list(dict.fromkeys(n for region in regions for n in region.split("&") if n != "none"))
+    rows = sorted(regions.items(), key=lambda row: row[1])
+    ticks, boxes, counts = [], [], []
+    widest = max(regions.values())
+    for place, (region, count) in enumerate(rows):
+        inside = region.split("&")
+        ticks.append((place, "  ".join(f"{'●' if n in inside else '○'} {n}" for n in names)))
+        boxes.append((0, place - 0.36, count, place + 0.36))
+        counts.append((count + widest * 0.015, place, f"{count:,}"))
+    bars = hv.Rectangles(boxes).opts(color=BLUE, line_alpha=0)
+    numbers = hv.Labels(counts, ["x", "y"], "count").opts(
+        text_color=INK, text_font_size="9pt", text_align="left"
+    )
+    return (bars * numbers).opts(
+        title="Families that cutouts pass",
+        xlabel="cutouts",
+        ylabel="",
+        yticks=ticks,
+        xlim=(0, widest * 1.2),
+        ylim=(-0.6, len(rows) - 0.4),
+        xformatter="%d",
+        hooks=[_dress],
+        **_SIZE,
+    )
+
+
+def gallery(cutouts: np.ndarray, captions: Sequence[str], *, columns: int = 4) -> Any:
+    """Cutouts side by side, the right way up and as bright as they are in the archive.
+
+    Parameters
+    ----------
+    cutouts : ndarray
+        uint8 ``(n, y, x)``, 0 to 255.
+    captions : sequence of str
+        One for each.
+    columns : int
+        Cutouts in a row.
+
+    Returns
+    -------
+    holoviews.Layout or holoviews.Text
+    """
+    if not len(cutouts):
+        return nothing("No cutouts")
+    height, width = cutouts.shape[1:]
+    pictures = [
+        hv.Image(cutout, bounds=(0, 0, width, height)).opts(
+            cmap="gray",
+            clim=(0, 255),
+            title=caption,
+            xaxis=None,
+            yaxis=None,
+            width=220,
+            height=240,
+            toolbar=None,
+            fontsize={"title": 8},
+        )
+        for cutout, caption in zip(cutouts, captions, strict=True)
+    ]
+    return hv.Layout(pictures).cols(columns)
+
+
+def night_name(night: int) -> str:
+    """Write a night given as YYYYMMDD the way people read it; 0 is not known."""
+    digits = f"{night:08d}"
+    return f"{digits[:4]}-{digits[4:6]}-{digits[6:]}" if night else "not known"
+
+
+def _by_label(scores: xr.Dataset, member: str) -> list[tuple[str, str, str, np.ndarray]]:
+    """Split a member's scores by its family's label: words, colour, dash, scores."""
+    values = scores["scores"].sel(model=member).values
+    name = f"label_{family_of(member)}"
+    labels = scores[name].values if name in scores else np.full(len(values), -1)
+    looked = ~np.isnan(values)
+    parts = [
+        (words, colour, dash, values[(labels == label) & looked])
+        for label, words, colour, dash in (*_LABELS, _UNLABELLED)
+    ]
+    return [part for part in parts if len(part[3])]
+
+
+def _line_style(name: str, names: Sequence[str]) -> dict[str, str]:
+    """Colour by family, dash by the member's place in it; the decision and the like in ink."""
+    colour = _FAMILY_COLOURS.get(family_of(name), INK)
+    relatives = [other for other in names if family_of(other) == family_of(name)]
+    return {"color": colour, "line_dash": _DASHES[relatives.index(name) % len(_DASHES)]}
+
+
+def _threshold_line(threshold: float) -> hv.VLine:
+    return hv.VLine(threshold).opts(color=INK, line_dash="dotted", line_width=1.5)
+
+
+def _overlay(elements: list[Any], **options: Any) -> hv.Overlay:
+    return hv.Overlay(elements).opts(hooks=[_dress], **options, **_SIZE)
+
+
+def _dress(plot: Any, element: Any) -> None:
+    """Give a figure the package's look: quiet axes, readable text, no box."""
+    figure = plot.state
+    figure.background_fill_color = figure.border_fill_color = CARD
+    figure.outline_line_color = None
+    figure.title.text_color, figure.title.text_font_size = INK, "11pt"
+    figure.title.text_font = "system-ui, sans-serif"
+    for axis in figure.axis:
+        axis.axis_label_text_color = axis.major_label_text_color = SOFT
+        axis.axis_label_text_font = axis.major_label_text_font = "system-ui, sans-serif"
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font_size, axis.major_label_text_font_size = "10pt", "9pt"
+        axis.axis_line_color = axis.major_tick_line_color = GRID
+        axis.minor_tick_line_color = None
+        axis.major_tick_in = 0
+    for grid in figure.grid:
+        grid.visible, grid.grid_line_color = True, GRID
+    for legend in figure.legend:
+        legend.label_text_color, legend.label_text_font = INK, "system-ui, sans-serif"
+        legend.label_text_font_size = "9pt"
+        legend.background_fill_color, legend.background_fill_alpha = CARD, 0.8
+        legend.border_line_color = None
+        legend.padding, legend.spacing, legend.margin = 4, 0, 4
+        legend.glyph_height = legend.label_height = 14
+
+
+def _without_grid(plot: Any, element: Any) -> None:
+    for grid in plot.state.grid:
+        grid.visible = False

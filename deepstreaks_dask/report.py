@@ -1,4 +1,8 @@
-"""One self-contained page that says how a run went: figures, pictures, best and worst cutouts."""
+"""One self-contained page that says how a run went: figures, pictures, best and worst cutouts.
+
+Whatever the size of the archive the page holds histograms, thinned curves and a few dozen cutouts, never
+the scores themselves. Its content security policy forbids it to load anything.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +17,41 @@ import jinja2
 import numpy as np
 import pandas as pd
 import xarray as xr
-from bokeh.embed import components
-from bokeh.resources import INLINE
+from bokeh.embed import json_item
+from bokeh.resources import Resources
 from PIL import Image
 
 from deepstreaks_dask import archive as archives
 from deepstreaks_dask import plots
 from deepstreaks_dask.campaign import open_scores
+from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation import (
     Estimate,
     Evaluation,
     evaluate,
+    family_scores,
     plausibility_labels,
-    precision_recall,
-    roc,
+    rate,
 )
-from deepstreaks_dask.families import Decision, family_of
+from deepstreaks_dask.families import Decision
+from deepstreaks_dask.simulate.streaks import KINDS
+from deepstreaks_dask.storage import locate, write_whole
 
-_GALLERY = 12
-_QUARANTINE = 50
+GALLERY = 12
+"""Cutouts in each gallery."""
+
+QUARANTINE = 50
+"""Refused inputs that are listed one by one."""
+
+# Counts printed by Duev et al. 2019: the test set of rb, sl and kd, and known near-Earth asteroids
+_PUBLISHED_TEST_TPR = rate(267, 269)
+_PUBLISHED_TEST_FPR = rate(4, 248)
+_PUBLISHED_KNOWN = rate(202, 210)
 
 
 def write_report(
     archive: str | os.PathLike[str],
-    path: Path,
+    path: str | os.PathLike[str] = "report.html",
     *,
     run: str = "default",
     decision: Decision | None = None,
@@ -47,8 +62,8 @@ def write_report(
     ----------
     archive : str or path
         Path or URL of a scored archive.
-    path : Path
-        The file to write.
+    path : str or path
+        The file to write, replaced in one step if it is there.
     run : str
         Which run.
     decision : Decision, optional
@@ -58,52 +73,48 @@ def write_report(
     -------
     Evaluation
         What the report shows.
+
+    Raises
+    ------
+    DeepStreaksError
+        If there is no such archive or run, or the file cannot be written.
     """
-    scores = open_scores(archive, run)
     decision = decision or Decision()
-    decided = decision.apply(scores)
+    scores = open_scores(archive, run)
     evaluation = evaluate(scores, decision)
-    members = [str(name) for name in scores["model"].values]
-    values = scores["scores"].values
-    curves, pr_curves = {}, {}
-    for column, member in enumerate(members):
-        name = f"label_{family_of(member)}"
-        curves[member] = roc(scores[name].values, values[:, column])
-        pr_curves[member] = precision_recall(scores[name].values, values[:, column])
-    decision_plots = [plots.venn_bars(evaluation.venn)]
-    if evaluation.labelled:
-        decision_plots = [
-            plots.confusion_matrix(evaluation.joint),
-            plots.night_rates(evaluation.nights, "tpr"),
-            plots.night_rates(evaluation.nights, "fpr"),
-            *decision_plots,
-        ]
-    score_plots = [plots.score_histogram(scores, member) for member in members]
-    if evaluation.labelled:
-        score_plots += [plots.roc_curves(curves), plots.precision_recall_curves(pr_curves)]
-    models = [hv.render(element) for element in (*decision_plots, *score_plots)]
-    script, divs = components(models)
+    decided = decision.apply(scores)
+    charts = _charts(scores, decision, evaluation)
     quarantine = archives.quarantine(archive)
     page = _environment().get_template("report.html.j2")
     html = page.render(
-        name=Path(str(archive)).name,
-        provenance=scores.attrs,
+        name=locate(archive)[1].rsplit("/", 1)[-1],
+        run=scores.attrs["run"],
+        updated=str(scores.attrs["updated"]).replace("T", " ")[:16],
         evaluation=evaluation,
-        simulated=int((scores["kind"].values != "").sum()) if _is_simulated(scores) else 0,
+        simulated=_simulated(scores),
         failures=scores.attrs["failures"],
         tiles=_tiles(evaluation),
-        decision_plots=divs[: len(decision_plots)],
-        score_plots=divs[len(decision_plots) :],
-        tables=_tables(evaluation),
+        published=_published(evaluation),
+        charts=[(title, [_bokeh(chart) for chart in shown]) for title, shown in charts],
+        classifiers=_classifiers(evaluation),
+        kinds=evaluation.kinds.to_dict("records"),
+        nights=_nights(evaluation.nights),
         galleries=_galleries(archive, decided, evaluation.labelled),
-        quarantine=quarantine.head(_QUARANTINE).to_dict("records"),
+        quarantine=quarantine.head(QUARANTINE).to_dict("records"),
+        reasons=quarantine["reason"].value_counts().to_dict(),
         quarantined=len(quarantine),
         facts=_facts(scores, decision),
-        resources=INLINE.render(),
-        script=script,
+        bokeh=Resources(mode="inline", components=["bokeh"], log_level="error").js_raw,
+        colours=plots.DARK,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    target = Path(path)
+    try:
+        fs, root = locate(target.absolute())
+        write_whole(fs, root, html.encode())
+    except OSError as error:
+        raise DeepStreaksError(
+            f"{path}: the report cannot be written there ({error.strerror or error}): name another file"
+        ) from error
     return evaluation
 
 
@@ -112,138 +123,261 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("deepstreaks_dask"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    # BokehJS reads a model before what refers to it: keys stay in their order
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
     environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.filters["night"] = plots.night_name
     return environment
 
 
-def _is_simulated(scores: xr.Dataset) -> bool:
-    return any(
-        str(source).startswith("simulation") for source in scores["source"].values[:1000]
-    ) or (set(scores["kind"].values) > {"nea", "dipole"})
+def _simulated(scores: xr.Dataset) -> int:
+    """Count the cutouts that bear the simulator's marks: its name as their source, or its kinds.
+
+    Three kinds of the simulator's and none of anyone else's are taken for its marks; a person who sorts real
+    cutouts is unlikely to name them so.
+    """
+    kinds = scores["kind"].values
+    sources = scores["source"].values.astype(np.dtypes.StringDType())
+    by_source = np.strings.startswith(sources, "simulation")
+    known = set(pd.unique(kinds)) - {""}
+    by_kind = len(known) >= 3 and known <= set(KINDS)
+    return int((by_source | ((kinds != "") & by_kind)).sum())
 
 
-def _text(estimate: Estimate) -> str:
-    return (
-        f"95 %: {estimate.low:.4f} to {estimate.high:.4f}, {estimate.count:,} of {estimate.total:,}"
-    )
+def _charts(
+    scores: xr.Dataset, decision: Decision, evaluation: Evaluation
+) -> list[tuple[str, list[Any]]]:
+    """Pictures section by section; what has nothing to show is left out."""
+    members = [str(name) for name in scores["model"].values]
+    decided = [plots.venn(evaluation.venn)]
+    if evaluation.labelled:
+        joint = plots.confusion(evaluation.joint)
+        nights = [plots.night_rates(evaluation.nights, which) for which in ("tpr", "fpr")]
+        decided = [joint, *decided, *nights]
+    curves = []
+    if evaluation.curves:
+        at = (evaluation.joint.fpr.value, evaluation.joint.tpr.value)
+        curves = [
+            plots.roc(evaluation.curves, at=at),
+            plots.precision_recall(evaluation.curves),
+        ]
+    distributions = [
+        plots.score_histogram(scores, member, threshold=decision.threshold(member))
+        for member in members
+    ]
+    sections = [("Decision", decided), ("Curves", curves), ("Scores", distributions)]
+    return [(title, shown) for title, shown in sections if shown]
 
 
-def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
-    tiles = [
+def _bokeh(chart: Any) -> dict[str, Any]:
+    """Turn a picture into what BokehJS draws, as wide as the page lets it."""
+    figure = hv.render(chart)
+    figure.sizing_mode = "stretch_width"
+    return dict(json_item(figure))
+
+
+def _tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Headline figures; each rate with a scale from 0 to 100 % of its width for the interval's bar."""
+    tiles: list[dict[str, Any]] = [
         {
-            "title": "plausible candidates",
+            "title": "Plausible candidates",
             "value": f"{evaluation.plausible:,}",
             "note": f"of {evaluation.decided:,} decided cutouts",
         }
     ]
-    if evaluation.labelled:
-        tpr, fpr, precision = (getattr(evaluation.joint, k) for k in ("tpr", "fpr", "precision"))
-        tiles += [
-            {
-                "title": "true-positive rate (published: 0.96 to 0.98)",
-                "value": f"{tpr.value:.3f}",
-                "note": _text(tpr),
-            },
-            {
-                "title": "false-positive rate (published: below 0.01)",
-                "value": f"{fpr.value:.4f}",
-                "note": _text(fpr),
-            },
-            {"title": "precision", "value": f"{precision.value:.3f}", "note": _text(precision)},
-        ]
-    return tiles
-
-
-def _tables(evaluation: Evaluation) -> list[dict[str, Any]]:
-    def interval(row: pd.Series, name: str) -> str:
-        if not np.isfinite(row[name]):
-            return "not measured"
-        return f"{row[name]:.4f} [{row[f'{name}_low']:.4f}, {row[f'{name}_high']:.4f}]"
-
-    tables = [
-        {
-            "title": "Members",
-            "head": ["member", "threshold", "positives", "negatives", "AUC", "TPR", "FPR"],
-            "rows": [
-                [
-                    row["member"],
-                    f"{row['threshold']:.2f}",
-                    f"{row['n_pos']:,}",
-                    f"{row['n_neg']:,}",
-                    *(interval(row, name) for name in ("auc", "tpr", "fpr")),
-                ]
-                for _, row in evaluation.members.iterrows()
-            ],
-        }
+    if not evaluation.labelled:
+        return tiles
+    joint = evaluation.joint
+    tpr, fpr = joint.tpr, joint.fpr
+    return [
+        *tiles,
+        _rate_tile("True-positive rate", tpr, plots.PUBLISHED_TPR, "0.96 to 0.98", down=True),
+        _rate_tile("False-positive rate", fpr, (0, plots.PUBLISHED_FPR), "below 0.01"),
+        _rate_tile("Precision", joint.precision, None, "varies with the mix of kinds"),
     ]
-    if len(evaluation.kinds):
-        tables.append(
-            {
-                "title": "What the decision lets through, by kind",
-                "head": ["kind", "cutouts", "plausible", "share"],
-                "rows": [
-                    [
-                        row["kind"],
-                        f"{row['cutouts']:,}",
-                        f"{row['plausible']:,}",
-                        f"{row['share']:.4f} [{row['low']:.4f}, {row['high']:.4f}]",
-                    ]
-                    for _, row in evaluation.kinds.iterrows()
-                ],
-            }
-        )
-    return tables
+
+
+def _rate_tile(
+    title: str,
+    estimate: Estimate,
+    published: tuple[float, float] | None,
+    words: str,
+    *,
+    down: bool = False,
+) -> dict[str, Any]:
+    if not estimate.total:
+        return {"title": title, "value": "none", "note": "no cutout to measure it on"}
+    tile: dict[str, Any] = {
+        "title": title,
+        "value": f"{estimate.value:.4f}",
+        "note": f"95 %: {estimate.low:.4f} to {estimate.high:.4f}",
+        "counts": f"{estimate.count:,} of {estimate.total:,}",
+        "words": words if published is None else f"Duev et al. 2019: {words}",
+    }
+    # rates near 1 are shown on a scale down from 1, those near 0 on one up from 0
+    ends = [estimate.low, estimate.high, *(published or ())]
+    first, last = (min(0.9, min(ends) - 0.01), 1.0) if down else (0.0, max(0.02, 1.1 * max(ends)))
+    if published is None:
+        first, last = 0.0, 1.0
+    spans = {"interval": (estimate.low, estimate.high), "band": published or (0.0, 0.0)}
+    for name, (low, high) in spans.items():
+        left, right = (100 * (end - first) / (last - first) for end in (low, high))
+        tile[name] = {"left": f"{left:.2f}", "width": f"{max(right - left, 0):.2f}"}
+    tile["dot"] = f"{100 * (estimate.value - first) / (last - first):.2f}"
+    tile["ends"] = (f"{first:.2f}", f"{last:.2f}")
+    return tile
+
+
+def _published(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
+    """The figures of Duev et al. (2019) beside this run's: what, ours, theirs, on which data."""
+    joint, nights = evaluation.joint, evaluation.nights
+    ours_tpr, ours_fpr = (_counted(estimate) for estimate in (joint.tpr, joint.fpr))
+    test, known = "their test set, rb, sl and kd", "known near-Earth asteroids, 2018-10 to 2019-01"
+    return [
+        ("True-positive rate", ours_tpr, "0.96 to 0.98", "real ZTF nights"),
+        ("… night by night", _span(nights["tpr"]), "0.96 to 0.98", "real ZTF nights"),
+        ("… on a test set", "", _counted(_PUBLISHED_TEST_TPR), test),
+        ("… on known asteroids", "", _counted(_PUBLISHED_KNOWN), known),
+        ("False-positive rate", ours_fpr, "below 0.01", "real ZTF nights"),
+        ("… night by night", _span(nights["fpr"]), "below 0.01", "real ZTF nights"),
+        ("… on a test set", "", _counted(_PUBLISHED_TEST_FPR), test),
+        ("Area under the ROC curve", str(evaluation.joint_auc), "not given", ""),
+    ]
+
+
+def _counted(estimate: Estimate) -> str:
+    return (
+        f"{estimate}, {estimate.count:,} of {estimate.total:,}"
+        if estimate.total
+        else "not measured"
+    )
+
+
+def _span(rates: pd.Series) -> str:
+    known = rates.dropna()
+    return f"{known.min():.4f} to {known.max():.4f}" if len(known) else "not measured"
+
+
+def _interval(row: pd.Series, name: str) -> str:
+    if not np.isfinite(row[name]):
+        return "not measured"
+    return f"{row[name]:.4f} [{row[f'{name}_low']:.4f}, {row[f'{name}_high']:.4f}]"
+
+
+def _classifiers(evaluation: Evaluation) -> list[list[str]]:
+    """Rows of the table of members, then of the families that have several."""
+    rows = [
+        [row["member"], f"{row['threshold']:g}", *_classifier_cells(row)]
+        for _, row in evaluation.members.iterrows()
+    ]
+    several = evaluation.members["family"].value_counts() > 1
+    rows += [
+        [f"{row['family']}, any member", "", *_classifier_cells(row)]
+        for _, row in evaluation.families.iterrows()
+        if several[row["family"]]
+    ]
+    return rows
+
+
+def _classifier_cells(row: pd.Series) -> list[str]:
+    counts = [f"{row[name]:,}" for name in ("n_pos", "n_neg")]
+    return counts + [_interval(row, name) for name in ("auc", "tpr", "fpr")]
+
+
+def _nights(nights: pd.DataFrame) -> list[list[str]]:
+    return [
+        [
+            plots.night_name(int(row["night"])),
+            f"{row['cutouts']:,}",
+            f"{row['plausible']:,}",
+            f"{row['n_pos']:,}",
+            _interval(row, "tpr"),
+            f"{row['n_neg']:,}",
+            _interval(row, "fpr"),
+        ]
+        for _, row in nights.iterrows()
+    ]
 
 
 def _galleries(
     archive: str | os.PathLike[str], decided: xr.Dataset, labelled: bool
 ) -> list[dict[str, Any]]:
-    values = decided["scores"].values
-    names = [str(name) for name in decided["family"].values]
-    members = [str(name) for name in decided["model"].values]
-    best = np.stack(
-        [
-            np.fmax.reduce(values[:, [family_of(m) == name for m in members]], axis=1)
-            for name in names
-        ],
-        axis=1,
-    )
-    weakest = np.nan_to_num(
-        best.min(axis=1), nan=-1.0
-    )  # the AND of families is as good as its weakest
-    plausible, labels = decided["plausible"].values, plausibility_labels(decided)
-    order = np.argsort(-weakest, kind="stable")
-    chosen = {"Best candidates": order[plausible[order]]}
+    """Choose the cutouts to look at; an AND of families is as sure as its weakest one."""
+    best, plausible = family_scores(decided), decided["plausible"].values
+    weakest = np.fmin.reduce(best, axis=1)
+    order = np.argsort(-np.nan_to_num(weakest, nan=-1.0), kind="stable")
+    settled = ~decided["undecided"].values & ~np.isnan(weakest)
+    chosen = [
+        (
+            "Best candidates",
+            "Plausible, the surest first: by the score of the weakest family.",
+            order[plausible[order]],
+        )
+    ]
     if labelled:
-        wrong = (labels == 1) & ~plausible
-        chosen["Missed asteroids, the worst first"] = order[::-1][wrong[order[::-1]]]
-        wrong = (labels == 0) & plausible
-        chosen["False positives, the worst first"] = order[wrong[order]]
+        labels = plausibility_labels(decided)
+        missed = (labels == 1) & ~plausible & settled
+        false = (labels == 0) & plausible
+        chosen += [
+            (
+                "Missed",
+                "Labelled plausible but rejected, the furthest off first.",
+                order[::-1][missed[order[::-1]]],
+            ),
+            (
+                "False positives",
+                "Plausible but labelled otherwise, the surest first.",
+                order[false[order]],
+            ),
+        ]
+    else:
+        rejected = ~plausible & settled
+        chosen += [
+            (
+                "Barely plausible",
+                "Plausible, the least sure first.",
+                order[::-1][plausible[order[::-1]]],
+            ),
+            ("Barely rejected", "Rejected, the nearest first.", order[rejected[order]]),
+        ]
     pixels = archives.open_archive(archive)["cutouts"]
     return [
         {
             "title": title,
-            "cutouts": [
-                _cutout(pixels, decided, int(row), best[row], names) for row in rows[:_GALLERY]
-            ],
+            "words": words,
+            "total": len(rows),
+            "cutouts": [_cutout(pixels, decided, best, int(row)) for row in rows[:GALLERY]],
         }
-        for title, rows in chosen.items()
+        for title, words, rows in chosen
     ]
 
 
 def _cutout(
-    pixels: xr.DataArray, decided: xr.Dataset, row: int, best: np.ndarray, names: list[str]
-) -> dict[str, str]:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[row].values).save(buffer, "PNG")
-    one = decided.isel(cutout=row)
-    text = ", ".join(f"{name} {score:.2f}" for name, score in zip(names, best, strict=True))
-    kind = f", {one['kind'].item()}" if one["kind"].item() else ""
+    pixels: xr.DataArray, decided: xr.Dataset, best: np.ndarray, row: int
+) -> dict[str, Any]:
+    try:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[row].values).save(buffer, "PNG")
+        png = base64.b64encode(buffer.getvalue()).decode()
+    except Exception:  # a damaged shard fails in its codec's own way; the rest of the page stands
+        png = ""
     return {
-        "id": str(one["id"].item()),
-        "text": f"{one['night'].item()}{kind}: {text}",
-        "png": base64.b64encode(buffer.getvalue()).decode(),
+        "id": str(decided["id"].values[row]),
+        "night": int(decided["night"].values[row]),
+        "kind": str(decided["kind"].values[row]),
+        "png": png,
+        "scores": [
+            (str(name), "none" if np.isnan(score) else f"{score:.3f}", bool(passed))
+            for name, score, passed in zip(
+                decided["family"].values,
+                best[row],
+                decided["family_pass"].values[row],
+                strict=True,
+            )
+        ],
     }
 
 
@@ -251,11 +385,8 @@ def _facts(scores: xr.Dataset, decision: Decision) -> list[tuple[str, str]]:
     attrs = scores.attrs
     facts = [("archive", attrs["url"]), ("run", attrs["run"]), ("zoo", attrs["zoo"])]
     for member in attrs["members"]:
-        facts.append(
-            (
-                f"{member['name']}@{member['version']}",
-                f"threshold {decision.threshold(member['name']):g}, sha256 {member['sha256'][:16]}…",
-            )
-        )
+        limit = decision.threshold(member["name"])
+        words = f"threshold {limit:g}, weights sha256 {member['sha256']}"
+        facts.append((f"{member['name']}@{member['version']}", words))
     keys = ("deepstreaks_dask", "keras", "backend", "dtype", "batch", "started", "updated")
     return facts + [(key, str(attrs[key])) for key in keys]
