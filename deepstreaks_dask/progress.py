@@ -1,58 +1,99 @@
 """Progress bars for everything that takes longer than a breath: count, rate, time left.
 
-They go to standard error, work in a terminal and in a notebook, and leave one plain line where there is
-neither.
+They go to standard error in a terminal and beneath the cell in a notebook, and leave one plain line
+where there is neither.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from html import escape
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 
 class Bar:
-    """A bar that is being shown: ``advance(n)`` moves it."""
+    """A count on its way to a total: ``advance(n)`` moves it."""
 
-    def __init__(self) -> None:
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        self.description, self.total, self.unit = description, total, unit
         self.done = 0
+        self._start = self._moved = time.monotonic()
 
     def advance(self, n: int = 1) -> None:
         """Say that ``n`` more are done."""
         self.done += n
+        self._moved = time.monotonic()
+
+    @property
+    def rate(self) -> float:
+        """Units a second from the start to the last step; 0 before the first.
+
+        A mean, since a step may take a minute: a window of seconds would find it empty.
+        """
+        return self.done / max(self._moved - self._start, 1e-9)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds to go at this rate, counted down between steps; NaN before the first."""
+        if not self.done:
+            return float("nan")
+        left = (self.total - self.done) / self.rate
+        return max(left - (time.monotonic() - self._moved), 0.0)
+
+    @property
+    def pace(self) -> str:
+        """Rate and time left, ``512 cutouts/s, 0:01:20 left``."""
+        if not self.done:
+            return ""
+        rate = f"{self.rate:,.0f}" if self.rate >= 10 else f"{self.rate:.2g}"
+        return f"{rate} {self.unit}/s, {timedelta(seconds=round(self.seconds_left))} left"
+
+    def __str__(self) -> str:
+        return f"{self.description}: {self.done:,} of {self.total:,} {self.unit}, {self.pace}"
 
 
-class _RichBar(Bar):
-    def __init__(self, progress: Progress, task: int) -> None:
-        super().__init__()
-        self._progress, self._task = progress, task
+class _TerminalBar(Bar):
+    def __init__(self, progress: Progress, description: str, total: int, unit: str) -> None:
+        super().__init__(description, total, unit)
+        self._progress = progress
+        self._task = progress.add_task(description, total=total, bar=self)
 
     def advance(self, n: int = 1) -> None:
         super().advance(n)
-        self._progress.advance(self._task, n)  # type: ignore[arg-type]
+        self._progress.advance(self._task, n)
 
 
-class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
-
+class _Pace(ProgressColumn):
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {self.unit}/s" if speed else "", style="progress.data.speed")
+        return Text(task.fields["bar"].pace, style="progress.data.speed")
+
+
+class _NotebookBar(Bar):
+    """An HTML progress element, replaced as it moves: needs no widgets and stays in the saved notebook."""
+
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        super().__init__(description, total, unit)
+        self._shown = time.monotonic()
+        notebook = importlib.import_module("IPython.display")  # there, since this is one
+        self._handle = notebook.display(self, display_id=True)
+
+    def advance(self, n: int = 1) -> None:
+        super().advance(n)
+        if self._moved - self._shown > 0.2 or self.done >= self.total:
+            self._shown = self._moved
+            self._handle.update(self)
+
+    def _repr_html_(self) -> str:
+        element = f'<progress value="{self.done}" max="{max(self.total, 1)}"></progress>'
+        return f"{element} {escape(str(self))}"
 
 
 @contextmanager
@@ -77,23 +118,22 @@ def progress_bar(
     Bar
         Call its ``advance(n)``.
     """
-    if not show:
-        yield Bar()
-        return
     console = Console(stderr=True)
-    if console.is_terminal or console.is_jupyter:
+    if not show:
+        yield Bar(description, total, unit)
+    elif console.is_jupyter:
+        yield _NotebookBar(description, total, unit)
+    elif console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            _Rate(unit),
-            TimeRemainingColumn(),
+            _Pace(),
         )
         with Progress(*columns, console=console) as progress:
-            yield _RichBar(progress, progress.add_task(description, total=total))
-        return
-    bar, start = Bar(), time.monotonic()
-    yield bar
-    seconds = max(time.monotonic() - start, 1e-9)
-    rate = f"{bar.done / seconds:,.0f} {unit}/s"
-    print(f"{description}: {bar.done:,} of {total:,} {unit}, {rate}", file=sys.stderr)
+            yield _TerminalBar(progress, description, total, unit)
+    else:
+        bar = Bar(description, total, unit)
+        yield bar
+        rate = f"{bar.done / max(time.monotonic() - bar._start, 1e-9):,.0f} {unit}/s"
+        print(f"{description}: {bar.done:,} of {total:,} {unit}, {rate}", file=sys.stderr)
