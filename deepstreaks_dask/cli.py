@@ -10,9 +10,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
-# Before TensorFlow is imported by anything below: its start-up chatter is no message of ours.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -49,6 +46,8 @@ console = Console()
 
 def main() -> None:
     """Run the command line; a mistake of the user's becomes one line and exit status 1."""
+    if not os.environ.get("DEEPSTREAKS_DEBUG"):
+        _silence_native_code()
     try:
         app()
     except DeepStreaksError as error:
@@ -397,6 +396,15 @@ def archive_verify(archive: ArchiveArg, as_json: JsonOption = False) -> None:
             print(f"{shard.key}: rows {shard.first} to {shard.last}: {shard.why}")
         print(f"{result.shards} shards, {len(result.damaged)} damaged")
     raise typer.Exit(0 if result.ok else 2)
+
+
+def _silence_native_code() -> None:
+    """Keep standard error for Python: TensorFlow and CUDA write to it what is no message of ours.
+
+    They do so from native code, before their logging can be configured. ``DEEPSTREAKS_DEBUG=1`` lets them.
+    """
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _thresholds(given: list[str] | None) -> dict[str, float]:
