@@ -41,7 +41,8 @@ PUBLISHED_FPR = 0.01
 
 _FAMILY_COLOURS = {"rb": BLUE, "sl": ORANGE, "kd": GREEN, "os": PURPLE}
 _DASHES = ("solid", "dashed", "dotted", "dotdash")
-_SIZE: dict[str, Any] = {"width": 520, "height": 320, "toolbar": None}
+# no panning or zooming: a finger on a picture scrolls the page
+_SIZE: dict[str, Any] = {"width": 520, "height": 320, "toolbar": None, "default_tools": []}
 _LABELS = ((1, "label 1", BLUE, "solid"), (0, "label 0", ORANGE, "solid"))
 _UNLABELLED = (-1, "no label", SOFT, "dashed")
 _MOST_TICKS = 12
@@ -355,6 +356,7 @@ def gallery(cutouts: np.ndarray, captions: Sequence[str], *, columns: int = 4) -
             width=220,
             height=240,
             toolbar=None,
+            default_tools=[],
             fontsize={"title": 8},
         )
         for cutout, caption in zip(cutouts, captions, strict=True)

@@ -43,6 +43,9 @@ GALLERY = 12
 QUARANTINE = 50
 """Refused inputs that are listed one by one."""
 
+KINDS_SHOWN = 40
+"""Kinds of cutouts in the table, the commonest."""
+
 # Counts printed by Duev et al. 2019: the test set of rb, sl and kd, and known near-Earth asteroids
 _PUBLISHED_TEST_TPR = rate(267, 269)
 _PUBLISHED_TEST_FPR = rate(4, 248)
@@ -97,7 +100,7 @@ def write_report(
         published=_published(evaluation),
         charts=[(title, [_bokeh(chart) for chart in shown]) for title, shown in charts],
         classifiers=_classifiers(evaluation),
-        kinds=evaluation.kinds.to_dict("records"),
+        kinds=_kinds(evaluation.kinds).to_dict("records"),
         nights=_nights(evaluation.nights),
         galleries=_galleries(archive, decided, evaluation.labelled),
         quarantine=quarantine.head(QUARANTINE).to_dict("records"),
@@ -176,7 +179,10 @@ def _bokeh(chart: Any) -> dict[str, Any]:
     """Turn a picture into what BokehJS draws, as wide as the page lets it."""
     figure = hv.render(chart)
     figure.sizing_mode = "stretch_width"
-    return dict(json_item(figure))
+    figure.output_backend = "canvas"  # browsers have few WebGL contexts for a page's many charts
+    item: Any = json_item(figure)
+    item["doc"].pop("defs", None)  # Panel's models, of which a chart has none
+    return dict(item)
 
 
 def _tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -285,6 +291,10 @@ def _classifiers(evaluation: Evaluation) -> list[list[str]]:
 def _classifier_cells(row: pd.Series) -> list[str]:
     counts = [f"{row[name]:,}" for name in ("n_pos", "n_neg")]
     return counts + [_interval(row, name) for name in ("auc", "tpr", "fpr")]
+
+
+def _kinds(kinds: pd.DataFrame) -> pd.DataFrame:
+    return kinds.loc[kinds["cutouts"].nlargest(KINDS_SHOWN).index.sort_values()]
 
 
 def _nights(nights: pd.DataFrame) -> list[list[str]]:
