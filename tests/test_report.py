@@ -27,10 +27,11 @@ FAMILIES = ("rb", "sl", "kd", "os")
 HOSTILE = "</script><img src=https://evil.example/x onerror=alert(1)>\"'&"
 
 
+VOID = {"meta", "img", "br", "link", "path", "circle"}
+
+
 class Page(HTMLParser):
     """A page as a browser takes it apart."""
-
-    VOID = {"meta", "img", "br", "link", "path", "circle"}
 
     def __init__(self, text):
         super().__init__()
@@ -40,11 +41,11 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
+        if tag not in VOID:
             self.open.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
-        if tag not in self.VOID:
+        if tag not in VOID:
             assert self.open.pop()[0] == tag, f"</{tag}> closes something else"
 
     def handle_data(self, data):
@@ -186,7 +187,7 @@ def test_galleries_show_the_right_cutouts(labelled, tmp_path):
 
 def test_user_data_never_becomes_markup(tmp_path):
     def page(text):
-        url = tmp_path / f"archive{len(text)}.zarr"
+        url = tmp_path / f"<blink>{len(text)}.zarr"
         create(url, shard=64)
         batch = labelled_batch(
             id=np.array([f"{text}{k}" for k in range(60)], dtype=object),
@@ -202,9 +203,10 @@ def test_user_data_never_becomes_markup(tmp_path):
 
     tame, hostile = page("tame"), page(HOSTILE)
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in tame.tags]
-    names = [sorted(attributes) for _, attributes in hostile.tags]
-    assert names == [sorted(attributes) for _, attributes in tame.tags]
-    assert "onerror" not in sum(names, [])
+    names = [set(attributes) for _, attributes in hostile.tags]
+    assert names == [set(attributes) for _, attributes in tame.tags]
+    assert "onerror" not in set.union(*names)
+    assert "blink" not in [tag for tag, _ in hostile.tags]
     assert hostile.text.count(HOSTILE) >= 5
     assert len(hostile.items) == len(tame.items)
 
@@ -329,7 +331,7 @@ def test_a_hundred_thousand_scores_fit_a_small_page(labelled, tmp_path, monkeypa
 
 def test_a_place_that_cannot_be_written_is_named(labelled, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DeepStreaksError, match="page.html"):
+    with pytest.raises(DeepStreaksError, match=r"page\.html"):
         write_report(labelled, tmp_path / "file" / "page.html")
     folder = tmp_path / "folder"
     folder.mkdir()
