@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from importlib.metadata import version
 from itertools import islice
 from typing import Any
 
@@ -250,10 +251,13 @@ def _open_run(
         if array.shape[0] < total:
             array.resize((total, array.shape[1]))
         return group
+    if any(family_of(str(member["name"])) != member["family"] for member in wanted):
+        raise CampaignError("a member's name must begin with its family and an underscore")
+    # A run exists once it has scores; "w" clears away what a kill before that has left.
     group = zarr.open_group(
         url,
         path=f"runs/{run}",
-        mode="a",
+        mode="w",
         zarr_format=3,
         attributes={
             "members": wanted,
@@ -261,6 +265,7 @@ def _open_run(
             "zoo": families.zoo or "shipped with deepstreaks_dask",
             "batch": batch,
             "backend": keras.backend.backend(),
+            "backend_version": version(keras.backend.backend()),
             "keras": keras.__version__,
             "dtype": "float32",
             "deepstreaks_dask": deepstreaks_dask.__version__,
@@ -269,8 +274,6 @@ def _open_run(
             "failures": [],
         },
     )
-    if any(family_of(str(member["name"])) != member["family"] for member in wanted):
-        raise CampaignError("a member's name must begin with its family and an underscore")
     group.create_array(
         "scores",
         shape=(total, len(wanted)),

@@ -111,6 +111,9 @@ class Decision:
         By member (``rb_vgg6``) or family (``rb``); a member's wins over its family's.
     default : float
         Threshold of every member that is not named; 0.5 as published.
+    deciding : tuple of str
+        Families that must all pass. None of them is asked for that a run has not scored; a run that has
+        scored none of them is decided by all that it has.
 
     Raises
     ------
@@ -120,6 +123,7 @@ class Decision:
 
     thresholds: Mapping[str, float] = field(default_factory=dict)
     default: float = 0.5
+    deciding: tuple[str, ...] = DECIDING
 
     def __post_init__(self) -> None:
         for name, value in {**self.thresholds, "default": self.default}.items():
@@ -138,6 +142,7 @@ class Decision:
         ----------
         scores : xarray.Dataset
             With ``scores(cutout, model)`` float32, NaN where a member has not looked, and ``model``.
+            Families other than the deciding ones get their ``family_pass``, and no say.
 
         Returns
         -------
@@ -166,8 +171,9 @@ class Decision:
         columns = [[family_of(member) == name for member in members] for name in names]
         family_pass = np.stack([passes[:, c].any(axis=1) for c in columns], axis=1)
         family_open = np.stack([missing[:, c].any(axis=1) for c in columns], axis=1)
-        plausible = family_pass.all(axis=1)
-        undecided = ~plausible & (family_pass | family_open).all(axis=1)
+        needed = [k for k, name in enumerate(names) if name in self.deciding] or slice(None)
+        plausible = family_pass[:, needed].all(axis=1)
+        undecided = ~plausible & (family_pass | family_open)[:, needed].all(axis=1)
         return scores.assign(
             family_pass=(("cutout", "family"), family_pass),
             plausible=("cutout", plausible),

@@ -167,12 +167,34 @@ def test_models_load_once_a_worker_and_do_not_travel(archive, zoo, client):
     assert len(pickle.dumps(Unit(str(archive), "x", 0, 64, zoo, members, 64))) < 2000
 
 
+def test_a_run_killed_before_it_had_scores_leaves_no_false_provenance(
+    archive, zoo, client, tmp_path, monkeypatch
+):
+    other = Zoo(tmp_path / "other")
+    keras.utils.set_random_seed(7)
+    other.save(build("vgg6"), Card("rb_vgg6", "9", "vgg6"))
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("zarr.Group.create_array", killed)
+        with pytest.raises(KeyboardInterrupt):
+            score(archive, Families.from_zoo(other.url, ["rb"]), client, progress=False)
+    assert list_runs(archive) == []
+    scored = score(archive, Families.from_zoo(zoo), client, progress=False)
+    assert [member["version"] for member in scored.attrs["members"]] == ["1", "1", "1"]
+    assert scored.attrs["models"] == ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
+
+
 def test_provenance(archive, zoo, client):
     scored = score(archive, Families.from_zoo(zoo), client, progress=False)
     member = scored.attrs["members"][0]
     assert (member["name"], member["family"], member["threshold"]) == ("rb_vgg6", "rb", 0.5)
     assert member["sha256"] == Zoo(zoo).card("rb_vgg6").sha256
-    assert {"batch", "backend", "keras", "deepstreaks_dask", "started"} <= set(scored.attrs)
+    assert {"batch", "backend", "backend_version", "keras", "deepstreaks_dask", "started"} <= set(
+        scored.attrs
+    )
     assert list_runs(archive) == ["default"]
 
 

@@ -50,6 +50,18 @@ def test_rule(values, thresholds):
     assert list(decided["undecided"].values) == [u for _, u in expected]
 
 
+def test_one_shot_has_no_say_beside_the_three_families():
+    both = dataset([[0.9, 0.9, 0.9, 0.9, 0.9]])
+    one_shot = xr.Dataset(
+        {"scores": (("cutout", "model"), np.float32([[0.1]]))}, {"model": ["os_vgg6"]}
+    )
+    decided = Decision().apply(xr.concat([both, one_shot], "model"))
+    assert decided["plausible"].item()
+    assert not decided["family_pass"].sel(family="os").item()
+    assert not Decision().apply(one_shot)["plausible"].item()  # alone, it decides
+    assert not Decision(deciding=("os",)).apply(decided)["plausible"].item()
+
+
 def test_mistakes_are_named(zoo):
     with pytest.raises(DeepStreaksError, match="did you mean 'kd_vgg6'"):
         Decision({"kd_vgg": 0.5}).apply(dataset(np.zeros((1, 5))))
