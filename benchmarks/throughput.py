@@ -7,7 +7,7 @@ For each architecture, on the same simulated cutouts and with the same weights:
 (c) the original service's way: open and resize every JPEG for this model, `predict` in batches of
     32, one upsert a cutout into SQLite.
 
-The three take turns, several times over, so that a busy machine slows them alike; rates are
+The three take turns in changing order, so that a busy machine slows them alike; rates are
 medians, and ratios are medians of the ratios within a turn. Each way runs once before it is timed.
 
     python benchmarks/throughput.py
@@ -20,6 +20,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -116,7 +117,11 @@ def _measure(
     expected = a()
     for way in (b, c):  # compare like with like, and leave loading and tracing behind
         np.testing.assert_allclose(way(), expected, atol=1e-4)
-    seconds = [{way.__name__: _seconds(way) for way in (a, b, c)} for _ in range(repeats)]
+    seconds = []
+    for turn in range(repeats):  # who goes first changes: a processor slows as it warms
+        ways = deque((a, b, c))
+        ways.rotate(turn)
+        seconds.append({way.__name__: _seconds(way) for way in ways})
     database.close()
     rates = {way: n / statistics.median(turn[way] for turn in seconds) for way in "abc"}
     ratios = {

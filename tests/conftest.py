@@ -4,11 +4,16 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
 
 from deepstreaks_dask.archive import CutoutBatch, append, create
+
+# A busy machine is no failure: what takes too long ends at pytest's own time limit.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 
 def random_batch(n, *, start=0, night=20260101, seed=0, **columns):
