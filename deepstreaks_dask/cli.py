@@ -170,7 +170,9 @@ def ingest(
 @app.command()
 def train(
     archive: ArchiveArg,
-    family: Annotated[str, typer.Option(help="rb, sl, kd or os.")],
+    family: Annotated[
+        list[str], typer.Option(help="rb, sl, kd or os. Repeated: trained together, saved apart.")
+    ],
     zoo: Annotated[str, typer.Option(help="Zoo that gets the network: a path or URL.")],
     architecture: Annotated[str, typer.Option(help="vgg6, resnet50 or densenet121.")] = "vgg6",
     version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "1",
@@ -178,12 +180,13 @@ def train(
     batch: Annotated[int, typer.Option(min=1)] = 32,
     rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0)] = 1,
+    precision: Annotated[str, typer.Option(help="float32 or mixed_bfloat16.")] = "float32",
     start: Annotated[
         str | None, typer.Option(help="Network of the same zoo whose weights to start from.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train one member on an archive's labels; whole nights are held out for the test.
+    """Train a member of a family, or of several at once; whole nights are held out for the test.
 
     Example: deepstreaks train week.zarr --family rb --zoo my-zoo --epochs 12
     """
@@ -195,8 +198,9 @@ def train(
 
     store = Zoo(zoo)
     dataset = open_archive(archive)
-    recipe = Recipe(epochs=epochs, batch=batch, learning_rate=rate, seed=seed)
-    with progress_bar(f"train {family}_{architecture}", epochs, unit="epochs") as bar:
+    recipe = Recipe(epochs=epochs, batch=batch, learning_rate=rate, seed=seed, precision=precision)
+    names = ", ".join(f"{name}_{architecture}" for name in family)
+    with progress_bar(f"train {names}", epochs, unit="epochs") as bar:
         training = run(
             dataset,
             family,
@@ -205,8 +209,15 @@ def train(
             start=store.load(start) if start else None,
             on_epoch=lambda *_: bar.advance(),
         )
-    card = save_member(store, training, dataset, family, architecture, version, start=start or "")
-    _say(as_json, {"model": card.ref, "sha256": card.sha256, **card.metrics})
+    cards = [
+        save_member(store, training, dataset, name, version, start=start or "") for name in family
+    ]
+    made = [{"model": card.ref, "sha256": card.sha256, **card.metrics} for card in cards]
+    if as_json:
+        _print_json(made)
+        return
+    for values in made:
+        _say(False, values)
 
 
 @app.command()

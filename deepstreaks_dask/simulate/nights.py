@@ -56,7 +56,7 @@ class Night:
         return cls(
             night,
             seed,
-            seeing=float(np.clip(rng.lognormal(np.log(2.2), 0.2), 1.5, 4.0)),
+            seeing=float(np.clip(rng.lognormal(np.log(2.2), 0.2), 1.7, 4.0)),
             sky=float(rng.lognormal(np.log(450), 0.7)),
             stars=float(rng.gamma(2.0, 5.0)),
         )
@@ -64,7 +64,7 @@ class Night:
     def conditions(self, rng: np.random.Generator) -> Conditions:
         """Draw the conditions of one exposure of this night."""
         return Conditions(
-            fwhm=float(np.clip(self.seeing * rng.lognormal(0, 0.12), 1.4, 5.0)),
+            fwhm=float(np.clip(self.seeing * rng.lognormal(0, 0.12), 1.6, 5.0)),
             sky=float(max(self.sky * rng.lognormal(0, 0.3), 60.0)),
             read_noise=float(rng.uniform(8, 12)),
             reference_depth=float(rng.uniform(12, 40)),

@@ -84,14 +84,40 @@ def _trail(
     return (trail / max(trail.max(), 1e-6)).astype(np.float32), along
 
 
-def _matched_peak(trail: np.ndarray, snr: float, noise: float) -> float:
-    """Peak in electrons that gives a unit trail the matched-filter ratio ``snr``."""
-    return float(snr * noise / np.sqrt((trail.astype(np.float64) ** 2).sum()))
+FINDER_THRESHOLD = 1.3
+"""A trail reaches this many noise sigmas a pixel, or the streak finder would not have cut it out."""
+
+
+def _brightness(
+    scene: Scene, trail: np.ndarray, faintest: float, spread: float, brightest: float
+) -> tuple[float, float]:
+    """Draw a trail's peak in electrons, and give the matched-filter ratio that goes with it.
+
+    ``faintest`` is the least ratio, above which its logarithm is exponential with the mean ``spread``;
+    ``brightest`` is the highest peak in noise sigmas.
+    """
+    noise = scene.conditions.noise
+    norm = float(np.sqrt((trail.astype(np.float64) ** 2).sum()))
+    least = max(faintest / norm, FINDER_THRESHOLD)
+    peak = min(least * float(np.exp(scene.rng.exponential(spread))), brightest)
+    return peak * noise, peak * norm
+
+
+_MOST_MASKED = 0.7  # nobody cuts out a picture that is hardly there
 
 
 def _mask_patches(scene: Scene, keep: np.ndarray | None = None, most: int = 4) -> None:
     """Mask rectangles as bright stars and chip edges leave them; ``keep`` stays mostly visible."""
     rng, half = scene.rng, scene.size / 2
+    most_hidden = rng.uniform(0, 0.25)
+
+    def too_much() -> bool:
+        if scene.masked.mean() > _MOST_MASKED:
+            return True
+        return keep is not None and bool((keep * scene.masked).sum() > most_hidden * keep.sum())
+
+    if too_much():  # by the masks of field stars
+        scene.masked[:] = False
     if rng.random() > 0.4:
         return
     before = scene.masked.copy()
@@ -106,7 +132,7 @@ def _mask_patches(scene: Scene, keep: np.ndarray | None = None, most: int = 4) -
             x, y = rng.uniform(-half, half, 2)
             w, h = rng.uniform(6, 30, 2)
             scene.mask_box(x - w, x + w, y - h, y + h)
-    if keep is not None and (keep * scene.masked).sum() > rng.uniform(0, 0.25) * keep.sum():
+    if too_much():
         scene.masked = before
 
 
@@ -117,11 +143,10 @@ def _near_earth_asteroid(scene: Scene) -> Streak:
     angle = rng.uniform(0, np.pi)
     reach = min(8.0, max(2.0, 0.46 * scene.size - length / 2))
     x, y = np.clip(rng.normal(0, 3, 2), -reach, reach)
-    width = max(c.sigma * rng.uniform(0.9, 1.25), 0.6)
+    width = max(c.sigma * rng.uniform(0.95, 1.25), 0.65)
     trail, _ = _trail(scene, x, y, angle, length, width)
-    faintest = 10.0
-    snr = float(faintest * np.exp(rng.exponential(1.3)))
-    light = trail * min(_matched_peak(trail, snr, c.noise), 200 * c.noise)
+    peak, snr = _brightness(scene, trail, faintest=10, spread=1.3, brightest=200)
+    light = trail * peak
     scene.light += light
     _mask_patches(scene, keep=trail)
     return Streak(length, angle, float(light.sum()), snr)
@@ -140,8 +165,8 @@ def _satellite(scene: Scene) -> Streak:
         c.sigma * (rng.uniform(0.9, 1.3) if rng.random() < 0.8 else rng.uniform(1.3, 3)), 0.6
     )
     trail, _ = _trail(scene, x, y, angle, length, width)
-    snr = float(18 * np.exp(rng.exponential(1.3)))
-    light = trail * min(_matched_peak(trail, snr, c.noise), 300 * c.noise)
+    peak, snr = _brightness(scene, trail, faintest=18, spread=1.3, brightest=300)
+    light = trail * peak
     scene.light += light
     if rng.random() < 0.08:  # two satellites of one launch
         twin, _ = _trail(scene, x + rng.uniform(-30, 30), y, angle, length, width)
@@ -163,8 +188,8 @@ def _tumbler(scene: Scene) -> Streak:
     flash = 0.5 * (erf((duty / 2 - np.abs(cycle - 0.5)) / (np.sqrt(2) * soft)) + 1)
     floor = rng.uniform(0, 0.3) if rng.random() < 0.5 else 0.0
     trail = trail * (floor + (1 - floor) * flash).astype(np.float32)
-    snr = float(20 * np.exp(rng.exponential(1.2)))
-    scene.light += trail * min(_matched_peak(trail, snr, c.noise), 300 * c.noise)
+    peak, snr = _brightness(scene, trail, faintest=25, spread=1.2, brightest=300)
+    scene.light += trail * peak
     _mask_patches(scene, keep=trail)
     return Streak(np.nan, angle, np.nan, snr)
 
@@ -196,16 +221,17 @@ def _cosmic_ray(scene: Scene) -> Streak:
     """A particle hit: sharp, straight muon or curly worm, often with companions."""
     rng, c = scene.rng, scene.conditions
     angle = rng.uniform(0, 2 * np.pi)
-    length = float(np.exp(rng.uniform(np.log(3), np.log(70))))
+    length = float(np.exp(rng.uniform(np.log(6), np.log(70))))
     straight = rng.random() < 0.5
     wiggle = rng.uniform(0, 0.02) if straight else rng.uniform(0.05, 0.45)
-    charge = c.noise * float(np.exp(rng.uniform(np.log(5), np.log(80))))
+    charge = c.noise * float(np.exp(rng.uniform(np.log(8), np.log(80))))
     x, y = rng.normal(0, 3, 2) - 0.5 * length * np.array((np.cos(angle), np.sin(angle)))
     _track(scene, x, y, angle, length, wiggle, charge)
+    track = scene.sharp.clip(0)
     for _ in range(rng.poisson(0.5)):
         x, y = rng.uniform(-scene.size / 2, scene.size / 2, 2)
         _track(scene, x, y, rng.uniform(0, 7), rng.uniform(1, 15), 0.3, charge * rng.random())
-    _mask_patches(scene)
+    _mask_patches(scene, keep=track)
     return Streak(length, angle % np.pi, float(scene.sharp.sum()), np.nan)
 
 
