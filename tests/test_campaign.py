@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -185,6 +186,16 @@ def test_a_run_killed_before_it_had_scores_leaves_no_false_provenance(
     scored = score(archive, Families.from_zoo(zoo), client, progress=False)
     assert [member["version"] for member in scored.attrs["members"]] == ["1", "1", "1"]
     assert scored.attrs["models"] == ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process from Linux")
+def test_a_worker_stays_below_two_gigabytes(large, reference, client):
+    def peak():
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    assert reference.shape == (1530, 3)  # it has scored 24 shards with three networks
+    assert max(client.run(peak).values()) < 2e9
 
 
 def test_provenance(archive, zoo, client):
