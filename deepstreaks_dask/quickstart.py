@@ -45,8 +45,11 @@ def quickstart(folder: Path, *, nights: int = 7, cutouts: int = 300) -> dict[str
         If the folder holds something else.
     """
     images, archive, report = folder / "images", folder / "week.zarr", folder / "report.html"
-    if folder.exists() and any(folder.iterdir()) and not archive.exists() and not images.exists():
+    mark = folder / ".deepstreaks-quickstart"  # what is removed below was made by a quickstart
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
         raise DeepStreaksError(f"{folder} holds something else: give another folder with --folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     shutil.rmtree(images, ignore_errors=True)
     week = [Night.draw(night, SEED) for night in calendar(FIRST_NIGHT, nights)]
     with (

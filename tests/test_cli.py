@@ -59,6 +59,15 @@ class Resources(HTMLParser):
                 self.fetched.append(value)
 
 
+def test_quickstart_removes_nothing_that_it_did_not_make(tmp_path):
+    holiday = tmp_path / "images" / "holiday.jpg"
+    holiday.parent.mkdir()
+    holiday.touch()
+    done = run("quickstart", "--folder", tmp_path, code=1)
+    assert "holds something else" in done.stderr
+    assert holiday.exists()
+
+
 def test_quickstart_then_the_rest(tmp_path):
     """The newcomer's path, at a small size, with the shipped weights."""
     folder = tmp_path / "week"
