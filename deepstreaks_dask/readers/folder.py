@@ -58,11 +58,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a file, or the picture at ``where`` in it, became no cutout."""
+    """Why a file, or the picture at ``where`` in it that ``row`` of a table asked for, became no cutout."""
 
     reason: str
     detail: str = ""
     where: str = ""
+    row: int | None = None
 
 
 class Folder:
@@ -74,35 +75,43 @@ class Folder:
         The folder, or a single file.
     table : Path, optional
         Left out of the files, should it lie among them.
-    metadata : Metadata, optional
-        What is known of each; it must speak of one of the files at least.
     night : int, optional
         ``YYYYMMDD`` of all. Else the metadata's, else that of a folder so named, else the file's own, else 0.
+
+    Attributes
+    ----------
+    metadata : Metadata or None
+        What is known of the pictures.
 
     Raises
     ------
     ReaderError
-        If there are no files, or the metadata speak of none of them.
+        If there are no files.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        table: Path | None = None,
-        metadata: Metadata | None = None,
-        night: int | None = None,
-    ) -> None:
+    def __init__(self, path: Path, table: Path | None = None, night: int | None = None) -> None:
         self.path = path if path.is_dir() else path.parent
         self.root = self.path.resolve()
         self.files = list_files(path, table)
-        self.metadata, self.night = metadata, night
+        self.metadata: Metadata | None = None
+        self.night = night
         if not self.files:
             raise ReaderError(f"{path} holds no files: check the path")
         self.names = _identifiers(self.files, self.path)
         self._seen: dict[bytes, str] = {}
-        if metadata and all(self.row_of(file) < 0 for file in self.files):
+
+    def match(self, metadata: Metadata, table: Path) -> None:
+        """Take what ``table`` says of the files.
+
+        Raises
+        ------
+        ReaderError
+            If it speaks of none of them.
+        """
+        self.metadata = metadata
+        if all(self.row_of(file) < 0 for file in self.files):
             raise ReaderError(
-                f"table {table} speaks of none of the files in {path}: its rows are named like "
+                f"table {table} speaks of none of the files in {self.path}: its rows are named like "
                 f"{next(iter(metadata.rows), '(none)')!r}, the files like "
                 f"{self.source(self.files[0])!r} or by id like {self.names[self.files[0]]!r}"
             )
@@ -121,8 +130,7 @@ class Folder:
         pictures, ids, sources, nights, refused, rows = [], [], [], [], [], []
         for file, result in found:
             source = self.source(file) + result.where
-            row = result.row if isinstance(result, Picture) and result.row is not None else None
-            row = self.row_of(file) if row is None else row
+            row = self.row_of(file) if result.row is None else result.row
             night = self.night or (self.metadata.night_of(row) if self.metadata else None)
             night = night or _night_in(self.path.name / file.relative_to(self.path))
             if isinstance(result, Refused):

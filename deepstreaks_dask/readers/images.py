@@ -131,7 +131,9 @@ class ImageFolder:
         """
         if not path.is_dir():
             raise ReaderError(f"{path} is not a folder: give the folder that holds the pictures")
-        folder = Folder(path, table, read_metadata(table) if table else None, night)
+        folder = Folder(path, table, night)
+        if table:
+            folder.match(read_metadata(table), table)
         work = partial(_decode_file, root=folder.root)
         for decoded in decode_all(work, folder.files, _BATCH, executor):
             yield folder.batch(decoded)
