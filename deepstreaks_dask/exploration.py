@@ -1,0 +1,808 @@
+"""What interactive work asks of a run: how counts, rates and pictures follow a threshold that moves.
+
+The scores lie by member and sorted by night. All that a decision leads to, from the confusion matrix to the
+rates of every night, follows from one cube of counts over night, stratum (labels, filter, missing scores)
+and the families passed. When a threshold moves, only the member's own scores are looked at, and only
+cutouts that change sides move within the cube. An :class:`Exploration` is shared by everyone who looks at
+a run; a :class:`Cut` is one person's thresholds and costs two bytes a cutout.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numba
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+from scipy.stats import kstwobign
+
+from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.campaign import list_runs, open_scores
+from deepstreaks_dask.errors import CampaignError, DeepStreaksError
+from deepstreaks_dask.evaluation import Confusion, plausibility_labels, rate, wilson
+from deepstreaks_dask.families import Decision, family_of
+
+BINS = 100
+"""Bins of the score histograms, between 0 and 1."""
+
+DECISION = "decision"
+"""Name of the joint score: that of the weakest family."""
+
+MOST_MEMBERS = 16
+
+PSI_NOTABLE = 0.1
+DRIFT_LEVEL = 1e-3
+"""A night is flagged if Kolmogorov and Smirnov's test rejects at this level over the number of nights *and*
+its population stability index reaches :data:`PSI_NOTABLE`: neither chance nor a trifle."""
+
+_LABELS = ("rb", "sl", "kd", "os")
+_TENTHS, _FINE = 10, 6  # nights are compared at tenths for stability, six times as finely for KS
+_TRACE_BINS = 400
+_CURVE_POINTS = 400
+
+_shared: OrderedDict[tuple[str, str], tuple[tuple[int, Any], Exploration]] = OrderedDict()
+_opening = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which cutouts to look at; what is None is left open.
+
+    Attributes
+    ----------
+    night : int
+        YYYYMMDD, 0 for those whose night is not known.
+    filter : str
+        Filter, ``""`` for not known.
+    truth : int
+        What is truly plausible: 1, 0 or -1 (unknown).
+    plausible : bool
+        What the decision says; cutouts whose decision is open are in neither.
+    region : str
+        Region of the families' Venn diagram, ``"rb&kd"`` or ``"none"``.
+    ranges : tuple of (str, float, float)
+        Member, family or ``"decision"``, and the lowest and highest score.
+    """
+
+    night: int | None = None
+    filter: str | None = None
+    truth: int | None = None
+    plausible: bool | None = None
+    region: str | None = None
+    ranges: tuple[tuple[str, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a decision leads to, over all nights or one filter; equal to what ``evaluation`` measures.
+
+    Attributes
+    ----------
+    cutouts, decided, plausible : int
+    joint : Confusion
+        The decision against what is truly plausible.
+    members, families : pandas.DataFrame
+        A row each: ``name, passed, tpr, fpr`` against the label of their family, ``n_pos, n_neg``.
+    nights : pandas.DataFrame
+        As :func:`~deepstreaks_dask.evaluation.rates_by_night` gives it.
+    venn : dict
+        As :func:`~deepstreaks_dask.evaluation.venn` gives it.
+    """
+
+    cutouts: int
+    decided: int
+    plausible: int
+    joint: Confusion
+    members: pd.DataFrame
+    families: pd.DataFrame
+    nights: pd.DataFrame
+    venn: dict[str, int]
+
+
+def explore(archive: str | os.PathLike[str], run: str = "default") -> Exploration:
+    """Lay out a run for questions, once for all who ask while neither archive nor run changes.
+
+    Parameters
+    ----------
+    archive : str or path
+        Path or URL.
+    run : str
+        Name of the run.
+
+    Returns
+    -------
+    Exploration
+        The two that were asked for last stay in memory, about 50 bytes a cutout with nine members.
+
+    Raises
+    ------
+    DeepStreaksError
+        If there is no such archive or run.
+    """
+    key = os.fspath(archive), run
+    with _opening:
+        stamp = open_archive(archive).sizes["cutout"], _updated(key[0], run)
+        if key not in _shared or _shared[key][0] != stamp:
+            _shared.pop(key, None)
+            _shared[key] = stamp, Exploration(open_scores(archive, run))
+            while len(_shared) > 2:
+                _shared.popitem(last=False)
+        _shared.move_to_end(key)
+        return _shared[key][1]
+
+
+class Exploration:
+    """The scores of one run, laid out for questions.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset
+        As :func:`~deepstreaks_dask.campaign.open_scores` gives it.
+
+    Attributes
+    ----------
+    attrs : dict
+        Provenance of the run.
+    members, families : list of str
+    scores : ndarray
+        float32 ``(member, cutout)``, the cutouts sorted by night; NaN where a member has not looked.
+    rows : ndarray
+        int ``(cutout,)``: the place of each in the archive.
+    nights : ndarray
+        int32 ``(night,)``, sorted; cutouts ``bounds[k]:bounds[k + 1]`` are of night ``k``.
+    strata : pandas.DataFrame
+        A row for each combination that occurs of the labels ``rb, sl, kd, os``, of ``filter`` and of
+        ``missing`` (bits of the families of which a member has not looked), with ``truth``.
+    cell : ndarray
+        int32 ``(cutout,)``: ``night * len(strata) + stratum``.
+
+    Raises
+    ------
+    CampaignError
+        If the run has more than 16 members.
+    """
+
+    def __init__(self, scores: xr.Dataset) -> None:
+        self.attrs = dict(scores.attrs)
+        self.members = [str(name) for name in scores["model"].values]
+        if len(self.members) > MOST_MEMBERS:
+            raise CampaignError(
+                f"run {self.attrs.get('run')!r} has {len(self.members)} members: at most "
+                f"{MOST_MEMBERS} can be explored together"
+            )
+        self.families = list(dict.fromkeys(map(family_of, self.members)))
+        night = scores["night"].values.astype(np.int32)
+        ordered = bool((night[1:] >= night[:-1]).all())
+        self.rows = np.arange(len(night)) if ordered else np.argsort(night, kind="stable")
+
+        def arranged(values: np.ndarray) -> np.ndarray:
+            return values if ordered else values[self.rows]
+
+        night = arranged(night)
+        self.nights, first = np.unique(night, return_index=True)
+        self.bounds = np.append(first, len(night))
+        self.scores = np.empty((len(self.members), len(night)), np.float32)
+        for k, column in enumerate(scores["scores"].values.T):
+            self.scores[k] = arranged(column)
+        missing = np.zeros(len(night), np.int64)
+        for k, member in enumerate(self.members):
+            missing |= np.isnan(self.scores[k]) * (1 << self.families.index(family_of(member)))
+        self.strata, stratum = _strata(scores, arranged, missing)
+        place = np.repeat(np.arange(len(self.nights), dtype=np.int32), np.diff(self.bounds))
+        self.cell = place * np.int32(len(self.strata)) + stratum
+        self.totals = np.bincount(self.cell, minlength=len(self.nights) * len(self.strata))
+        self._answers: dict[tuple[str, str], Any] = {}
+        self._working = threading.Lock()  # two people who ask the same get one answer
+
+    def __len__(self) -> int:
+        """Count the cutouts."""
+        return self.scores.shape[1]
+
+    @property
+    def names(self) -> list[str]:
+        """What has scores: the decision, the families of several members, the members."""
+        several = [name for name in self.families if len(self.of_family(name)) > 1]
+        return [DECISION, *several, *self.members]
+
+    @property
+    def filters(self) -> list[str]:
+        """Filters that occur."""
+        return sorted(set(self.strata["filter"]))
+
+    def of_family(self, family: str) -> list[int]:
+        """Give the places of a family's members."""
+        return [k for k, member in enumerate(self.members) if family_of(member) == family]
+
+    def column(self, name: str, at: Any = slice(None)) -> np.ndarray:
+        """Give the scores of a member, of a family (its best member's) or of the decision.
+
+        Parameters
+        ----------
+        name : str
+            One of :attr:`names`, or any family.
+        at : slice or array of int, optional
+            Which cutouts.
+
+        Returns
+        -------
+        ndarray
+            float32 ``(cutout,)``; NaN where no member has looked, for the decision no member of some family.
+
+        Raises
+        ------
+        DeepStreaksError
+            If there is no such name.
+        """
+        if name in self.members:
+            return self.scores[self.members.index(name), at]
+        if name in self.families:
+            members = self.of_family(name)
+            best = self.scores[members[0], at]
+            for k in members[1:]:
+                best = np.fmax(best, self.scores[k, at])
+            return best
+        if name != DECISION:
+            raise DeepStreaksError(f"no scores {name!r}: there are {', '.join(self.names)}")
+        first, *others = Decision().needed(self.members)
+        weakest = self.column(first, at)
+        for family in others:
+            weakest = np.minimum(weakest, self.column(family, at))
+        return weakest
+
+    def labels(self, name: str) -> np.ndarray:
+        """Give the label (1, 0, -1) that a name's scores are measured against, by stratum."""
+        family = family_of(name)
+        if name == DECISION:
+            return self.strata["truth"].to_numpy()
+        if family not in _LABELS:
+            return np.full(len(self.strata), -1, np.int8)
+        return self.strata[family].to_numpy()
+
+    def histogram(self, name: str) -> np.ndarray:
+        """Count scores in :data:`BINS` bins: int32 ``(night, stratum, bin)``."""
+
+        def count() -> np.ndarray:
+            counts = np.zeros((len(self.totals), BINS), np.int32)
+            _tally(self.column(name), self.cell, counts)
+            return counts.reshape(len(self.nights), len(self.strata), BINS)
+
+        return self._once("histogram", name, count)
+
+    def groups(
+        self, name: str, by: str, *, night: int | None = None, filter: str | None = None
+    ) -> dict[str, np.ndarray]:
+        """Split a histogram for a picture.
+
+        Parameters
+        ----------
+        name : str
+            One of :attr:`names`.
+        by : str
+            ``"label"``, ``"night"`` (this one, and all others) or ``"filter"``.
+        night : int, optional
+            The night to compare with the others.
+        filter : str, optional
+            Count only these.
+
+        Returns
+        -------
+        dict of str to ndarray
+            int64 ``(bin,)`` by what to call it; empty groups are left out.
+        """
+        table = self.histogram(name)
+        chosen = self._of_filter(filter)
+        if by == "night":
+            here = self.nights == night
+            words = f"{night:08d}" if night else "night not known"
+            parts = {
+                words: table[here][:, chosen].sum((0, 1)),
+                "other nights": table[~here][:, chosen].sum((0, 1)),
+            }
+        elif by == "filter":
+            by_filter = self.strata["filter"].to_numpy()
+            parts = {
+                value or "filter not known": table[:, chosen & (by_filter == value)].sum((0, 1))
+                for value in self.filters
+            }
+        else:
+            labels = self.labels(name)
+            parts = {
+                words: table[:, chosen & (labels == label)].sum((0, 1))
+                for label, words in ((1, "label 1"), (0, "label 0"), (-1, "no label"))
+            }
+        return {words: counts for words, counts in parts.items() if counts.any()}
+
+    def curve(self, name: str) -> pd.DataFrame:
+        """Follow the rates of "score >= threshold", exact at each of some 400 thresholds.
+
+        Returns
+        -------
+        pandas.DataFrame
+            As :func:`~deepstreaks_dask.evaluation.operating_curve` gives it.
+        """
+
+        def follow() -> pd.DataFrame:
+            values = self.column(name)
+            label = self.labels(name).astype(np.int8)[self.cell % len(self.strata)]
+            parts = [np.sort(values[(label == k) & ~np.isnan(values)]) for k in (1, 0)]
+            return _curve(*parts)
+
+        return self._once("curve", name, follow)
+
+    def drift(self, name: str) -> pd.DataFrame:
+        """Compare the scores of each night with those of all others.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``night, cutouts, psi, ks, p, flagged``: population stability index over tenths of all scores;
+            the largest distance between the cumulative distributions (Kolmogorov, Smirnov) at sixtieths,
+            hence a lower bound, and its asymptotic probability; see :data:`DRIFT_LEVEL`.
+        """
+
+        def compare() -> pd.DataFrame:
+            values = self.column(name)
+            known = values[~np.isnan(values)]
+            shares = np.arange(1, _TENTHS * _FINE) / (_TENTHS * _FINE)
+            edges = np.quantile(known, shares, method="lower") if len(known) else shares
+            counts = np.zeros((len(self.nights), len(edges) + 1), np.int64)
+            for k in range(len(self.nights)):
+                night = values[self.bounds[k] : self.bounds[k + 1]]
+                bins = np.searchsorted(edges, night[~np.isnan(night)], side="right")
+                counts[k] = np.bincount(bins, minlength=len(edges) + 1)
+            return _drift(self.nights, counts)
+
+        return self._once("drift", name, compare)
+
+    def _of_filter(self, value: str | None) -> np.ndarray:
+        chosen = np.ones(len(self.strata), bool)
+        return chosen if value is None else self.strata["filter"].to_numpy() == value
+
+    def _once(self, what: str, name: str, answer: Callable[[], Any]) -> Any:
+        with self._working:
+            if (what, name) not in self._answers:
+                self._answers[what, name] = answer()
+            return self._answers[what, name]
+
+
+class Cut:
+    """One person's thresholds on an exploration, and what they lead to.
+
+    Parameters
+    ----------
+    exploration : Exploration
+    decision : Decision, optional
+        Thresholds to begin with; 0.5 everywhere by default.
+
+    Attributes
+    ----------
+    passes : ndarray
+        uint16 ``(cutout,)``: bit ``k`` is set where member ``k`` passes.
+    """
+
+    def __init__(self, exploration: Exploration, decision: Decision | None = None) -> None:
+        self.exploration = exploration
+        members, families = exploration.members, exploration.families
+        self.passes = np.zeros(len(exploration), np.uint16)
+        self._cube = np.zeros((len(exploration.totals), 1 << len(families)), np.int64)
+        self._cube[:, 0] = exploration.totals
+        self._passed = np.zeros((len(members), len(exploration.totals)), np.int64)
+        bits = np.arange(1 << len(members))
+        self._state = np.zeros(len(bits), np.uint16)  # families passed, by members passed
+        for k, member in enumerate(members):
+            self._state |= (bits >> k & 1).astype(np.uint16) << families.index(family_of(member))
+        self._limits = [np.float32(np.inf)] * len(members)
+        self.decision = Decision()
+        self.decide(decision or Decision())
+
+    def copy(self) -> Cut:
+        """Begin another person's thresholds where these are, which is quicker than from nothing."""
+        other = copy.copy(self)
+        other.passes, other._cube = self.passes.copy(), self._cube.copy()
+        other._passed, other._limits = self._passed.copy(), list(self._limits)
+        return other
+
+    def decide(self, decision: Decision) -> None:
+        """Take over all thresholds of a decision; only members whose threshold differs are looked at."""
+        exploration = self.exploration
+        for k, limit in enumerate(decision.limits(exploration.members)):
+            if limit != self._limits[k]:
+                self._limits[k] = limit
+                _move(
+                    exploration.scores[k],
+                    limit,
+                    k,
+                    self.passes,
+                    exploration.cell,
+                    self._state,
+                    self._cube,
+                    self._passed[k],
+                )
+        self.decision = decision
+        states = np.arange(1 << len(exploration.families))
+        needed = decision.needed(exploration.members)
+        mask = sum(1 << exploration.families.index(family) for family in needed)
+        missing = exploration.strata["missing"].to_numpy()
+        self._plausible = (states & mask) == mask
+        self._open = ~self._plausible & (((states | missing[:, None]) & mask) == mask)
+
+    def counts(self, *, filter: str | None = None) -> Counts:
+        """Add up what the thresholds lead to, from the cube alone.
+
+        Parameters
+        ----------
+        filter : str, optional
+            Count only cutouts in this filter.
+        """
+        exploration = self.exploration
+        strata, n_nights = len(exploration.strata), len(exploration.nights)
+        chosen = exploration._of_filter(filter)
+        truth = exploration.strata["truth"].to_numpy()
+        settled = ~self._open & chosen[:, None]
+        positive, negative = ((truth == k)[:, None] & settled for k in (1, 0))
+        wanted = (
+            settled,
+            settled & self._plausible,
+            positive,
+            positive & self._plausible,
+            negative,
+            negative & self._plausible,
+        )
+        weights = np.stack([mask.ravel() for mask in wanted], axis=1).astype(float)
+        by_night = (self._cube.reshape(n_nights, len(weights)).astype(float) @ weights).astype(
+            np.int64
+        )
+        nights = _rates(exploration.nights, by_night)
+        decided, plausible, n_pos, tp, n_neg, fp = (int(n) for n in by_night.sum(0))
+        table = self._cube.reshape(n_nights, strata, len(self._plausible)).sum(0) * chosen[:, None]
+        return Counts(
+            cutouts=int(table.sum()),
+            decided=decided,
+            plausible=plausible,
+            joint=Confusion(tp=tp, fn=n_pos - tp, fp=fp, tn=n_neg - fp),
+            members=self._members(chosen),
+            families=self._families(table),
+            nights=nights,
+            venn={
+                region: int(table[:, state].sum())
+                for region, state in _regions(exploration.families).items()
+            },
+        )
+
+    def trace(self, member: str, *, filter: str | None = None) -> pd.DataFrame:
+        """Say how the decision would do if this member's threshold alone were another.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``threshold, plausible, tpr, fpr`` at 401 thresholds between 0 and 1; rates are NaN without labels.
+            Cutouts with missing scores are left out.
+        """
+        exploration = self.exploration
+        k = exploration.members.index(member)
+        always = np.zeros(len(exploration.strata), np.int64)
+        gained = np.zeros((len(exploration.strata), _TRACE_BINS), np.int64)
+        allowed = self._plausible[self._state]
+        _trace(exploration.scores[k], k, self.passes, exploration.cell, allowed, always, gained)
+        chosen = exploration._of_filter(filter) & (exploration.strata["missing"] == 0).to_numpy()
+        truth = exploration.strata["truth"].to_numpy()
+        of_stratum = exploration.totals.reshape(
+            len(exploration.nights), len(exploration.strata)
+        ).sum(0)
+
+        def passing(mask: np.ndarray) -> np.ndarray:
+            above = np.cumsum(gained[mask].sum(0)[::-1])[::-1]
+            return np.append(above, 0) + always[mask].sum()
+
+        table = {
+            "threshold": np.linspace(0, 1, _TRACE_BINS + 1),
+            "plausible": passing(chosen),
+        }
+        for name, label in (("tpr", 1), ("fpr", 0)):
+            mask = chosen & (truth == label)
+            total = of_stratum[mask].sum()
+            table[name] = passing(mask) / total if total else np.full(_TRACE_BINS + 1, np.nan)
+        return pd.DataFrame(table)
+
+    def select(self, selection: Selection) -> np.ndarray:
+        """Find the cutouts of a selection.
+
+        Returns
+        -------
+        ndarray
+            int ``(n,)``: their places in the exploration.
+
+        Raises
+        ------
+        DeepStreaksError
+            If the selection names a night, region or scores that there are not.
+        """
+        exploration = self.exploration
+        first, last = 0, len(exploration)
+        if selection.night is not None:
+            (at,) = np.nonzero(exploration.nights == selection.night)
+            if not len(at):
+                raise DeepStreaksError(f"no cutouts of night {selection.night}")
+            first, last = exploration.bounds[at[0] : at[0] + 2]
+        inside = slice(int(first), int(last))
+        allowed = np.ones((len(exploration.strata), len(self._plausible)), bool)
+        allowed &= exploration._of_filter(selection.filter)[:, None]
+        if selection.truth is not None:
+            allowed &= (exploration.strata["truth"] == selection.truth).to_numpy()[:, None]
+        if selection.plausible is not None:
+            allowed &= (self._plausible == selection.plausible) & ~self._open
+        if selection.region is not None:
+            regions = _regions(exploration.families)
+            if selection.region not in regions:
+                raise DeepStreaksError(f"no region {selection.region!r}: {', '.join(regions)}")
+            allowed &= np.arange(len(self._plausible)) == regions[selection.region]
+        keep = np.ones(inside.stop - inside.start, bool)
+        if not allowed.all():
+            stratum = exploration.cell[inside] % len(exploration.strata)
+            keep = allowed[stratum, self._state[self.passes[inside]]]
+        for name, low, high in selection.ranges:
+            values = exploration.column(name, inside)
+            keep &= (values >= np.float32(low)) & (values <= np.float32(high))
+        return np.flatnonzero(keep) + inside.start
+
+    def plausible_at(self, places: Any = slice(None)) -> np.ndarray:
+        """Say which cutouts are plausible."""
+        return self._plausible[self._state[self.passes[places]]]
+
+    def _members(self, chosen: np.ndarray) -> pd.DataFrame:
+        exploration = self.exploration
+        strata = len(exploration.strata)
+        totals = exploration.totals.reshape(len(exploration.nights), strata).sum(0)
+        rows = []
+        for k, name in enumerate(exploration.members):
+            passed = self._passed[k].reshape(len(exploration.nights), strata).sum(0)
+            # which members of a family are missing is not kept: leave out all of that stratum
+            family = 1 << exploration.families.index(family_of(name))
+            whole = chosen & (exploration.strata["missing"].to_numpy() & family == 0)
+            rows.append(
+                _classifier(name, passed * chosen, passed, totals, exploration.labels(name), whole)
+            )
+        return pd.DataFrame(rows)
+
+    def _families(self, table: np.ndarray) -> pd.DataFrame:
+        exploration = self.exploration
+        states, missing = np.arange(table.shape[1]), exploration.strata["missing"].to_numpy()
+        rows = []
+        for k, name in enumerate(exploration.families):
+            passing = (states >> k & 1).astype(bool)
+            passed = table[:, passing].sum(1)
+            settled = passed + np.where(missing >> k & 1, 0, table[:, ~passing].sum(1))
+            everywhere = np.ones(len(missing), bool)
+            rows.append(
+                _classifier(name, passed, passed, settled, exploration.labels(name), everywhere)
+            )
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What changed sides between two runs.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        A row for each ``truth`` (1, 0, -1): cutouts ``both, gained, lost, neither`` plausible.
+    gained, lost : ndarray
+        Places in the new run's exploration.
+    members : pandas.DataFrame
+        For members that both have: ``member, cutouts``, the mean and the largest distance of their scores
+        (``mean``, ``largest``) and how many ``crossed`` its threshold.
+    """
+
+    table: pd.DataFrame
+    gained: np.ndarray
+    lost: np.ndarray
+    members: pd.DataFrame
+
+
+def compare(new: Cut, old: Cut) -> Change:
+    """Find what changed sides between two runs over the same archive.
+
+    Parameters
+    ----------
+    new, old : Cut
+        With thresholds for each. Cutouts that only one of the runs has are left out.
+    """
+    ours, theirs = new.exploration, old.exploration
+    place = np.full(max(ours.rows.max(initial=-1), theirs.rows.max(initial=-1)) + 1, -1)
+    place[theirs.rows] = np.arange(len(theirs))
+    there = place[ours.rows]
+    here = np.flatnonzero(there >= 0)
+    there = there[here]
+    now, before = new.plausible_at(here), old.plausible_at(there)
+    truth = ours.strata["truth"].to_numpy()[ours.cell[here] % len(ours.strata)]
+    rows = []
+    for label in (1, 0, -1):
+        mine = truth == label
+        pairs = np.bincount((now[mine] * 2 + before[mine]).astype(np.int64), minlength=4)
+        names = ("neither", "lost", "gained", "both")
+        rows.append({"truth": label, **dict(zip(names, map(int, pairs), strict=True))})
+    members = []
+    for k, member in enumerate(ours.members):
+        if member not in theirs.members:
+            continue
+        a, b = ours.scores[k, here], theirs.scores[theirs.members.index(member), there]
+        distance = np.abs(a - b)
+        distance = distance[~np.isnan(distance)]
+        limits = (np.float32(cut.decision.threshold(member)) for cut in (new, old))
+        crossed = np.not_equal(*(s >= limit for s, limit in zip((a, b), limits, strict=True)))
+        members.append(
+            {
+                "member": member,
+                "cutouts": len(distance),
+                "mean": float(distance.mean()) if len(distance) else np.nan,
+                "largest": float(distance.max()) if len(distance) else np.nan,
+                "crossed": int(crossed.sum()),
+            }
+        )
+    return Change(
+        pd.DataFrame(rows), here[now & ~before], here[before & ~now], pd.DataFrame(members)
+    )
+
+
+def _updated(url: str, run: str) -> Any:
+    """Say when a run was last gone on with; None if there is no such run."""
+    if run not in list_runs(url):
+        return None
+    return zarr.open_group(url, path=f"runs/{run}", mode="r").attrs.get("updated")
+
+
+def _strata(
+    scores: xr.Dataset, arranged: Callable[[np.ndarray], np.ndarray], missing: np.ndarray
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Number the combinations of labels, filter and missing families that occur."""
+    n = scores.sizes["cutout"]
+    key, columns = missing, {}
+    for name in _LABELS:
+        label = f"label_{name}"
+        values = scores[label].values if label in scores else np.full(n, -1, np.int8)
+        values = np.where((values == 0) | (values == 1), values, -1)
+        key = key * 3 + (arranged(values) + 1)
+    codes, filters = pd.factorize(scores["filter"].values, sort=True)
+    key = key * len(filters) + arranged(codes)
+    occurs = np.flatnonzero(np.bincount(key)) if n else np.empty(0, np.int64)
+    stratum = np.searchsorted(occurs, key).astype(np.int32)
+    rest, which = np.divmod(occurs, max(len(filters), 1))
+    columns["filter"] = np.asarray(filters, dtype=object)[which]
+    for name in reversed(_LABELS):
+        rest, value = np.divmod(rest, 3)
+        columns[name] = (value - 1).astype(np.int8)
+    columns["missing"] = rest
+    labels = {f"label_{name}": ("cutout", columns[name]) for name in _LABELS}
+    truth = plausibility_labels(xr.Dataset(labels))
+    return pd.DataFrame({**columns, "truth": truth}), stratum
+
+
+def _regions(families: list[str]) -> dict[str, int]:
+    """Name the regions of the Venn diagram, in ``evaluation.venn``'s order, and number their states."""
+    regions = {}
+    for flags in product((True, False), repeat=len(families)):
+        inside = [name for name, flag in zip(families, flags, strict=True) if flag]
+        regions["&".join(inside) or "none"] = sum(flag << k for k, flag in enumerate(flags))
+    return regions
+
+
+def _rates(nights: np.ndarray, counts: np.ndarray) -> pd.DataFrame:
+    names = ("cutouts", "plausible", "n_pos", "tp", "n_neg", "fp")
+    table = {"night": nights, **dict(zip(names, counts.T, strict=True))}
+    for name, hits, total in (("tpr", "tp", "n_pos"), ("fpr", "fp", "n_neg")):
+        hit, of = table[hits].astype(float), table[total].astype(float)
+        table[name] = np.divide(hit, of, out=np.full(len(of), np.nan), where=of > 0)
+        table[f"{name}_low"], table[f"{name}_high"] = wilson(hit, of)
+    return pd.DataFrame(table)
+
+
+def _classifier(
+    name: str,
+    everything: np.ndarray,
+    passed: np.ndarray,
+    totals: np.ndarray,
+    labels: np.ndarray,
+    counted: np.ndarray,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "passed": int(everything.sum())}
+    for which, label in (("pos", 1), ("neg", 0)):
+        mask = counted & (labels == label)
+        row[f"n_{which}"] = int(totals[mask].sum())
+        row["tpr" if label else "fpr"] = rate(int(passed[mask].sum()), row[f"n_{which}"]).value
+    return row
+
+
+def _curve(positives: np.ndarray, negatives: np.ndarray) -> pd.DataFrame:
+    """Count both sorted classes at thresholds that lie dense where either rate is near 0 or 1."""
+    if not len(positives) or not len(negatives):
+        return pd.DataFrame({k: [] for k in ("threshold", "tp", "fp", "tpr", "fpr", "precision")})
+    fine = np.geomspace(1 / max(len(positives), len(negatives)), 1, _CURVE_POINTS // 4)
+    shares = np.unique(np.concatenate([fine, 1 - fine, np.linspace(0, 1, _CURVE_POINTS // 4)]))
+    at = [
+        side[np.minimum((shares * len(side)).astype(np.int64), len(side) - 1)]
+        for side in (positives, negatives)
+    ]
+    threshold = np.unique(np.concatenate(at))[::-1]
+    tp, fp = (len(side) - np.searchsorted(side, threshold) for side in (positives, negatives))
+    lowest = min(positives[0], negatives[0])
+    threshold = np.concatenate([[np.inf], threshold, [lowest]])
+    tp = np.concatenate([[0], tp, [len(positives)]])
+    fp = np.concatenate([[0], fp, [len(negatives)]])
+    with np.errstate(invalid="ignore"):
+        precision = tp / (tp + fp)
+    curve = {"threshold": threshold, "tp": tp, "fp": fp, "tpr": tp / len(positives)}
+    return pd.DataFrame(curve | {"fpr": fp / len(negatives), "precision": precision})
+
+
+def _drift(nights: np.ndarray, counts: np.ndarray) -> pd.DataFrame:
+    """Stability index and Kolmogorov-Smirnov distance of each night's counts from all the others'."""
+    others = counts.sum(0) - counts
+    mine, rest = counts.sum(1), others.sum(1)
+    comparable = (mine > 0) & (rest > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.cumsum(counts, 1) / mine[:, None] - np.cumsum(others, 1) / rest[:, None]
+        ks = np.abs(steps).max(1)
+        p = kstwobign.sf(ks * np.sqrt(mine * rest / (mine + rest)))
+        # half a cutout in each tenth, that an empty one is no infinity
+        share, reference = (
+            (part.reshape(len(nights), _TENTHS, _FINE).sum(2) + 0.5)
+            / (total + 0.5 * _TENTHS)[:, None]
+            for part, total in ((counts, mine), (others, rest))
+        )
+        psi = ((share - reference) * np.log(share / reference)).sum(1)
+    table = {"night": nights, "cutouts": mine}
+    table |= {
+        name: np.where(comparable, values, np.nan)
+        for name, values in (("psi", psi), ("ks", ks), ("p", p))
+    }
+    unlikely = table["p"] < DRIFT_LEVEL / max(len(nights), 1)
+    return pd.DataFrame(table | {"flagged": unlikely & (table["psi"] >= PSI_NOTABLE)})
+
+
+@numba.njit(nogil=True)
+def _move(column, limit, member, passes, cell, state, cube, passed):  # type: ignore[no-untyped-def]
+    bit = np.uint16(1 << member)
+    for i in range(len(column)):
+        old = passes[i]
+        on = column[i] >= limit
+        if on != ((old & bit) != 0):
+            new = np.uint16(old ^ bit)
+            passes[i] = new
+            here = cell[i]
+            passed[here] += 1 if on else -1
+            before, after = state[old], state[new]
+            if before != after:
+                cube[here, before] -= 1
+                cube[here, after] += 1
+
+
+@numba.njit(nogil=True)
+def _tally(column, cell, counts):  # type: ignore[no-untyped-def]
+    bins = counts.shape[1]
+    for i in range(len(column)):
+        value = column[i]
+        if value == value:  # not NaN
+            counts[cell[i], min(max(int(value * bins), 0), bins - 1)] += 1
+
+
+@numba.njit(nogil=True)
+def _trace(column, member, passes, cell, allowed, always, gained):  # type: ignore[no-untyped-def]
+    bit, strata, bins = np.uint16(1 << member), gained.shape[0], gained.shape[1]
+    for i in range(len(column)):
+        with_it = np.uint16(passes[i] | bit)
+        if allowed[with_it]:
+            stratum = cell[i] % strata
+            if allowed[np.uint16(with_it ^ bit)]:
+                always[stratum] += 1
+            elif column[i] == column[i]:
+                gained[stratum, min(max(int(column[i] * bins), 0), bins - 1)] += 1

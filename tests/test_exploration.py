@@ -1,0 +1,223 @@
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ks_2samp
+
+from deepstreaks_dask import evaluation
+from deepstreaks_dask.errors import CampaignError, DeepStreaksError
+from deepstreaks_dask.exploration import Cut, Exploration, Selection, compare
+from deepstreaks_dask.families import Decision
+
+MEMBERS = ["rb_a", "rb_b", "sl_a", "kd_a", "kd_b", "kd_c", "os_a"]
+
+
+def run(n=600, *, seed=0, missing=0.02, members=MEMBERS, nights=5):
+    rng = np.random.default_rng(seed)
+    truth = {f"label_{f}": rng.choice([-1, 0, 1], n, p=[0.1, 0.5, 0.4]) for f in ("rb", "sl", "kd")}
+    scores = rng.beta(0.6, 0.6, (n, len(members))).astype(np.float32)
+    for k, member in enumerate(members):
+        label = truth.get(f"label_{member[:2]}", np.zeros(n))
+        scores[:, k] = np.clip(scores[:, k] + 0.3 * label, 0, 1)
+    scores[rng.random(scores.shape) < missing] = np.nan
+    coordinates = {name: ("cutout", values.astype(np.int8)) for name, values in truth.items()}
+    coordinates["label_os"] = "cutout", rng.choice([-1, 0, 1], n, p=[0.8, 0.1, 0.1]).astype(np.int8)
+    coordinates["night"] = "cutout", (20260101 + rng.integers(0, nights, n)).astype(np.int32)
+    coordinates["filter"] = "cutout", rng.choice(np.array(["g", "r", ""], object), n)
+    coordinates["kind"] = "cutout", np.full(n, "", object)
+    coordinates["model"] = "model", members
+    return xr.Dataset(
+        {"scores": (("cutout", "model"), scores)}, coordinates, attrs={"run": "default"}
+    )
+
+
+def assert_counts_are_evaluations(cut, scores, decision):
+    decided = decision.apply(scores)
+    measured = evaluation.evaluate(scores, decision)
+    counts = cut.counts()
+    assert counts.joint == measured.joint
+    assert counts.venn == measured.venn
+    assert list(counts.venn) == list(measured.venn)
+    assert (counts.cutouts, counts.decided, counts.plausible) == (
+        measured.cutouts,
+        measured.decided,
+        measured.plausible,
+    )
+    pd.testing.assert_frame_equal(
+        counts.nights, evaluation.rates_by_night(decided), check_dtype=False
+    )
+    families = measured.families.set_index("family")[["n_pos", "n_neg", "tpr", "fpr"]]
+    ours = counts.families.set_index("name")[["n_pos", "n_neg", "tpr", "fpr"]]
+    pd.testing.assert_frame_equal(ours, families, check_names=False, check_dtype=False)
+
+
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 3),
+    moves=st.lists(st.tuples(st.sampled_from([*MEMBERS, "rb", "kd"]), st.floats(0, 1)), max_size=5),
+)
+def test_moves_lead_where_evaluating_anew_leads(seed, moves):
+    scores, thresholds = run(seed=seed), {}
+    cut = Cut(Exploration(scores))
+    for name, value in moves:
+        thresholds[name] = value
+        cut.decide(Decision(dict(thresholds)))
+    assert_counts_are_evaluations(cut, scores, Decision(thresholds))
+    plausible = Decision(thresholds).apply(scores)["plausible"].values
+    np.testing.assert_array_equal(plausible[cut.exploration.rows], cut.plausible_at())
+
+
+def test_a_copy_is_a_person_of_its_own():
+    scores = run()
+    first = Cut(Exploration(scores))
+    second = first.copy()
+    second.decide(Decision({"rb": 0.9}))
+    assert_counts_are_evaluations(first, scores, Decision())
+    assert_counts_are_evaluations(second, scores, Decision({"rb": 0.9}))
+
+
+def test_one_filter_counts_as_if_there_were_no_other():
+    scores, decision = run(), Decision({"rb": 0.7})
+    cut = Cut(Exploration(scores), decision)
+    part = scores.isel(cutout=(scores["filter"] == "r").values)
+    assert cut.counts(filter="r").joint == evaluation.evaluate(part, decision).joint
+    assert cut.counts(filter="r").venn == evaluation.evaluate(part, decision).venn
+    assert cut.counts(filter="r").cutouts == part.sizes["cutout"]
+
+
+def test_members_count_what_passes_and_how_well():
+    scores = run(missing=0)
+    measured = evaluation.evaluate(scores).members.set_index("member")
+    ours = Cut(Exploration(scores)).counts().members.set_index("name")
+    for name in ("n_pos", "n_neg", "tpr", "fpr"):
+        np.testing.assert_allclose(ours[name], measured[name])
+    np.testing.assert_array_equal(ours["passed"], (scores["scores"].values >= 0.5).sum(0))
+
+
+def test_trace_is_what_the_decision_would_do():
+    scores, thresholds = run(missing=0), {"rb": 0.6, "kd_b": 0.3}
+    trace = Cut(Exploration(scores), Decision(thresholds)).trace("kd_b").set_index("threshold")
+    for limit in (0.0, 0.25, 0.5, 0.75):
+        measured = evaluation.evaluate(scores, Decision({**thresholds, "kd_b": limit}))
+        assert trace.loc[limit, "plausible"] == measured.plausible
+        assert trace.loc[limit, "tpr"] == pytest.approx(measured.joint.tpr.value)
+        assert trace.loc[limit, "fpr"] == pytest.approx(measured.joint.fpr.value)
+
+
+@pytest.mark.parametrize("name", ["rb_b", "kd", "decision"])
+def test_curve_is_exact_where_it_is_drawn(name):
+    scores = run(3000, missing=0)
+    exploration = Exploration(scores)
+    curve = exploration.curve(name)
+    label = exploration.labels(name)[exploration.cell % len(exploration.strata)]
+    values = exploration.column(name)
+    whole = evaluation.operating_curve(label, values).set_index("threshold")
+    assert 100 < len(curve) < 700
+    inner = curve.iloc[1:]
+    np.testing.assert_allclose(inner["tpr"], whole.loc[inner["threshold"], "tpr"])
+    np.testing.assert_allclose(inner["fpr"], whole.loc[inner["threshold"], "fpr"])
+    area = np.trapezoid(curve["tpr"], curve["fpr"])
+    assert area == pytest.approx(evaluation.auc(label, values).value, abs=1e-3)
+
+
+def test_histograms_split_by_label_night_and_filter():
+    scores = run()
+    exploration = Exploration(scores)
+    values = scores["scores"].sel(model="sl_a").values
+    looked = ~np.isnan(values)
+    groups = exploration.groups("sl_a", "label")
+    for label, words in ((1, "label 1"), (0, "label 0"), (-1, "no label")):
+        mask = looked & (scores["label_sl"].values == label)
+        np.testing.assert_array_equal(groups[words], np.histogram(values[mask], 100, (0, 1))[0])
+    groups = exploration.groups("sl_a", "night", night=20260103)
+    here = (scores["night"].values == 20260103) & looked
+    assert groups["20260103"].sum() == here.sum()
+    assert groups["other nights"].sum() == (looked & ~here).sum()
+    groups = exploration.groups("sl_a", "filter", filter="r")
+    assert set(groups) == {"r"}
+    assert set(exploration.groups("sl_a", "filter")) == {"g", "r", "filter not known"}
+
+
+def test_drift_flags_the_night_that_drifts_and_no_other():
+    scores = run(6000, missing=0.01, nights=8)
+    values = scores["scores"].values
+    odd = scores["night"].values == 20260104
+    values[odd, 0] **= 3
+    exploration = Exploration(scores)
+    drift = exploration.drift("rb_a").set_index("night")
+    assert drift.index[drift["flagged"]].tolist() == [20260104]
+    known = ~np.isnan(values[:, 0])
+    exact = ks_2samp(values[odd & known, 0], values[~odd & known, 0])
+    assert drift.loc[20260104, "ks"] == pytest.approx(exact.statistic, abs=1 / 60)
+    assert drift.loc[20260104, "ks"] <= exact.statistic + 1e-12
+    assert not exploration.drift("rb_b")["flagged"].any()
+
+
+def test_selections_find_just_these():
+    scores, decision = run(), Decision({"sl": 0.4})
+    cut = Cut(Exploration(scores), decision)
+    decided = decision.apply(scores)
+    truth = evaluation.plausibility_labels(decided)
+    plausible, settled = decided["plausible"].values, ~decided["undecided"].values
+
+    def chosen(**selection):
+        return sorted(cut.exploration.rows[cut.select(Selection(**selection))].tolist())
+
+    assert chosen() == list(range(600))
+    for wanted in (True, False):
+        mask = (truth == 1) & settled & (plausible == wanted)
+        assert chosen(truth=1, plausible=wanted) == np.flatnonzero(mask).tolist()
+    night = scores["night"].values == 20260102
+    assert chosen(night=20260102) == np.flatnonzero(night).tolist()
+    passed = decided["family_pass"].to_pandas()
+    region = passed["rb"] & ~passed["sl"] & passed["kd"] & ~passed["os"]
+    assert chosen(region="rb&kd") == np.flatnonzero(region).tolist()
+    values = scores["scores"].values
+    box = (values[:, 0] >= 0.2) & (values[:, 0] <= 0.6) & night
+    assert chosen(ranges=(("rb_a", 0.2, 0.6),), night=20260102) == np.flatnonzero(box).tolist()
+    assert chosen(filter="") == np.flatnonzero(scores["filter"].values == "").tolist()
+    with pytest.raises(DeepStreaksError, match="no cutouts of night 20270101"):
+        cut.select(Selection(night=20270101))
+    with pytest.raises(DeepStreaksError, match="no region 'rb&xx'"):
+        cut.select(Selection(region="rb&xx"))
+
+
+def test_compare_finds_what_changed_sides():
+    old = run(missing=0)
+    new = old.copy(deep=True)
+    new["scores"].values[:40, 2] = 1 - new["scores"].values[:40, 2]
+    grown = xr.concat([new, run(50, seed=9, missing=0)], "cutout")
+    change = compare(Cut(Exploration(grown)), Cut(Exploration(old)))
+    now = Decision().apply(new)["plausible"].values
+    before = Decision().apply(old)["plausible"].values
+    rows = Exploration(grown).rows
+    assert sorted(rows[change.gained]) == np.flatnonzero(now & ~before).tolist()
+    assert sorted(rows[change.lost]) == np.flatnonzero(before & ~now).tolist()
+    table = change.table.set_index("truth")
+    assert table["gained"].sum() == (now & ~before).sum() > 0
+    assert table[["both", "gained", "lost", "neither"]].to_numpy().sum() == 600
+    members = change.members.set_index("member")
+    crossed = (new["scores"] >= 0.5) != (old["scores"] >= 0.5)
+    assert members.loc["sl_a", "crossed"] == int(crossed.values[:, 2].sum())
+    assert members.loc["rb_a", "largest"] == 0
+
+
+def test_nothing_to_explore_is_no_error():
+    exploration = Exploration(run().isel(cutout=slice(0)))
+    counts = Cut(exploration).counts()
+    assert (counts.cutouts, counts.plausible, len(counts.nights)) == (0, 0, 0)
+    assert exploration.groups("rb_a", "label") == {}
+    assert len(exploration.curve("rb_a")) == 0
+    assert len(exploration.drift("rb_a")) == 0
+
+
+def test_unknown_names_and_too_many_members_are_refused():
+    exploration = Exploration(run(20))
+    with pytest.raises(DeepStreaksError, match="no scores 'rb_z'"):
+        exploration.column("rb_z")
+    with pytest.raises(DeepStreaksError, match="rb_z"):
+        Cut(exploration, Decision({"rb_z": 0.5}))
+    with pytest.raises(CampaignError, match="at most 16"):
+        Exploration(run(20, members=[f"rb_{k}" for k in range(17)]))
