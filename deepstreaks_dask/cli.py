@@ -365,6 +365,36 @@ def models_list(zoo: ZooOption = None, as_json: JsonOption = False) -> None:
     console.print(table)
 
 
+@models_app.command("import")
+def models_import(
+    folder: Annotated[Path, typer.Argument(help="Folder of .architecture.json and .h5 files.")],
+    zoo: Annotated[str, typer.Option(help="Zoo that gets the networks: a path or URL.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="JSON table of names, like rb_vgg6, and base names of files."),
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version of the networks in the zoo.")] = "1",
+    as_json: JsonOption = False,
+) -> None:
+    """Take networks that Keras 2 wrote, such as the published ones, into a zoo: all of a folder, or none.
+
+    Example: deepstreaks models import published --config config.json --zoo my-zoo
+    """
+    from deepstreaks_dask.models.legacy import find_sources, import_legacy
+    from deepstreaks_dask.progress import progress_bar
+
+    total = len(find_sources(folder, config))
+    with progress_bar("import", total, unit="networks") as bar:
+        cards = import_legacy(
+            folder, zoo, config=config, version=version, on_model=lambda _: bar.advance()
+        )
+    if as_json:
+        _print_json([card.to_dict() for card in cards])
+        return
+    for card in cards:
+        print(f"{card.ref}: {card.architecture}, {card.description}")
+
+
 @models_app.command("verify")
 def models_verify(zoo: ZooOption = None) -> None:
     """Load every network of a zoo and check its hash.
