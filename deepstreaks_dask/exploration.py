@@ -478,8 +478,15 @@ class Cut:
             },
         )
 
-    def trace(self, member: str, *, filter: str | None = None) -> pd.DataFrame:
-        """Say how the decision would do if this member's threshold alone were another.
+    def trace(self, *members: str, filter: str | None = None) -> pd.DataFrame:
+        """Say how the decision would do if the threshold of these members alone were another.
+
+        Parameters
+        ----------
+        *members : str
+            Members of one family, which move together.
+        filter : str, optional
+            Count only cutouts in this filter.
 
         Returns
         -------
@@ -488,16 +495,21 @@ class Cut:
             Cutouts with missing scores are left out.
         """
         exploration = self.exploration
-        k = exploration.members.index(member)
-        always = np.zeros(len(exploration.strata), np.int64)
-        gained = np.zeros((len(exploration.strata), _TRACE_BINS), np.int64)
+        places = [exploration.members.index(member) for member in members]
+        column = (
+            np.fmax.reduce(exploration.scores[places])
+            if places[1:]
+            else exploration.scores[places[0]]
+        )
+        bits = sum(1 << k for k in places)
+        strata = exploration.strata
+        always = np.zeros(len(strata), np.int64)
+        gained = np.zeros((len(strata), _TRACE_BINS), np.int64)
         allowed = self._plausible[self._state]
-        _trace(exploration.scores[k], k, self.passes, exploration.cell, allowed, always, gained)
-        chosen = exploration._of_filter(filter) & (exploration.strata["missing"] == 0).to_numpy()
-        truth = exploration.strata["truth"].to_numpy()
-        of_stratum = exploration.totals.reshape(
-            len(exploration.nights), len(exploration.strata)
-        ).sum(0)
+        _trace(column, np.uint16(bits), self.passes, exploration.cell, allowed, always, gained)
+        chosen = exploration._of_filter(filter) & (strata["missing"] == 0).to_numpy()
+        truth = strata["truth"].to_numpy()
+        of_stratum = exploration.totals.reshape(len(exploration.nights), len(strata)).sum(0)
 
         def passing(mask: np.ndarray) -> np.ndarray:
             above = np.cumsum(gained[mask].sum(0)[::-1])[::-1]
@@ -796,13 +808,13 @@ def _tally(column, cell, counts):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True)
-def _trace(column, member, passes, cell, allowed, always, gained):  # type: ignore[no-untyped-def]
-    bit, strata, bins = np.uint16(1 << member), gained.shape[0], gained.shape[1]
+def _trace(column, bits, passes, cell, allowed, always, gained):  # type: ignore[no-untyped-def]
+    strata, bins = gained.shape
     for i in range(len(column)):
-        with_it = np.uint16(passes[i] | bit)
+        with_it = np.uint16(passes[i] | bits)
         if allowed[with_it]:
             stratum = cell[i] % strata
-            if allowed[np.uint16(with_it ^ bit)]:
+            if allowed[np.uint16(with_it ^ bits)]:
                 always[stratum] += 1
-            elif column[i] == column[i]:
+            elif column[i] == column[i]:  # not NaN
                 gained[stratum, min(max(int(column[i] * bins), 0), bins - 1)] += 1

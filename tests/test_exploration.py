@@ -96,11 +96,14 @@ def test_members_count_what_passes_and_how_well():
     np.testing.assert_array_equal(ours["passed"], (scores["scores"].values >= 0.5).sum(0))
 
 
-def test_trace_is_what_the_decision_would_do():
+@pytest.mark.parametrize("members", [("kd_b",), ("kd_a", "kd_c")])
+def test_trace_is_what_the_decision_would_do(members):
     scores, thresholds = run(missing=0), {"rb": 0.6, "kd_b": 0.3}
-    trace = Cut(Exploration(scores), Decision(thresholds)).trace("kd_b").set_index("threshold")
+    cut = Cut(Exploration(scores), Decision(thresholds))
+    trace = cut.trace(*members).set_index("threshold")
     for limit in (0.0, 0.25, 0.5, 0.75):
-        measured = evaluation.evaluate(scores, Decision({**thresholds, "kd_b": limit}))
+        moved = dict.fromkeys(members, limit)
+        measured = evaluation.evaluate(scores, Decision({**thresholds, **moved}))
         assert trace.loc[limit, "plausible"] == measured.plausible
         assert trace.loc[limit, "tpr"] == pytest.approx(measured.joint.tpr.value)
         assert trace.loc[limit, "fpr"] == pytest.approx(measured.joint.fpr.value)
