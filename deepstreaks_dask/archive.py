@@ -1,8 +1,9 @@
 """The cutout archive: xarray over one zarr v3 group, sharded, appended to atomically.
 
 ``cutouts(cutout, y, x)`` holds the pixels as the networks take them; what is known of each cutout lies
-along the same dimension, a column each (:data:`SCHEMA`). Small chunks for random reads sit in large
-shards, the unit of a campaign's work.
+along the same dimension, a column each (:data:`SCHEMA`). An archive may hold other cutouts, such as the
+triplets of alerts, ``cutouts(cutout, y, x, plane)``, and columns of its own. Small chunks for random reads sit
+in large shards, the unit of a campaign's work.
 
 The *commit record* is the root ``zarr.json``. It carries the metadata of every array inline
 (zarr's consolidated metadata), so one object, replaced in one step, says how long the archive is. A writer
@@ -17,7 +18,7 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -47,8 +48,12 @@ CHUNK = 64
 _COLUMN_CHUNK = 65536
 _QUARANTINE = ("source", "reason", "detail", "night")
 _PIXELS = "cutouts", "native"
+_GROUPS = "quarantine", "runs"
+_DIMS = "y", "x", "plane"
 _NATIVE_DIMS = "native_y", "native_x"
 _NATIVE_SIZES = "native_height", "native_width"
+_PIXEL_TYPES = "uint8", "uint16", "int16", "float32"
+_LONGEST = 500  # characters of why an input was refused
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,9 @@ class CutoutBatch:
     Attributes
     ----------
     cutouts : ndarray
-        uint8 ``(n, 144, 144)``.
+        uint8 ``(n, 144, 144)``, or as the archive was made for.
     columns : dict
-        Any of :data:`SCHEMA`'s columns, ``id`` among them, each of length ``n``.
+        Any of the archive's columns, ``id`` among them, each of length ``n``.
     quarantined : list of Quarantined
         Inputs that were refused.
     native : list of ndarray, optional
@@ -193,6 +198,9 @@ def create(
     *,
     shard: int = 1024,
     native: tuple[int, int] | None = None,
+    shape: tuple[int, ...] = (SIDE, SIDE),
+    dtype: str = "uint8",
+    columns: Mapping[str, Column] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Create an empty archive.
@@ -205,18 +213,35 @@ def create(
         Cutouts in a shard, a multiple of 64. 1024 make objects of about 20 MB.
     native : (int, int), optional
         Keep the pictures as they came too, up to this height and width in pixels.
+    shape : tuple of int
+        Height and width of a cutout in pixels and, where it has several, the number of planes.
+    dtype : str
+        Type of a pixel. What an archive of floats does not know is NaN.
+    columns : mapping of str to Column, optional
+        Columns that this archive has beside :data:`SCHEMA`'s.
     overwrite : bool
-        Replace what is there.
+        Replace the archive that is there.
 
     Raises
     ------
     ArchiveError
-        If something is there already, or ``shard`` is no multiple of 64.
+        If something is there already that is not to be replaced or no archive, ``shard`` is no multiple of
+        64, or there can be no such cutouts or columns.
     """
     if shard < CHUNK or shard % CHUNK:
         raise ArchiveError(f"shard of {shard} cutouts: give a positive multiple of {CHUNK}")
     if native and min(native) < 1:
         raise ArchiveError(f"native pictures of {native} pixels: give two positive numbers")
+    if len(shape) not in (2, 3) or min(shape) < 1 or dtype not in _PIXEL_TYPES:
+        raise ArchiveError(
+            f"cutouts of shape {shape} and type {dtype}: give height, width and, where there are "
+            f"several, planes, and one of {', '.join(_PIXEL_TYPES)}"
+        )
+    taken = {*SCHEMA, *_PIXELS, *_NATIVE_SIZES, *_NATIVE_DIMS, *_DIMS, "cutout", *_GROUPS}
+    for name in columns or {}:
+        if not name.isidentifier() or name in taken:
+            raise ArchiveError(f"a column cannot be named {name!r}: choose another name")
+    schema = {**SCHEMA, **(columns or {})}
     fs, root = _locate(url)
     attributes: dict[str, Any] = {
         "format": FORMAT,
@@ -229,35 +254,40 @@ def create(
         if fs.exists(root) and (not fs.isdir(root) or fs.ls(root, detail=False)):
             if not overwrite:
                 raise ArchiveError(f"{url} exists: choose another place, or overwrite it")
-            _read_record(url)  # never remove what is not an archive
-            fs.rm(root, recursive=True)
+            record = _read_record(url)  # never remove what is not an archive
+            # Were this killed half-way, what is left must still be known for one, and for a broken one.
+            record.pop("consolidated_metadata", None)
+            write_whole(fs, f"{root}/zarr.json", json.dumps(record).encode())
+            for path in fs.ls(root, detail=False):
+                if not path.endswith("/zarr.json"):
+                    fs.rm(path, recursive=True)
         group = zarr.open_group(_store(url), mode="w", zarr_format=3, attributes=attributes)
-        coordinates = [*SCHEMA, *(_NATIVE_SIZES if native else ())]
-        pixels: dict[str, tuple[int, ...]] = {"cutouts": (SIDE, SIDE)}
         if native:
-            pixels["native"] = tuple(native)
-        for name, shape in pixels.items():
+            schema |= {name: Column("int16", 0, "pixel", name) for name in _NATIVE_SIZES}
+        pixels = [("cutouts", tuple(shape), dtype, _DIMS[: len(shape)], "cutout")]
+        if native:
+            pixels.append(("native", tuple(native), "uint8", _NATIVE_DIMS, "unresized cutout"))
+        for name, sides, kind, dimensions, long_name in pixels:
             group.create_array(
                 name,
-                shape=(0, *shape),
-                chunks=(CHUNK, *shape),
-                shards=(shard, *shape),
-                dtype="uint8",
+                shape=(0, *sides),
+                chunks=(CHUNK, *sides),
+                shards=(shard, *sides),
+                dtype=kind,
                 fill_value=0,
                 compressors=[ZstdCodec(level=1), Crc32cCodec()],
-                dimension_names=["cutout", *(("y", "x") if name == "cutouts" else _NATIVE_DIMS)],
-                attributes={
-                    "coordinates": " ".join(coordinates),
-                    "long_name": f"{'grey' if name == 'cutouts' else 'unresized grey'} picture",
-                },
+                dimension_names=["cutout", *dimensions],
+                attributes={"coordinates": " ".join(schema), "long_name": long_name},
             )
-        for name in coordinates:
-            _create_column(group, name, SCHEMA.get(name, Column("int16", 0, "pixel", name)))
+        for name, column in schema.items():
+            _create_column(group, name, column)
         table = group.create_group("quarantine")
         for name in _QUARANTINE:
             column = Column("int32" if name == "night" else "string", None, "", name)
             _create_column(table, name, column, dimension="quarantined")
-        _commit(fs, root, attributes)
+        names = [name for name, *_ in pixels]
+        names += [*schema, "quarantine", *(f"quarantine/{name}" for name in _QUARANTINE)]
+        _commit(fs, root, attributes, names)
 
 
 def open_archive(url: str | os.PathLike[str]) -> xr.Dataset:
@@ -271,18 +301,18 @@ def open_archive(url: str | os.PathLike[str]) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        ``cutouts(cutout, y, x)`` uint8 in Dask chunks of one shard, and :data:`SCHEMA`'s columns as
-        coordinates. Plain :func:`xarray.open_zarr` opens it too.
+        ``cutouts(cutout, y, x)`` uint8, or ``(cutout, y, x, plane)``, in Dask chunks of one shard, and
+        the columns as coordinates. Plain :func:`xarray.open_zarr` opens it too.
 
     Raises
     ------
     ArchiveError
         If there is no archive.
     """
-    attributes, _ = _read_root(url)
+    record = _read_root(url)
     dataset = xr.open_zarr(_store(url), consolidated=True, chunks=None)
-    chunked = {name: dataset[name].chunk(cutout=attributes["shard"]) for name in dataset.data_vars}
-    dataset = dataset.assign(chunked)
+    chunks = {"cutout": record.shard}
+    dataset = dataset.assign({k: dataset[k].variable.chunk(chunks) for k in dataset.data_vars})
     dataset.attrs["url"] = os.fspath(url)
     return dataset
 
@@ -314,7 +344,8 @@ def append(url: str | os.PathLike[str], batches: Iterable[CutoutBatch]) -> Appen
     Raises
     ------
     ArchiveError
-        If there is no archive, another writer is at work, or a batch does not fit the schema.
+        If there is no archive, it is damaged where rows are to be added, another writer is at work, or a
+        batch does not fit the archive. Then nothing is appended.
 
     Notes
     -----
@@ -350,37 +381,40 @@ def verify(url: str | os.PathLike[str], *, progress: bool = False) -> VerifyRepo
     VerifyReport
         Names each damaged shard, its rows, its object and what is wrong with it.
     """
-    attributes, total = _read_root(url)
+    record = _read_root(url)
     group = zarr.open_group(_store(url), mode="r")
     damaged = []
     columns = [name for name in group.array_keys() if name not in _PIXELS]
     for name in sorted([*columns, *(f"quarantine/{name}" for name in _QUARANTINE)]):
         array = _array(group, name)
         for index, (first, last) in enumerate(shard_bounds(array.shape[0], _COLUMN_CHUNK)):
-            key = f"{name}/c/{index}"
+            key = _key(array, name, index)
             _, why = _reread(url, array, key, first, last)
             if why:
                 damaged.append(DamagedShard(-1, first, last, key, why))
-    bounds = shard_bounds(total, attributes["shard"])
-    with progress_bar("verify", total, show=progress) as bar:
+    lost = [(d.first, d.last) for d in damaged if d.key.startswith("digest/")]
+    bounds = shard_bounds(record.total, record.shard)
+    with progress_bar("verify", record.total, show=progress) as bar:
         for index, (first, last) in enumerate(bounds):
             for name in (name for name in _PIXELS if name in group):
-                key = f"{name}/c/{index}/0/0"
-                pixels, why = _reread(url, _array(group, name), key, first, last)
-                if name == "cutouts" and not why:
-                    stored, unreadable = _reread(url, _array(group, "digest"), None, first, last)
-                    if not unreadable and (wrong := digests(pixels) != stored).any():
+                array = _array(group, name)
+                key = _key(array, name, index)
+                pixels, why = _reread(url, array, key, first, last)
+                known = all(last <= a or first >= b for a, b in lost)
+                if name == "cutouts" and known and not why:
+                    wrong = digests(pixels) != np.asarray(_array(group, "digest")[first:last])
+                    if wrong.any():
                         why = f"{int(wrong.sum())} cutouts differ from their digests"
                 if why:
                     damaged.append(DamagedShard(index, first, last, key, why))
             bar.advance(last - first)
-    return VerifyReport(total, len(bounds), damaged)
+    return VerifyReport(record.total, len(bounds), damaged)
 
 
 def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
     """Count what an archive holds."""
     fs, root = _locate(url)
-    attributes, _ = _read_root(url)
+    record = _read_root(url)
     dataset = open_archive(url)
     runs = sorted(path.split("/")[-3] for path in fs.glob(f"{root}/runs/*/scores/zarr.json"))
 
@@ -391,7 +425,7 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
     return ArchiveSummary(
         url=os.fspath(url),
         cutouts=dataset.sizes["cutout"],
-        shard=attributes["shard"],
+        shard=record.shard,
         bytes=int(fs.du(root)),
         nights=counts("night"),
         filters=counts("filter"),
@@ -409,7 +443,7 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
 
 
 def digests(cutouts: np.ndarray) -> np.ndarray:
-    """Hash the pixels of each cutout of ``(n, y, x)`` to uint64 (BLAKE2b)."""
+    """Hash the pixels of each cutout of ``(n, …)`` to uint64 (BLAKE2b)."""
     hashed = b"".join(hashlib.blake2b(c.tobytes(), digest_size=8).digest() for c in cutouts)
     return np.frombuffer(hashed, "<u8").astype(np.uint64)
 
@@ -418,16 +452,24 @@ class _Append:
     """One append under way: filters duplicates, fills shards, commits."""
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
+        self.url = url
         self.fs, self.root = _locate(url)
-        self.attributes, self.committed = _read_root(url)
-        self._known_ids, self._known_digests = _sorted_ids(open_archive(url))
-        listed = quarantine(url)
-        self._listed = set(zip(listed["source"], listed["reason"], strict=True))
-        self._listed_rows = len(listed)
-        # Not as the commit record has it: its arrays cannot be resized one by one.
-        self.group = zarr.open_group(_store(url), mode="r+", use_consolidated=False)
-        self._repair()
-        self.total = self.committed
+        self.record = _read_root(url)
+        self.committed = self.total = self.record.total
+        with _naming_damage(url):
+            self._known_ids, self._known_digests = _sorted_ids(open_archive(url))
+            listed = quarantine(url)
+            # Not as the commit record has it: its arrays cannot be resized one by one.
+            self.group = zarr.open_group(_store(url), mode="r+", use_consolidated=False)
+            self.arrays = {name: _array(self.group, name) for name in self.record.arrays}
+            self._listed = set(zip(listed["source"], listed["reason"], strict=True))
+            self._listed_rows = len(listed)
+            self._repair()
+        self.columns = {
+            name: _column(array)
+            for name, array in self.arrays.items()
+            if name not in (*_PIXELS, *_NATIVE_SIZES)
+        }
         self.already_present = 0
         self.refused: list[Quarantined] = []
         self._new: set[str] = set()
@@ -437,28 +479,36 @@ class _Append:
         self._pending_native: list[np.ndarray] = []
 
     def _repair(self) -> None:
-        """Remove what a killed append left beyond the committed rows."""
-        for name, array in self.group.arrays():
-            if array.shape[0] != self.committed:
-                _array(self.group, name).resize((self.committed, *array.shape[1:]))
-        for name in _QUARANTINE:
-            _array(self.group, f"quarantine/{name}").resize((self._listed_rows,))
+        """Remove what a killed append left beyond the committed rows; refuse to build on a gap."""
+        table = {name: _array(self.group, name) for name in self.record.quarantine}
+        for name, array in {**self.arrays, **table}.items():
+            rows = self._listed_rows if name in table else self.committed
+            full, begun = divmod(rows, (array.shards or array.chunks)[0])
+            # A missing object reads as empty, and would be written back so.
+            if begun and not self.fs.exists(f"{self.root}/{_key(array, name, full)}"):
+                raise OSError(f"{_key(array, name, full)} is missing")
+            if array.shape[0] != rows:
+                array.resize((rows, *array.shape[1:]))
         if is_local(self.fs):
-            folders = [f for f in Path(self.root).iterdir() if f.is_dir() and f.name != "runs"]
-            for unfinished in (p for f in folders for p in f.rglob("*.partial")):
-                unfinished.unlink(missing_ok=True)
+            root = Path(self.root)
+            folders = [root / name.split("/")[0] for name in (*self.arrays, "quarantine")]
+            unfinished = [p for folder in folders for p in folder.rglob("*.partial")]
+            for path in (*unfinished, *root.glob(".zarr.json.*")):
+                path.unlink(missing_ok=True)
 
     def run(self, batches: Iterable[CutoutBatch]) -> AppendSummary:
         for batch in batches:
             self._add(batch)
-            while self._pending_rows() >= self._room():
-                self._store(self._room())
-        if self._pending:
-            self._store(self._pending_rows())
-        self._store_columns()
-        new = self._store_refused()
-        if self.total > self.committed or new:
-            _commit(self.fs, self.root, self.attributes)
+            with _naming_damage(self.url):
+                while self._pending_rows() >= self._room():
+                    self._store(self._room())
+        with _naming_damage(self.url):
+            if self._pending:
+                self._store(self._pending_rows())
+            self._store_columns()
+            new = self._store_refused()
+            if self.total > self.committed or new:
+                _commit(self.fs, self.root, self.record.attributes, self.record.metadata)
         reasons = Counter(q.reason for q in self.refused)
         return AppendSummary(
             self.total - self.committed,
@@ -469,8 +519,8 @@ class _Append:
         )
 
     def _add(self, batch: CutoutBatch) -> None:
+        columns = self._complete(batch)
         self.refused.extend(batch.quarantined)
-        columns = _complete(batch)
         hashed = digests(batch.cutouts)
         columns["digest"] = hashed
         present = self._find(columns["id"])
@@ -497,7 +547,7 @@ class _Append:
             )
         if not keep:
             return
-        if self.attributes["native"]:
+        if self.record.native:
             pictures = [self._checked_native(batch, row) for row in keep]
             self._pending_native += pictures
             for name, axis in zip(_NATIVE_SIZES, (0, 1), strict=True):
@@ -506,8 +556,37 @@ class _Append:
         self._rows.append({name: values[keep] for name, values in columns.items()})
         self._pending.append(batch.cutouts[keep])
 
+    def _complete(self, batch: CutoutBatch) -> dict[str, np.ndarray]:
+        """Check a batch and give all of the archive's columns but the digest."""
+        n, array = len(batch.cutouts), self.arrays["cutouts"]
+        if batch.cutouts.dtype != array.dtype or batch.cutouts.shape[1:] != array.shape[1:]:
+            sides = ", ".join(map(str, array.shape[1:]))
+            raise ArchiveError(
+                f"cutouts are {batch.cutouts.dtype} {batch.cutouts.shape}, but {self.url} holds "
+                f"{array.dtype} (n, {sides}): choose an archive made for them"
+            )
+        unknown = sorted(set(batch.columns) - set(self.columns))
+        if unknown:
+            raise ArchiveError(f"the batch has columns that {self.url} has not: {unknown}")
+        if "id" not in batch.columns and n:
+            raise ArchiveError("the batch has no column 'id': name each cutout")
+        columns = {}
+        for name, column in self.columns.items():
+            dtype = object if column.dtype == "string" else column.dtype
+            values = batch.columns.get(name)
+            if values is None:
+                columns[name] = np.full(n, column.missing, dtype=dtype)
+                continue
+            if len(values) != n:
+                raise ArchiveError(f"column {name!r} has {len(values)} values for {n} cutouts")
+            columns[name] = _cast(name, np.asarray(values), column)
+        if not all(columns["id"]):
+            raise ArchiveError("a cutout has an empty id: give each one of its own")
+        return columns
+
     def _checked_native(self, batch: CutoutBatch, row: int) -> np.ndarray:
-        height, width = self.attributes["native"]
+        assert self.record.native
+        height, width = self.record.native
         if batch.native is None:
             raise ArchiveError("the archive keeps native pictures, but the reader gives none")
         return batch.native[row][:height, :width]
@@ -525,17 +604,16 @@ class _Append:
         return sum(map(len, self._pending))
 
     def _room(self) -> int:
-        shard = self.attributes["shard"]
-        return shard - self.total % shard
+        return self.record.shard - self.total % self.record.shard
 
     def _store(self, rows: int) -> None:
         """Write the first pending rows, at most to the end of the shard."""
         start, stop = self.total, self.total + rows
-        array = _array(self.group, "cutouts")
+        array = self.arrays["cutouts"]
         array.resize((stop, *array.shape[1:]))
         array[start:stop] = self._take(rows)
-        if self.attributes["native"]:
-            array = _array(self.group, "native")
+        if self.record.native:
+            array = self.arrays["native"]
             array.resize((stop, *array.shape[1:]))
             padded = np.zeros((rows, *array.shape[1:]), np.uint8)
             for row, picture in enumerate(self._pending_native[:rows]):
@@ -559,7 +637,7 @@ class _Append:
         if not self._rows:
             return
         for name in self._rows[0]:
-            array = _array(self.group, name)
+            array = self.arrays[name]
             array.resize((self.total,))
             values = np.concatenate([rows[name] for rows in self._rows])
             array[self.committed : self.total] = values
@@ -567,46 +645,21 @@ class _Append:
     def _store_refused(self) -> int:
         fresh = []
         for item in self.refused:
-            if (item.source, item.reason) not in self._listed:
-                self._listed.add((item.source, item.reason))
+            key = _storable(item.source), item.reason
+            if key not in self._listed:
+                self._listed.add(key)
                 fresh.append(item)
         start, stop = self._listed_rows, self._listed_rows + len(fresh)
         if fresh:
             for name in _QUARANTINE:
                 array = _array(self.group, f"quarantine/{name}")
                 array.resize((stop,))
-                dtype = np.int32 if name == "night" else object
-                array[start:stop] = np.array([getattr(item, name) for item in fresh], dtype=dtype)
+                values = [getattr(item, name) for item in fresh]
+                if name == "night":
+                    array[start:stop] = np.array(values, np.int32)
+                else:
+                    array[start:stop] = np.array([_storable(v) for v in values], object)
         return len(fresh)
-
-
-def _complete(batch: CutoutBatch) -> dict[str, np.ndarray]:
-    """Check a batch and give all of the schema's columns but the digest."""
-    n = len(batch.cutouts)
-    if batch.cutouts.dtype != np.uint8 or batch.cutouts.shape[1:] != (SIDE, SIDE):
-        raise ArchiveError(
-            f"cutouts are {batch.cutouts.dtype} {batch.cutouts.shape}: give uint8 (n, {SIDE}, {SIDE})"
-        )
-    unknown = sorted(set(batch.columns) - set(SCHEMA))
-    if unknown or ("id" not in batch.columns and n):
-        raise ArchiveError(
-            f"the batch has unknown columns {unknown}"
-            if unknown
-            else "the batch has no column 'id'"
-        )
-    columns = {}
-    for name, column in SCHEMA.items():
-        dtype = object if column.dtype == "string" else column.dtype
-        values = batch.columns.get(name)
-        if values is None:
-            columns[name] = np.full(n, column.missing, dtype=dtype)
-            continue
-        if len(values) != n:
-            raise ArchiveError(f"column {name!r} has {len(values)} values for {n} cutouts")
-        columns[name] = _cast(name, np.asarray(values), column)
-    if not all(columns["id"]):
-        raise ArchiveError("a cutout has an empty id: give each one of its own")
-    return columns
 
 
 def _cast(name: str, values: np.ndarray, column: Column) -> np.ndarray:
@@ -657,6 +710,23 @@ def _create_column(
     )
 
 
+def _column(array: zarr.Array) -> Column:
+    """Read from an array what column it is."""
+    kind = "string" if array.dtype.kind in "TO" else str(array.dtype)
+    said = {key: str(array.attrs.get(key, "")) for key in ("units", "long_name")}
+    return Column(kind, array.fill_value, **said)
+
+
+def _storable(text: str) -> str:
+    """Make a text what can be stored: file names, and what is said of them, need not be valid Unicode."""
+    return text[:_LONGEST].encode("utf-8", "backslashreplace").decode()
+
+
+def _key(array: zarr.Array, name: str, index: int) -> str:
+    """Name the object that holds a shard, or a column's chunk."""
+    return "/".join([name, "c", str(index), *["0"] * (array.ndim - 1)])
+
+
 def _array(group: zarr.Group, path: str) -> zarr.Array:
     array = group[path]
     assert isinstance(array, zarr.Array)
@@ -677,14 +747,14 @@ def _store(url: str | os.PathLike[str]) -> str:
 
 
 def _reread(
-    url: str | os.PathLike[str], array: zarr.Array, key: str | None, first: int, last: int
+    url: str | os.PathLike[str], array: zarr.Array, key: str, first: int, last: int
 ) -> tuple[np.ndarray, str]:
     """Read rows and say what is wrong with them, if anything; ``key`` is the object they are in."""
     fs, root = _locate(url)
     try:
-        if key and not fs.exists(f"{root}/{key}"):
+        if not fs.exists(f"{root}/{key}"):
             return np.empty(0), "the object is missing"
-        if key and not fs.size(f"{root}/{key}"):
+        if not fs.size(f"{root}/{key}"):
             return np.empty(0), "the object is empty"
         return np.asarray(array[first:last]), ""
     except Exception as error:  # codecs and stores raise whatever their libraries do
@@ -698,6 +768,7 @@ def _read_record(url: str | os.PathLike[str]) -> dict[str, Any]:
         record = json.loads(fs.cat_file(f"{root}/zarr.json"))
         if record["attributes"]["format"] != FORMAT:
             raise KeyError("format")
+        newer = record["attributes"]["version"] > VERSION
     except FileNotFoundError:
         raise ArchiveError(
             f"no archive at {url}: check the path, or make one with 'deepstreaks ingest' or "
@@ -707,28 +778,59 @@ def _read_record(url: str | os.PathLike[str]) -> dict[str, Any]:
         raise ArchiveError(f"{url} is not a cutout archive ({error!r})") from error
     except Exception as error:  # each protocol's library has its own
         raise ArchiveError(f"cannot read {url}: {error}") from error
-    if record["attributes"]["version"] > VERSION:
+    if newer:
         raise ArchiveError(f"{url} was written by a newer deepstreaks_dask: update this one")
     return record
 
 
-def _read_root(url: str | os.PathLike[str]) -> tuple[dict[str, Any], int]:
-    """Read the commit record: its attributes, and the committed number of cutouts."""
+@dataclass(frozen=True)
+class _Root:
+    """The commit record: the archive's attributes, and the metadata of its arrays by their paths."""
+
+    attributes: dict[str, Any]
+    metadata: dict[str, dict[str, Any]]
+
+    @property
+    def total(self) -> int:
+        """Committed cutouts."""
+        return int(self.metadata["cutouts"]["shape"][0])
+
+    @property
+    def shard(self) -> int:
+        """Cutouts in a shard."""
+        return int(self.attributes["shard"])
+
+    @property
+    def native(self) -> tuple[int, int] | None:
+        """Largest native picture, where the archive keeps them."""
+        size = self.attributes["native"]
+        return (size[0], size[1]) if size else None
+
+    @property
+    def arrays(self) -> list[str]:
+        """Names of the arrays along ``cutout``."""
+        return [name for name in self.metadata if name.split("/")[0] not in _GROUPS]
+
+    @property
+    def quarantine(self) -> list[str]:
+        """Paths of the quarantine table's columns."""
+        return [name for name in self.metadata if name.startswith("quarantine/")]
+
+
+def _read_root(url: str | os.PathLike[str]) -> _Root:
     record = _read_record(url)
     try:
-        total = record["consolidated_metadata"]["metadata"]["cutouts"]["shape"][0]
-    except (KeyError, TypeError):
+        root = _Root(record["attributes"], record["consolidated_metadata"]["metadata"])
+        _ = root.total, root.shard, root.native
+    except (KeyError, TypeError, ValueError, IndexError):
         raise ArchiveError(f"{url} was never finished: create it again, overwriting") from None
-    return record["attributes"], int(total)
+    return root
 
 
-def _commit(fs: fsspec.AbstractFileSystem, root: str, attributes: dict[str, Any]) -> None:
+def _commit(
+    fs: fsspec.AbstractFileSystem, root: str, attributes: dict[str, Any], names: Iterable[str]
+) -> None:
     """Write the commit record from the metadata of the arrays as they are now."""
-    names = [
-        "cutouts",
-        *(("native", *_NATIVE_SIZES) if attributes["native"] else ()),
-    ]
-    names += [*SCHEMA, "quarantine", *(f"quarantine/{name}" for name in _QUARANTINE)]
     metadata = {name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json")) for name in sorted(names)}
     record = {
         "zarr_format": 3,
@@ -760,3 +862,17 @@ def _writing(url: str | os.PathLike[str]) -> Iterator[None]:
                 raise ArchiveError(f"cannot write to {url}: {error}") from error
         stack.enter_context(zarr.config.set({"array.write_empty_chunks": True}))
         yield
+
+
+@contextmanager
+def _naming_damage(url: str | os.PathLike[str]) -> Iterator[None]:
+    """Say of whatever the codecs and stores raise that it is the archive that cannot be written to."""
+    try:
+        yield
+    except ArchiveError:
+        raise
+    except Exception as error:
+        raise ArchiveError(
+            f"cannot append to {url} ({str(error) or type(error).__name__}): look for damage with "
+            "'deepstreaks archive verify'; nothing was appended"
+        ) from error
