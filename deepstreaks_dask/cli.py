@@ -258,7 +258,17 @@ def decide(
     threshold: ThresholdOption = None,
     run: RunOption = "default",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the candidates: .csv or .parquet.")
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the candidates: a path or URL that ends in .csv, .parquet, .ecsv, .vot, or for "
+            "the Minor Planet Center .psv or .xml (ADES).",
+        ),
+    ] = None,
+    ades: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with submitter = 'J. Doe' and whatever else ADES is to say."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -267,28 +277,30 @@ def decide(
     Example: deepstreaks decide week.zarr -t kd=0.9 -t rb_vgg6=0.6 -o candidates.csv
     """
     from deepstreaks_dask.campaign import open_scores
+    from deepstreaks_dask.export import Submission, candidates, export
     from deepstreaks_dask.families import Decision
 
-    decided = Decision(_thresholds(threshold)).apply(open_scores(archive, run))
-    chosen = decided.isel(cutout=decided["plausible"].values)
-    columns = ["id", "night", "jd", "filter", "ra", "dec", "length", "mag"]
-    frame = chosen[columns].reset_coords().to_dataframe()[columns]
-    for k, model in enumerate(chosen["model"].values):
-        frame[str(model)] = chosen["scores"].values[:, k]
-    if output is not None:
-        if output.suffix not in (".csv", ".parquet"):
-            raise DeepStreaksError(f"{output}: give a name that ends in .csv or .parquet")
-        frame.to_csv(output, index=False) if output.suffix == ".csv" else frame.to_parquet(output)
+    decision = Decision(_thresholds(threshold))
+    decided = decision.apply(open_scores(archive, run))
+    frame = candidates(decided)
+    submission = Submission.read(ades) if ades else None
+    done = export(frame, output, submission=submission, decision=decision) if output else None
     if as_json:
-        rows = json.loads(frame.to_json(orient="records"))
-        undecided = int(decided["undecided"].sum())
-        _print_json({"plausible": len(frame), "undecided": undecided, "candidates": rows})
+        said: dict[str, Any] = {"plausible": len(frame), "undecided": int(decided["undecided"].sum())}
+        if done:
+            said |= {"written": done.written, "left_out": done.left_out}
+        _print_json({**said, "candidates": json.loads(frame.to_json(orient="records"))})
         return
-    table = Table(*(str(column) for column in frame.columns), title="Plausible candidates")
-    for _, row in frame.head(20).iterrows():
+    scores = [str(name) for name in decided["model"].values]
+    shown = frame[["id", "night", "jd", "filter", "ra", "dec", "length", "mag", *scores]]
+    table = Table(*shown.columns, title="Plausible candidates")
+    for _, row in shown.head(20).iterrows():
         table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row))
     console.print(table)
     print(f"{len(frame):,} plausible of {decided.sizes['cutout']:,} cutouts")
+    if done:
+        left_out = ", ".join(f"{count:,} left out: {why}" for why, count in done.left_out.items())
+        print(f"{done.written:,} written to {output}" + (f" ({left_out})" if left_out else ""))
 
 
 @app.command()

@@ -49,13 +49,22 @@ LARGEST = 512
 """Side in pixels above which an image is a whole one, to be cut at positions, and no cutout."""
 
 _BATCH = 64
-_MOST_IMAGES = 256
+_BLOCK = 2880
+_MOST_AXES = 8
+_MOST_UNITS = 512
+_MOST_HEADER = 2**21
 _MOST_BYTES = 2**30  # of an image that must be decompressed before it can be read
 _MOST_TILE = 2**24  # pixels of one tile of an fpack image
 _NOT_SKY = ("MASK", "MSK", "DQ", "ERR", "ERROR", "VAR", "VARIANCE", "WHT", "WGT", "WEIGHT", "PSF")
 _WCS_KEYS = re.compile(
     r"(CTYPE|CRVAL|CRPIX|CDELT|CROTA|CUNIT)[12]|(CD|PC)[12]_[12]|PV[12]_\d{1,2}"
     r"|(A|B|AP|BP)_(ORDER|DMAX|\d_\d)|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX"
+)
+_END = re.compile(rb"END(?![A-Z0-9_-])")
+_COUNT = re.compile(
+    rb"(HIERARCH\s+)?(?P<key>Z?NAXIS\d*|BITPIX|PCOUNT|GCOUNT|TFIELDS)\s*="
+    rb"(\s*(?P<value>[+-]?\d{1,19})\s*(/.*)?$)?",
+    re.IGNORECASE,
 )
 _MIDDLE = ("MJD-AVG", "DATE-AVG")
 _ENDS = (("MJD-BEG", "MJD-END"), ("DATE-BEG", "DATE-END"), ("SHUTOPEN", "SHUTCLSD"))  # ZTF's last
@@ -279,22 +288,15 @@ def open_images(file: Path, root: Path) -> Iterator[list[FitsImage]]:
                 start = opened.read(9)
         if start != b"SIMPLE  =":
             raise UnreadableError("not FITS", "the first bytes are not those of a FITS file")
+        _check_layout(file)
         # sections are read where they lie; a memory map would not do for scaled integers
         with fits.open(file, memmap=False) as hdus:
-            length = file.stat().st_size
-            images = []
-            for number, hdu in enumerate(hdus):
-                where = hdu.fileinfo()
-                if where["datLoc"] + where["datSpan"] - 2880 >= length and where["datSpan"]:
-                    detail = f"image {number} is cut short, or its header claims too much"
-                    raise UnreadableError("damaged", detail)
-                if not hdu.is_image or not hdu.shape or 0 in hdu.shape:
-                    continue
-                if str(hdu.name).upper() in _NOT_SKY:
-                    continue
-                images.append((number, hdu))
-                if len(images) > _MOST_IMAGES:
-                    raise UnreadableError("wrong shape", f"more than {_MOST_IMAGES} images")
+            images = [
+                (number, hdu)
+                for number, hdu in enumerate(hdus)
+                if hdu.is_image and hdu.shape and 0 not in hdu.shape
+                if str(hdu.name).upper() not in _NOT_SKY
+            ]
             if not images:
                 raise UnreadableError("not an image", "no image in the file")
             packed = [n for n, hdu in images if isinstance(hdu, fits.CompImageHDU)]
@@ -460,6 +462,62 @@ def _gunzip(file: Path, target: Path) -> Path:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UnreadableError("damaged", f"gzip: {error}") from error
     return target
+
+
+def _check_layout(file: Path) -> None:
+    """Walk from header to header and refuse what claims more than there is.
+
+    Astropy counts to whatever a header names before it looks at the file.
+    """
+    length, position, units = file.stat().st_size, 0, 0
+    with file.open("rb") as opened:
+        while position < length:
+            opened.seek(position)
+            header, ended = b"", False
+            while not ended:
+                block = opened.read(_BLOCK)
+                if position and not header and not block.startswith(b"XTENSION"):
+                    return  # whatever follows the last unit is none
+                header += block
+                if len(block) < _BLOCK or len(header) > _MOST_HEADER:
+                    raise UnreadableError("damaged", f"header {units} has no end")
+                ended = any(_END.match(block, k) for k in range(0, _BLOCK, 80))
+            size = _size(header, units)
+            position += len(header)
+            if position + size > length:
+                claimed = f"header {units} claims {size} bytes of data, {length - position} follow"
+                raise UnreadableError("damaged", claimed)
+            position += -(-size // _BLOCK) * _BLOCK
+            units += 1
+            if units > _MOST_UNITS:
+                raise UnreadableError("wrong shape", f"more than {_MOST_UNITS} units in the file")
+
+
+def _size(header: bytes, unit: int) -> int:
+    """Bytes of data that a header claims (FITS standard 4.0, equations 1 and 2)."""
+    found: dict[str, int] = {}
+    for card in (header[k : k + 80] for k in range(0, len(header), 80)):
+        if match := _COUNT.match(card):
+            key = match["key"].decode().upper()
+            if key in found or match["value"] is None:
+                raise UnreadableError(
+                    "damaged", f"header {unit} has {key} twice, or no number in it"
+                )
+            found[key] = int(match["value"])
+    axes = found.get("NAXIS", -1)
+    sides = [found.get(f"NAXIS{k}", -1) for k in range(1, min(axes, _MOST_AXES) + 1)]
+    counts = (found.get("PCOUNT", 0), found.get("GCOUNT", 1), found.get("TFIELDS", 0))
+    if (
+        not 0 <= axes <= _MOST_AXES
+        or not 0 <= found.get("ZNAXIS", 0) <= _MOST_AXES
+        or min(*sides, *counts, 0) < 0
+        or counts[2] > 999
+        or (axes > 1 and sides[0] == 0)  # random groups
+        or found.get("BITPIX") not in (8, 16, 32, 64, -32, -64)
+    ):
+        raise UnreadableError("damaged", f"header {unit} has counts that cannot be")
+    pixels = prod(sides) if axes else 0
+    return abs(found["BITPIX"]) // 8 * counts[1] * (counts[0] + pixels)
 
 
 def _check_packed(file: Path, numbers: list[int]) -> None:
