@@ -286,7 +286,10 @@ def decide(
     submission = Submission.read(ades) if ades else None
     done = export(frame, output, submission=submission, decision=decision) if output else None
     if as_json:
-        said: dict[str, Any] = {"plausible": len(frame), "undecided": int(decided["undecided"].sum())}
+        said: dict[str, Any] = {
+            "plausible": len(frame),
+            "undecided": int(decided["undecided"].sum()),
+        }
         if done:
             said |= {"written": done.written, "left_out": done.left_out}
         _print_json({**said, "candidates": json.loads(frame.to_json(orient="records"))})
