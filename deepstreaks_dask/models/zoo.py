@@ -18,7 +18,6 @@ import json
 import os
 import re
 import tempfile
-import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,11 +31,11 @@ import keras
 import numpy as np
 import safetensors
 import safetensors.numpy
-from fsspec.implementations.local import LocalFileSystem
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models import ARCHITECTURES, build
 from deepstreaks_dask.models.activations import REGISTERED
+from deepstreaks_dask.storage import locate, write_whole
 
 DTYPES = ("float16", "float32")
 KERAS_FILE = "keras"
@@ -176,10 +175,10 @@ class Zoo:
         self.url = None if url is None else os.fspath(url)
         if self.url is None:
             shipped = importlib.resources.files("deepstreaks_dask.models") / "weights"
-            self._fs, self._root = fsspec.core.url_to_fs(str(shipped))
+            self._fs, self._root = locate(str(shipped))
         else:
             try:
-                self._fs, self._root = fsspec.core.url_to_fs(self.url)
+                self._fs, self._root = locate(self.url)
             except (ImportError, ValueError) as error:
                 raise ModelError(f"cannot reach the zoo at {self.url!r}: {error}") from error
 
@@ -395,13 +394,8 @@ class Zoo:
             raise ModelError(f"cannot read {path} in {self._label()}: {error}") from error
 
     def _write(self, path: str, data: bytes) -> None:
-        """Write one file so that a reader finds the old one, the new one, and nothing between."""
-        target = f"{self._root}/{path}"
         try:
-            if isinstance(self._fs, LocalFileSystem):
-                _replace_file(Path(target), data)
-            else:
-                self._fs.pipe_file(target, data)  # object stores show an object once it is whole
+            write_whole(self._fs, f"{self._root}/{path}", data)
         except OSError as error:
             raise ModelError(f"cannot write {path} in {self._label()}: {error}") from error
 
@@ -563,16 +557,3 @@ def _classes(config: Any) -> Iterator[tuple[str | None, str, Any]]:
     elif isinstance(config, list):
         for value in config:
             yield from _classes(value)
-
-
-def _replace_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
