@@ -6,7 +6,8 @@ element of the Bokeh backend. Nothing to show is said in words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import holoviews as hv
@@ -43,8 +44,13 @@ _FAMILY_COLOURS = {"rb": BLUE, "sl": ORANGE, "kd": GREEN, "os": PURPLE}
 _DASHES = ("solid", "dashed", "dotted", "dotdash")
 # no panning or zooming: a finger on a picture scrolls the page
 _SIZE: dict[str, Any] = {"width": 520, "height": 320, "toolbar": None, "default_tools": []}
-_LABELS = ((1, "label 1", BLUE, "solid"), (0, "label 0", ORANGE, "solid"))
-_UNLABELLED = (-1, "no label", SOFT, "dashed")
+_LABELS = {1: "label 1", 0: "label 0", -1: "no label"}
+_LABEL_STYLES = {
+    "label 1": (BLUE, "solid"),
+    "label 0": (ORANGE, "solid"),
+    "no label": (SOFT, "dashed"),
+}
+_OTHER_STYLES = ((BLUE, "solid"), (ORANGE, "dashed"), (GREEN, "dotdash"), (PURPLE, "dotted"))
 _MOST_TICKS = 12
 
 
@@ -72,27 +78,54 @@ def score_histogram(
     bins : int
         Bins between 0 and 1.
     """
+    groups = {
+        words: np.histogram(chosen, bins=bins, range=(0, 1))[0]
+        for words, chosen in _by_label(scores, member).items()
+    }
+    return histogram(groups, f"Scores of {member}", threshold=threshold)
+
+
+def histogram(
+    groups: Mapping[str, np.ndarray],
+    title: str,
+    *,
+    threshold: float | None = None,
+    log: bool = True,
+) -> hv.Overlay | hv.Text:
+    """Histograms of scores between 0 and 1, drawn over each other.
+
+    Parameters
+    ----------
+    groups : mapping of str to ndarray
+        Counts ``(bin,)`` by what to call them; ``"label 1"``, ``"label 0"`` and ``"no label"`` have colours of
+        their own.
+    title : str
+    threshold : float, optional
+        Where to draw a line.
+    log : bool
+        Whether the counts have a logarithmic axis.
+    """
     steps, highest = [], 1
-    for words, colour, dash, chosen in _by_label(scores, member):
-        counts, edges = np.histogram(chosen, bins=bins, range=(0, 1))
+    for (words, counts), style in zip(groups.items(), _group_styles(groups), strict=True):
         highest = max(highest, int(counts.max()))
-        heights = np.maximum(counts, 0.5)  # an empty bin lies on the axis, which has no zero
+        heights = np.maximum(counts, 0.5) if log else counts  # a logarithmic axis has no zero
+        edges = np.linspace(0, 1, len(counts) + 1)
         steps.append(
             hv.Curve(
                 (edges, np.append(heights, heights[-1])), "score", "cutouts", label=words
-            ).opts(color=colour, interpolation="steps-post", line_width=2, line_dash=dash)
+            ).opts(interpolation="steps-post", line_width=2, **style)
         )
     if not steps:
-        return nothing(f"{member}: no scores")
+        return nothing("No scores")
     if threshold is not None:
         steps.append(_threshold_line(threshold))
     return _overlay(
         steps,
-        title=f"Scores of {member}",
+        title=title,
         ylabel="cutouts in a bin",
-        logy=True,
+        logy=log,
         xlim=(-0.01, 1.01),
-        ylim=(0.5, highest * 2),
+        ylim=(0.5, highest * 2) if log else (0, highest * 1.08),
         legend_opts={"location": "top_center"},
     )
 
@@ -108,25 +141,53 @@ def score_ecdf(
         As for :func:`score_histogram`.
     """
     share = np.linspace(0, 1, 401)
-    lines = [
-        hv.Curve(
-            (
-                np.concatenate([[0], np.quantile(chosen, share, method="inverted_cdf"), [1]]),
-                np.concatenate([[0], share, [1]]),
-            ),
-            "score",
-            "share at or below",
-            label=words,
-        ).opts(color=colour, line_width=2, line_dash=dash, interpolation="steps-post")
-        for words, colour, dash, chosen in _by_label(scores, member)
+    groups = _by_label(scores, member)
+    lines = {
+        words: (
+            np.concatenate([[0], np.quantile(chosen, share, method="inverted_cdf"), [1]]),
+            np.concatenate([[0], share, [1]]),
+        )
+        for words, chosen in groups.items()
+    }
+    return _ecdf(lines, f"Cumulative scores of {member}", threshold)
+
+
+def ecdf(
+    groups: Mapping[str, np.ndarray], title: str, *, threshold: float | None = None
+) -> hv.Overlay | hv.Text:
+    """Cumulative distributions of binned scores.
+
+    Parameters
+    ----------
+    groups, title, threshold
+        As for :func:`histogram`.
+    """
+    lines = {
+        words: (
+            np.linspace(0, 1, len(counts) + 1),
+            np.concatenate([[0], np.cumsum(counts) / counts.sum()]),
+        )
+        for words, counts in groups.items()
+    }
+    return _ecdf(lines, title, threshold)
+
+
+def _ecdf(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, threshold: float | None
+) -> hv.Overlay | hv.Text:
+    drawn: list[Any] = [
+        hv.Curve(line, "score", "share at or below", label=words).opts(
+            line_width=2, interpolation="steps-post", **style
+        )
+        for (words, line), style in zip(lines.items(), _group_styles(lines), strict=True)
     ]
-    if not lines:
-        return nothing(f"{member}: no scores")
+    if not drawn:
+        return nothing("No scores")
     if threshold is not None:
-        lines.append(_threshold_line(threshold))
+        drawn.append(_threshold_line(threshold))
     return _overlay(
-        lines,
-        title=f"Cumulative scores of {member}",
+        drawn,
+        title=title,
         xlim=(-0.01, 1.01),
         ylim=(-0.02, 1.02),
         legend_opts={"location": "center"},
@@ -255,40 +316,160 @@ def night_rates(nights: pd.DataFrame, which: str) -> hv.Overlay | hv.Text:
         ``"tpr"`` or ``"fpr"``; drawn beside the figures of Duev et al. (2019).
     """
     words = {"tpr": "true-positive rate", "fpr": "false-positive rate"}[which]
-    shown = nights.dropna(subset=[which])
-    if not len(shown):
+    columns = night_columns(nights, which)
+    names = columns.names
+    if not names:
         return nothing(f"No labels: no {words} a night")
-    place, value = np.arange(len(shown)), shown[which].to_numpy()
-    low, high = shown[f"{which}_low"].to_numpy(), shown[f"{which}_high"].to_numpy()
-    names = [night_name(night) for night in shown["night"]]
     if which == "tpr":
         published = hv.HSpan(*PUBLISHED_TPR).opts(color=GREEN, alpha=0.22, line_alpha=0)
-        hits, of = "tp", "n_pos"
-        limits = (max(0.0, float(min(low.min(), PUBLISHED_TPR[0])) - 0.02), 1.004)
     else:
         published = hv.HLine(PUBLISHED_FPR).opts(color=GREEN, line_dash="dashed", line_width=2)
-        hits, of = "fp", "n_neg"
-        limits = (0.0, max(2 * PUBLISHED_FPR, float(high.max()) * 1.05))
-    segments = hv.Segments((place, low, place, high)).opts(color=SOFT, line_width=2)
-    counts = [f"{a:,} of {b:,}" for a, b in zip(shown[hits], shown[of], strict=True)]
-    dots = hv.Scatter((place, value, names, counts), "place", ["rate", "night", "counts"])
-    dots = dots.opts(color=BLUE, size=9 if len(shown) <= 40 else 5)
+    segments = hv.Segments(tuple(columns.intervals.values()), ["x0", "y0", "x1", "y1"])
+    segments = segments.opts(color=SOFT, line_width=2)
+    dots = hv.Scatter(tuple(columns.dots.values()), "place", ["rate", "night", "counts"])
+    dots = dots.opts(color=BLUE, size=9 if len(names) <= 40 else 5)
     dots = dots.opts(
         tools=["hover"],
         hover_tooltips=[("night", "@night"), ("rate", "@rate{0.0000}"), ("counts", "@counts")],
     )
-    every = -(-len(names) // _MOST_TICKS)
     return (published * segments * dots).opts(
         title=f"{words.capitalize()} by night",
         xlabel="night (green: Duev et al. 2019)",
         ylabel=words,
-        xticks=list(zip(place[::every].tolist(), names[::every], strict=True)),
+        xticks=_night_ticks(names),
         xrotation=40,
-        xlim=(-0.6, len(shown) - 0.4),
-        ylim=limits,
+        xlim=(-0.6, len(names) - 0.4),
+        ylim=columns.limits,
         hooks=[_dress],
         **_SIZE,
     )
+
+
+@dataclass(frozen=True)
+class NightColumns:
+    """What :func:`night_rates` draws, for a picture that follows a threshold without being drawn anew."""
+
+    names: list[str]
+    intervals: dict[str, np.ndarray]
+    dots: dict[str, Any]
+    limits: tuple[float, float]
+
+
+def night_columns(nights: pd.DataFrame, which: str) -> NightColumns:
+    """Give the columns of the intervals and the dots of :func:`night_rates`, and the limits of its axis."""
+    shown = nights.dropna(subset=[which])
+    low, high = shown[f"{which}_low"].to_numpy(), shown[f"{which}_high"].to_numpy()
+    place = np.arange(len(shown))
+    names = [night_name(night) for night in shown["night"]]
+    if which == "tpr":
+        hits, of = "tp", "n_pos"
+        limits = (max(0.0, float(min(low.min(initial=1), PUBLISHED_TPR[0])) - 0.02), 1.004)
+    else:
+        hits, of = "fp", "n_neg"
+        limits = (0.0, max(2 * PUBLISHED_FPR, float(high.max(initial=0)) * 1.05))
+    counts = [f"{a:,} of {b:,}" for a, b in zip(shown[hits], shown[of], strict=True)]
+    dots = {"place": place, "rate": shown[which].to_numpy(), "night": names, "counts": counts}
+    return NightColumns(names, {"x0": place, "y0": low, "x1": place, "y1": high}, dots, limits)
+
+
+def night_candidates(nights: pd.DataFrame) -> hv.Overlay | hv.Text:
+    """How many candidates each night leaves to be looked at.
+
+    Parameters
+    ----------
+    nights : pandas.DataFrame
+        With ``night``, ``plausible`` and ``cutouts``, as :func:`~deepstreaks_dask.evaluation.rates_by_night` gives it.
+    """
+    if not len(nights):
+        return nothing("No nights")
+    place = np.arange(len(nights))
+    names = [night_name(night) for night in nights["night"]]
+    columns = (place, nights["plausible"], names, nights["cutouts"])
+    dots = hv.Scatter(columns, "place", ["plausible", "night", "cutouts"])
+    dots = dots.opts(color=BLUE, size=9 if len(names) <= 40 else 5, tools=["hover"])
+    dots = dots.opts(
+        hover_tooltips=[
+            ("night", "@night"),
+            ("candidates", "@plausible{0,0}"),
+            ("decided", "@cutouts{0,0}"),
+        ]
+    )
+    return hv.Overlay([dots]).opts(
+        title="Candidates by night",
+        xlabel="night",
+        ylabel="plausible cutouts",
+        xticks=_night_ticks(names),
+        xrotation=40,
+        xlim=(-0.6, len(names) - 0.4),
+        ylim=(0, max(1.0, float(nights["plausible"].max()) * 1.1)),
+        hooks=[_dress],
+        **_SIZE,
+    )
+
+
+def drift(table: pd.DataFrame, name: str) -> hv.Overlay | hv.Text:
+    """Population stability index of each night's scores, the flagged nights marked.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As :meth:`~deepstreaks_dask.exploration.Exploration.drift` gives it.
+    name : str
+        Whose scores they are.
+    """
+    shown = table.dropna(subset=["psi"])
+    if len(shown) < 2:
+        return nothing("Drift needs two nights with scores")
+    place = np.arange(len(shown))
+    names = [night_name(night) for night in shown["night"]]
+    lines = [
+        hv.HLine(level).opts(color=SOFT, line_dash="dashed", line_width=1) for level in (0.1, 0.25)
+    ]
+    parts = []
+    flagged = shown["flagged"].to_numpy()
+    for mask, words, colour, marker in (
+        (~flagged, "like the others", BLUE, "circle"),
+        (flagged, "flagged", ORANGE, "diamond"),
+    ):
+        part = shown[mask]
+        own = [names[k] for k in place[mask]]
+        dots = hv.Scatter(
+            (place[mask], part["psi"], own, part["ks"], part["cutouts"]),
+            "place",
+            ["psi", "night", "ks", "cutouts"],
+            label=words,
+        )
+        parts.append(
+            dots.opts(
+                color=colour,
+                marker=marker,
+                size=10 if len(names) <= 40 else 6,
+                tools=["hover"],
+                hover_tooltips=[
+                    ("night", "@night"),
+                    ("PSI", "@psi{0.000}"),
+                    ("KS distance", "@ks{0.000}"),
+                    ("cutouts", "@cutouts{0,0}"),
+                ],
+            )
+        )
+    return hv.Overlay([*lines, *parts]).opts(
+        title=f"Drift of the scores of {name}",
+        xlabel="night",
+        ylabel="population stability index",
+        xticks=_night_ticks(names),
+        xrotation=40,
+        xlim=(-0.6, len(names) - 0.4),
+        ylim=(0, max(0.3, float(shown["psi"].max()) * 1.1)),
+        legend_position="top_right",
+        hooks=[_dress],
+        **_SIZE,
+    )
+
+
+def _night_ticks(names: Sequence[str]) -> list[tuple[int, str]]:
+    every = -(-len(names) // _MOST_TICKS)
+    return [(k, names[k]) for k in range(0, len(names), every)]
 
 
 def venn(regions: Mapping[str, int]) -> hv.Overlay | hv.Text:
@@ -370,17 +551,21 @@ def night_name(night: int) -> str:
     return f"{digits[:4]}-{digits[4:6]}-{digits[6:]}" if night else "not known"
 
 
-def _by_label(scores: xr.Dataset, member: str) -> list[tuple[str, str, str, np.ndarray]]:
-    """Split a member's scores by its family's label: words, colour, dash, scores."""
+def _by_label(scores: xr.Dataset, member: str) -> dict[str, np.ndarray]:
+    """Split a member's scores by its family's label, in words; what is empty is left out."""
     values = scores["scores"].sel(model=member).values
     name = f"label_{family_of(member)}"
     labels = scores[name].values if name in scores else np.full(len(values), -1)
     looked = ~np.isnan(values)
-    parts = [
-        (words, colour, dash, values[(labels == label) & looked])
-        for label, words, colour, dash in (*_LABELS, _UNLABELLED)
-    ]
-    return [part for part in parts if len(part[3])]
+    parts = {words: values[(labels == label) & looked] for label, words in _LABELS.items()}
+    return {words: part for words, part in parts.items() if len(part)}
+
+
+def _group_styles(groups: Iterable[str]) -> list[dict[str, str]]:
+    """Colour and dash of each group of scores, told apart without colour too."""
+    others = iter(_OTHER_STYLES * 9)
+    styles = [_LABEL_STYLES.get(words) or next(others) for words in groups]
+    return [{"color": colour, "line_dash": dash} for colour, dash in styles]
 
 
 def _line_style(name: str, names: Sequence[str]) -> dict[str, str]:
@@ -399,8 +584,11 @@ def _overlay(elements: list[Any], **options: Any) -> hv.Overlay:
 
 
 def _dress(plot: Any, element: Any) -> None:
-    """Give a figure the package's look: quiet axes, readable text, no box."""
-    figure = plot.state
+    dress(plot.state)
+
+
+def dress(figure: Any) -> None:
+    """Give a Bokeh figure the package's look: quiet axes, readable text, no box."""
     figure.background_fill_color = figure.border_fill_color = CARD
     figure.outline_line_color = None
     figure.title.text_color, figure.title.text_font_size = INK, "11pt"
