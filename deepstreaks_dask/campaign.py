@@ -2,8 +2,11 @@
 
 The unit of work is one shard. A task reads its cutouts once, runs all members in one compiled forward
 pass and writes one chunk of ``runs/<run>/scores``: one object, in one step, that no other task touches. What a
-killed campaign has not written is NaN; a rerun computes those shards only, in batches cut the same
-way, so that the result is the same to the last bit.
+killed campaign has not written is NaN; a rerun computes those shards only, and a score does not depend on
+what was computed beside it, so that the result is the same to the last bit.
+
+In the mode ``decide`` members look only while a decision is open (:mod:`~deepstreaks_dask.cascade`). A task then takes
+several shards, so that the few that are left after the first family still fill batches.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import difflib
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from itertools import islice
 from typing import Any
@@ -29,18 +33,28 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 import deepstreaks_dask
 from deepstreaks_dask.archive import digests, open_archive, shard_bounds
+from deepstreaks_dask.cascade import Look, Order, cascade, cheapest_order
 from deepstreaks_dask.errors import CampaignError
-from deepstreaks_dask.families import Families, family_of
+from deepstreaks_dask.families import Decision, Families, family_of
 from deepstreaks_dask.models.forward import Forward, compile_forward
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.storage import locate
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHARDS_A_CASCADE = 4  # so many at once that what the first family leaves still fills batches
 _IN_FLIGHT = 4  # tasks queued a thread: enough to never wait, few enough for millions of shards
 
 _device = threading.Lock()  # one forward pass at a time in a worker; the other thread reads ahead
 _loading = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """How members look one after the other: each one's threshold, and the order."""
+
+    limits: tuple[float, ...]
+    order: Order
 
 
 @dataclass(frozen=True)
@@ -49,20 +63,19 @@ class Unit:
 
     url: str
     run: str
-    first: int
-    last: int
+    shards: tuple[tuple[int, int], ...]  # rows [first, last) of each
     zoo: str | None
     members: tuple[tuple[str, str], ...]  # (name@version, sha256)
     batch: int
+    cascade: Cascade | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What comes back: which rows, and why not if they could not be read."""
+    """What comes back: how many cutouts were dealt with, and which shards could not be read, and why."""
 
-    first: int
-    last: int
-    failure: str = ""
+    cutouts: int
+    failures: tuple[tuple[int, int, str], ...] = ()
 
 
 def score(
@@ -72,6 +85,7 @@ def score(
     *,
     run: str = "default",
     batch: int = 64,
+    decide: Decision | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Score every cutout that has no scores yet.
@@ -87,7 +101,10 @@ def score(
     run : str
         Name of the run that holds the scores. The same name goes on with it.
     batch : int
-        Cutouts in a forward pass. A run keeps the one it began with: it decides the last bits.
+        Cutouts in a forward pass. A run keeps the one it began with.
+    decide : Decision, optional
+        Score only what this decision needs, which finds the same plausible cutouts for a part of the cost;
+        NaN stands where a member did not look. All members look at every cutout by default.
     progress : bool
         Show count, rate and time left.
 
@@ -99,30 +116,39 @@ def score(
     Raises
     ------
     CampaignError
-        If the archive is empty, the run was made with other weights, or a network gives no number.
+        If the archive is empty, the run was made with other weights or for another decision, or a network
+        gives no number.
     """
     dataset = open_archive(archive)
     url, total, shard = dataset.attrs["url"], dataset.sizes["cutout"], dataset.attrs["shard"]
     if not total:
         raise CampaignError(f"{url} holds no cutouts: ingest some first")
-    members = tuple((member.ref, member.sha256) for member in families.members)
-    group = _open_run(url, run, families, total, shard, batch)
-    batch = _provenance(group)["batch"]
+    group = _open_run(url, run, families, decide, total, shard, batch)
     todo = list(_missing(group, total, shard))
-    units = iter(Unit(url, run, first, last, families.zoo, members, batch) for first, last in todo)
-    failures = []
+    members = tuple((member.ref, member.sha256) for member in families.members)
+    whole = Unit(url, run, (), families.zoo, members, _provenance(group)["batch"])
+    failures: list[tuple[int, int, str]] = []
     with progress_bar(f"score {run}", sum(b - a for a, b in todo), show=progress) as bar:
+        if decide is None:
+            units = iter([replace(whole, shards=(one,)) for one in todo])
+        else:
+            while todo and "order" not in _provenance(group):
+                learned = _learn_order(client, replace(whole, shards=(todo.pop(0),)), group, decide)
+                bar.advance(learned.cutouts)
+                failures += learned.failures
+            plan = _planned(group, decide) if todo else None
+            some = range(0, len(todo), _SHARDS_A_CASCADE)
+            together = [tuple(todo[k : k + _SHARDS_A_CASCADE]) for k in some]
+            units = iter([replace(whole, shards=shards, cascade=plan) for shards in together])
         threads = sum(client.nthreads().values()) or 1
-        first_units = list(islice(units, _IN_FLIGHT * threads))
-        running = as_completed([_submit(client, unit) for unit in first_units])
+        running = as_completed([_submit(client, u) for u in islice(units, _IN_FLIGHT * threads)])
         for future in running:
             outcome = future.result()
-            bar.advance(outcome.last - outcome.first)
-            if outcome.failure:
-                failures.append([outcome.first, outcome.last, outcome.failure])
+            bar.advance(outcome.cutouts)
+            failures += outcome.failures
             if (unit := next(units, None)) is not None:
                 running.add(_submit(client, unit))
-    group.attrs.update({"updated": _now(), "failures": sorted(failures)})
+    group.attrs.update({"updated": _now(), "failures": [list(f) for f in sorted(failures)]})
     return open_scores(archive, run)
 
 
@@ -182,49 +208,150 @@ def list_runs(archive: str | os.PathLike[str]) -> list[str]:
 
 
 def score_unit(unit: Unit) -> Outcome:
-    """Read, score and store one shard; runs on a worker."""
-    try:
-        source = zarr.open_group(unit.url, mode="r")
-        cutouts = np.asarray(_array(source, "cutouts")[unit.first : unit.last])
-        # an object that is gone reads as zeros; a damaged one fails its checksum
-        if digests(cutouts[:1])[0] != np.asarray(_array(source, "digest")[unit.first]):
-            raise OSError("the shard is missing")
-    except Exception as error:  # codecs raise whatever their libraries do
-        return Outcome(unit.first, unit.last, str(error) or type(error).__name__)
-    forward = _load(unit.zoo, unit.members, unit.batch)
-    scores = np.empty((len(cutouts), len(unit.members)), np.float32)
-    with _device:
-        for start in range(0, len(cutouts), unit.batch):
-            scores[start : start + unit.batch] = forward(cutouts[start : start + unit.batch])
+    """Read, score and store shards; runs on a worker."""
+    source = zarr.open_group(unit.url, mode="r")
+    read, failures = [], []
+    for first, last in unit.shards:
+        try:
+            cutouts = np.asarray(_array(source, "cutouts")[first:last])
+            # an object that is gone reads as zeros; a damaged one fails its checksum
+            if digests(cutouts[:1])[0] != np.asarray(_array(source, "digest")[first]):
+                raise OSError("the shard is missing")
+            read.append((first, last, cutouts))
+        except Exception as error:  # codecs raise whatever their libraries do
+            failures.append((first, last, str(error) or type(error).__name__))
+    if read:
+        networks = _load(unit.zoo, unit.members, unit.batch)
+        pixels = np.concatenate([cutouts for _, _, cutouts in read])
+        with _device:
+            scores = networks.score(pixels, unit.cascade)
+        stored, start = _scores(_group(unit.url, unit.run)), 0
+        for first, last, _ in read:
+            stored[first:last] = scores[start : start + last - first]
+            start += last - first
+    return Outcome(sum(last - first for first, last in unit.shards), tuple(failures))
+
+
+class _Networks:
+    """The members on a worker: all in one pass, or one by one."""
+
+    def __init__(self, models: dict[str, keras.Model], batch: int) -> None:
+        self.models, self.batch = models, batch
+
+    @cached_property
+    def together(self) -> Forward:
+        return compile_forward(list(self.models.values()), self.batch)
+
+    @cached_property
+    def looks(self) -> list[Look]:
+        small = max(1, self.batch // 8)  # for the last few: padding them to a batch is wasted work
+
+        def look(ref: str, model: keras.Model) -> Look:
+            large, little = (compile_forward([model], size) for size in (self.batch, small))
+
+            def run(cutouts: np.ndarray) -> np.ndarray:
+                full = len(cutouts) - len(cutouts) % self.batch
+                if len(cutouts) - full > self.batch // 2:
+                    full = len(cutouts)
+                columns = [
+                    *_passes(large, cutouts[:full], self.batch),
+                    *_passes(little, cutouts[full:], small),
+                ]
+                return _finite(np.concatenate(columns), [ref])[:, 0]
+
+            return run
+
+        return [look(ref, model) for ref, model in self.models.items()]
+
+    def score(self, cutouts: np.ndarray, plan: Cascade | None) -> np.ndarray:
+        if plan is None:
+            passes = _passes(self.together, cutouts, self.batch)
+            return _finite(np.concatenate(list(passes)), list(self.models))
+        return cascade(cutouts, self.looks, np.array(plan.limits, np.float32), plan.order)
+
+    def costs(self, cutouts: np.ndarray) -> list[float]:
+        """Seconds a cutout of each member's look."""
+        seconds = []
+        for look in self.looks:
+            look(cutouts)  # the first pass compiles
+            start = time.perf_counter()
+            look(cutouts)
+            seconds.append((time.perf_counter() - start) / len(cutouts))
+        return seconds
+
+
+def _passes(forward: Forward, cutouts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+    return (forward(cutouts[k : k + batch]) for k in range(0, len(cutouts), batch))
+
+
+def _finite(scores: np.ndarray, refs: list[str]) -> np.ndarray:
     broken = np.flatnonzero(~np.isfinite(scores).all(axis=0))
     if len(broken):
-        names = [unit.members[k][0] for k in broken]
-        raise CampaignError(f"{', '.join(names)} gives no finite score: its weights are broken")
-    _scores(_group(unit.url, unit.run))[unit.first : unit.last] = scores
-    return Outcome(unit.first, unit.last)
+        names = ", ".join(refs[k] for k in broken)
+        raise CampaignError(f"{names} gives no finite score: its weights are broken")
+    return scores
+
+
+def measure_costs(unit: Unit) -> list[float]:
+    """Seconds a cutout that each member takes; runs on a worker."""
+    (first, _), *_ = unit.shards
+    source = _array(zarr.open_group(unit.url, mode="r"), "cutouts")
+    with _device:
+        networks = _load(unit.zoo, unit.members, unit.batch)
+        return networks.costs(np.asarray(source[first : first + unit.batch]))
+
+
+def _learn_order(client: Client, unit: Unit, group: zarr.Group, decision: Decision) -> Outcome:
+    """Let all members look at one shard, and keep the order that would have been the cheapest."""
+    outcome: Outcome = _submit(client, unit).result()
+    if not outcome.failures:
+        ((first, last),) = unit.shards
+        costs = client.submit(measure_costs, unit, pure=False).result()
+        models = _provenance(group)["models"]
+        order = cheapest_order(
+            np.asarray(_scores(group)[first:last]),
+            decision.limits(models),
+            decision.needed(models),
+            costs,
+        )
+        group.attrs["order"] = [[models[member] for member in family] for family in order]
+    return outcome
+
+
+def _planned(group: zarr.Group, decision: Decision) -> Cascade:
+    attributes = _provenance(group)
+    models = attributes["models"]
+    order = tuple(tuple(models.index(name) for name in family) for family in attributes["order"])
+    return Cascade(tuple(map(float, decision.limits(models))), order)
 
 
 def _submit(client: Client, unit: Unit) -> Any:
     return client.submit(score_unit, unit, pure=False, retries=2)
 
 
-def _load(zoo: str | None, members: tuple[tuple[str, str], ...], batch: int) -> Forward:
+def _load(zoo: str | None, members: tuple[tuple[str, str], ...], batch: int) -> _Networks:
     with _loading:  # two threads must not load the same networks at once
         return _load_once(zoo, members, batch)
 
 
 @lru_cache(maxsize=1)
-def _load_once(zoo: str | None, members: tuple[tuple[str, str], ...], batch: int) -> Forward:
-    """Load and compile the members once a worker; the hashes are part of the key."""
+def _load_once(zoo: str | None, members: tuple[tuple[str, str], ...], batch: int) -> _Networks:
+    """Load the members once a worker; the hashes are part of the key."""
     store = Zoo(zoo)
     for ref, sha256 in members:
         if store.card(ref).sha256 != sha256:
             raise CampaignError(f"the weights of {ref} changed since the campaign began")
-    return compile_forward([store.load(ref) for ref, _ in members], batch)
+    return _Networks({ref: store.load(ref) for ref, _ in members}, batch)
 
 
 def _open_run(
-    url: str, run: str, families: Families, total: int, shard: int, batch: int
+    url: str,
+    run: str,
+    families: Families,
+    decide: Decision | None,
+    total: int,
+    shard: int,
+    batch: int,
 ) -> zarr.Group:
     """Open the run to go on with it, or make it; grow it to the archive's length."""
     if not _RUN_NAME.fullmatch(run):
@@ -240,6 +367,15 @@ def _open_run(
         for family in families
         for member in family.members
     ]
+    names = [member.name for member in families.members]
+    limits = None
+    if decide is not None:
+        needed = {names[k] for columns in decide.needed(names).values() for k in columns}
+        limits = {
+            name: float(limit)
+            for name, limit in zip(names, decide.limits(names), strict=True)
+            if name in needed
+        }
     if run in list_runs(url):
         group = _group(url, run)
         if _provenance(group)["members"] != wanted:
@@ -247,6 +383,9 @@ def _open_run(
             raise CampaignError(
                 f"run {run!r} of {url} was made with other weights ({has}): give another --run"
             )
+        if (decided := _provenance(group)["decided"]) != limits:
+            what = f"decides at {decided} only" if decided else "holds all scores"
+            raise CampaignError(f"run {run!r} of {url} {what}: give another --run")
         array = _scores(group)
         if array.shape[0] < total:
             array.resize((total, array.shape[1]))
@@ -261,7 +400,8 @@ def _open_run(
         zarr_format=3,
         attributes={
             "members": wanted,
-            "models": [member["name"] for member in wanted],
+            "models": names,
+            "decided": limits,
             "zoo": families.zoo or "shipped with deepstreaks_dask",
             "batch": batch,
             "backend": keras.backend.backend(),
@@ -289,9 +429,10 @@ def _open_run(
 def _missing(group: zarr.Group, total: int, shard: int) -> Iterator[tuple[int, int]]:
     """Shards with rows that have no scores, or whose chunk is torn."""
     array = _scores(group)
+    nobody_looked = np.any if _provenance(group)["decided"] is None else np.all
     for first, last in shard_bounds(total, shard):
         try:
-            done = not np.isnan(np.asarray(array[first:last])).any()
+            done = not nobody_looked(np.isnan(np.asarray(array[first:last])), axis=1).any()
         except Exception:  # a torn chunk fails its checksum in its codec's own way
             done = False
             array[first:last] = np.nan

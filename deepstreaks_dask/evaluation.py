@@ -299,7 +299,7 @@ def evaluate(scores: xr.Dataset, decision: Decision | None = None) -> Evaluation
     decision : Decision, optional
         Thresholds; 0.5 everywhere by default.
     """
-    decision = decision or Decision()
+    decision = decision or Decision.of_run(scores)
     decided = decision.apply(scores)
     values = decided["scores"].values
     members = [str(name) for name in decided["model"].values]

@@ -130,10 +130,48 @@ class Decision:
             if not 0 <= value <= 1:
                 raise DeepStreaksError(f"threshold {name}={value}: give a number from 0 to 1")
 
+    @classmethod
+    def of_run(cls, scores: xr.Dataset, thresholds: Mapping[str, float] | None = None) -> Decision:
+        """Give the decision that a run was scored for, 0.5 everywhere if for any, with some thresholds changed.
+
+        Parameters
+        ----------
+        scores : xarray.Dataset
+            As :func:`~deepstreaks_dask.campaign.open_scores` gives it.
+        thresholds : mapping of str to float, optional
+            By member or family.
+        """
+        return cls({**(scores.attrs.get("decided") or {}), **(thresholds or {})})
+
     def threshold(self, member: str) -> float:
         """Give the threshold that holds for a member."""
         family = family_of(member)
         return self.thresholds.get(member, self.thresholds.get(family, self.default))
+
+    def limits(self, members: Sequence[str]) -> np.ndarray:
+        """Give the threshold of each member, float32 as the scores are.
+
+        Raises
+        ------
+        DeepStreaksError
+            If a threshold names neither one of these members nor a family of theirs.
+        """
+        names = list(dict.fromkeys(family_of(member) for member in members))
+        for name in self.thresholds:
+            if name not in (*members, *names):
+                near = difflib.get_close_matches(name, [*members, *names], n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise DeepStreaksError(
+                    f"threshold for {name!r}: {hint}the scores have {', '.join([*names, *members])}"
+                )
+        return np.array([self.threshold(member) for member in members], np.float32)
+
+    def needed(self, members: Sequence[str]) -> dict[str, list[int]]:
+        """Give the families that decide, where these members have looked, with their columns."""
+        columns: dict[str, list[int]] = {}
+        for column, member in enumerate(members):
+            columns.setdefault(family_of(member), []).append(column)
+        return {name: columns[name] for name in columns if name in self.deciding} or columns
 
     def apply(self, scores: xr.Dataset) -> xr.Dataset:
         """Decide.
@@ -157,21 +195,13 @@ class Decision:
         """
         members = [str(name) for name in scores["model"].values]
         names = list(dict.fromkeys(family_of(member) for member in members))
-        for name in self.thresholds:
-            if name not in (*members, *names):
-                near = difflib.get_close_matches(name, [*members, *names], n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise DeepStreaksError(
-                    f"threshold for {name!r}: {hint}the scores have {', '.join([*names, *members])}"
-                )
         values = scores["scores"].values
-        limits = np.array([self.threshold(member) for member in members], np.float32)
-        passes = values >= limits
+        passes = values >= self.limits(members)
         missing = np.isnan(values)
         columns = [[family_of(member) == name for member in members] for name in names]
         family_pass = np.stack([passes[:, c].any(axis=1) for c in columns], axis=1)
         family_open = np.stack([missing[:, c].any(axis=1) for c in columns], axis=1)
-        needed = [k for k, name in enumerate(names) if name in self.deciding] or slice(None)
+        needed = [names.index(name) for name in self.needed(members)]
         plausible = family_pass[:, needed].all(axis=1)
         undecided = ~plausible & (family_pass | family_open)[:, needed].all(axis=1)
         return scores.assign(

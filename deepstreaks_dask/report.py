@@ -70,7 +70,7 @@ def write_report(
     run : str
         Which run.
     decision : Decision, optional
-        Thresholds; 0.5 everywhere by default.
+        Thresholds; by default those that the run was scored for, or 0.5 everywhere.
 
     Returns
     -------
@@ -82,8 +82,8 @@ def write_report(
     DeepStreaksError
         If there is no such archive or run, or the file cannot be written.
     """
-    decision = decision or Decision()
     scores = open_scores(archive, run)
+    decision = decision or Decision.of_run(scores)
     evaluation = evaluate(scores, decision)
     decided = decision.apply(scores)
     charts = _charts(scores, decision, evaluation)
@@ -398,5 +398,8 @@ def _facts(scores: xr.Dataset, decision: Decision) -> list[tuple[str, str]]:
         limit = decision.threshold(member["name"])
         words = f"threshold {limit:g}, weights sha256 {member['sha256']}"
         facts.append((f"{member['name']}@{member['version']}", words))
+    if attrs["decided"] is not None:
+        words = "only while the decision was open: figures of single members are of the cutouts they looked at"
+        facts.append(("scored", words))
     keys = ("deepstreaks_dask", "keras", "backend", "dtype", "batch", "started", "updated")
     return facts + [(key, str(attrs[key])) for key in keys]

@@ -18,7 +18,7 @@ from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.campaign import Unit, list_runs, open_scores, score
 from deepstreaks_dask.cluster import connect
 from deepstreaks_dask.errors import CampaignError
-from deepstreaks_dask.families import Families
+from deepstreaks_dask.families import Decision, Families
 from deepstreaks_dask.models import build
 from deepstreaks_dask.models.zoo import Card, Zoo
 
@@ -165,7 +165,7 @@ def test_models_load_once_a_worker_and_do_not_travel(archive, zoo, client):
     (info,) = client.run(campaign._load_once.cache_info).values()
     assert (info.misses, info.hits) == (1, 2)
     members = tuple((m.ref, m.sha256) for m in Families.from_zoo(zoo).members)
-    assert len(pickle.dumps(Unit(str(archive), "x", 0, 64, zoo, members, 64))) < 2000
+    assert len(pickle.dumps(Unit(str(archive), "x", ((0, 64),), zoo, members, 64))) < 2000
 
 
 def test_a_run_killed_before_it_had_scores_leaves_no_false_provenance(
@@ -186,6 +186,49 @@ def test_a_run_killed_before_it_had_scores_leaves_no_false_provenance(
     scored = score(archive, Families.from_zoo(zoo), client, progress=False)
     assert [member["version"] for member in scored.attrs["members"]] == ["1", "1", "1"]
     assert scored.attrs["models"] == ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
+
+
+@pytest.fixture(scope="module")
+def picky(reference):
+    """A decision that most cutouts fail, each family of them some."""
+    names = ("rb", "sl", "kd")
+    return Decision(
+        {name: float(np.quantile(reference[:, k], 0.6)) for k, name in enumerate(names)}
+    )
+
+
+def test_deciding_finds_what_all_scores_find(large, zoo, reference, client, picky):
+    families = Families.from_zoo(zoo)
+    partial = score(large, families, client, run="decide", decide=picky, progress=False)
+    values = partial["scores"].values
+    looked = ~np.isnan(values)
+    assert 0 < looked[64:].mean() < 0.7
+    np.testing.assert_array_equal(values[looked], reference[looked])
+    whole = picky.apply(open_scores(large, "whole"))["plausible"]
+    decided = picky.apply(partial)
+    assert 0 < whole.sum() < len(whole)
+    np.testing.assert_array_equal(decided["plausible"], whole)
+    assert not decided["undecided"].any()
+    assert {name for family in partial.attrs["order"] for name in family} == set(
+        partial.attrs["models"]
+    )
+    with pytest.raises(CampaignError, match=r"decides at .* only"):
+        score(large, families, client, run="decide", decide=Decision({"kd": 0.1}))
+    with pytest.raises(CampaignError, match="holds all scores"):
+        score(large, families, client, run="whole", decide=picky)
+
+
+def test_a_cascade_that_was_cut_short_goes_on(large, zoo, client, picky):
+    families = Families.from_zoo(zoo)
+    whole = score(large, families, client, run="decide", decide=picky, progress=False)["scores"]
+    folder = large / "runs" / "decide" / "scores" / "c"
+    before = chunks(large, "decide")
+    for name in ("3", "17"):
+        (folder / name / "0").unlink()
+    again = score(large, families, client, run="decide", decide=picky, progress=False)["scores"]
+    assert again.values.tobytes() == whole.values.tobytes()
+    after = chunks(large, "decide")
+    assert {key for key in before if after[key] != before[key]} == {"3", "17"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process from Linux")

@@ -90,6 +90,15 @@ def test_quickstart_then_the_rest(tmp_path):
     archive = folder / "week.zarr"
     again = json.loads(run("score", archive, "--json").stdout)
     assert again["scored"] == 120
+    cheap = json.loads(run("score", archive, "--run", "cheap", "--decide", "--json").stdout)
+    assert cheap["scored"] == 120
+    assert cheap["looks"] == 120 * 3  # a single shard: all look, to learn the order
+    listed = [
+        json.loads(run("decide", archive, "--run", name, "--json").stdout)["plausible"]
+        for name in ("default", "cheap")
+    ]
+    assert listed[0] == listed[1] > 0
+    assert "with --decide" in run("score", archive, "-t", "kd=0.9", code=1).stderr
     loose = json.loads(
         run("decide", archive, "-t", "rb=0", "-t", "sl=0", "-t", "kd=0", "--json").stdout
     )

@@ -74,6 +74,7 @@ def store_run(url, values, *, models=MODELS, failures=()):
         "members": members,
         "models": models,
         "zoo": "a zoo",
+        "decided": None,
         "failures": list(failures),
         "started": "2026-01-02T03:04:05+00:00",
         "updated": "2026-01-02T03:05:05+00:00",

@@ -90,10 +90,14 @@ def _tensorflow(models: Sequence[keras.Model], shape: tuple[int, int, int]) -> F
     )
     def scores(cutouts: Any) -> Any:
         images = _scale(cutouts)
-        return ops.concatenate([model(images, training=False) for model in models], axis=1)
+        # Joined outside: within, TensorFlow moves the sigmoids behind the concatenation, where their
+        # last bit depends on which other models run along.
+        return [model(images, training=False) for model in models]
 
     compiled = scores.get_concrete_function()
-    return lambda cutouts: compiled(tf.constant(cutouts)).numpy()
+    return lambda cutouts: np.concatenate(
+        [column.numpy() for column in compiled(tf.constant(cutouts))], axis=1
+    )
 
 
 def _jax(models: Sequence[keras.Model], shape: tuple[int, int, int]) -> Forward:

@@ -82,6 +82,16 @@ def test_scores_are_the_same_to_the_bit_every_time(models, cutouts):
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="only TensorFlow may trace again"
 )
+def test_company_and_batch_do_not_change_a_bit(models, cutouts):
+    """A score is the same whoever is scored along: the cascade and reruns rest on it."""
+    together = compile_forward(models, len(cutouts))(cutouts)
+    for column, model in enumerate(models):
+        for batch in (8, 16):
+            alone = compile_forward([model], batch)
+            scores = [alone(cutouts[k : k + batch]) for k in range(0, len(cutouts), batch)]
+            np.testing.assert_array_equal(np.concatenate(scores)[:, 0], together[:, column])
+
+
 def test_no_batch_is_traced_again(cutouts):
     model = Counted(build("vgg6"))
     forward = compile_forward([model], 4)
