@@ -229,6 +229,14 @@ def score(
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Cutouts in a forward pass.")] = 64,
+    only_decide: Annotated[
+        bool,
+        typer.Option(
+            "--decide",
+            help="Stop at a cutout as soon as the decision is fixed: as sure, and cheaper.",
+        ),
+    ] = False,
+    threshold: ThresholdOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score what has no scores yet. Killed? Run it again: it goes on where it was.
@@ -237,17 +245,27 @@ def score(
     """
     from deepstreaks_dask.campaign import score as run_campaign
     from deepstreaks_dask.cluster import connect
-    from deepstreaks_dask.families import Families
+    from deepstreaks_dask.families import Decision, Families
 
+    if threshold and not only_decide:
+        raise DeepStreaksError(
+            "thresholds matter to 'score' with --decide only: give them to 'deepstreaks decide'"
+        )
     chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
+    decision = Decision(_thresholds(threshold)) if only_decide else None
     with connect(scheduler, workers=workers) as client:
-        scores = run_campaign(archive, chosen, client, run=run, batch=batch)
+        scores = run_campaign(archive, chosen, client, run=run, batch=batch, decide=decision)
     failures = scores.attrs["failures"]
-    done = int((~scores["scores"].isnull().any("model")).sum())
-    _say(
-        as_json,
-        {"run": run, "scored": done, "cutouts": scores.sizes["cutout"], "failures": failures},
-    )
+    looked = scores["scores"].notnull()
+    done = looked.any("model") if only_decide else looked.all("model")
+    result = {
+        "run": run,
+        "scored": int(done.sum()),
+        "cutouts": scores.sizes["cutout"],
+        "looks": int(looked.sum()),
+        "failures": failures,
+    }
+    _say(as_json, result)
     if failures:
         raise typer.Exit(2)
 
@@ -280,8 +298,9 @@ def decide(
     from deepstreaks_dask.export import Submission, candidates, export
     from deepstreaks_dask.families import Decision
 
-    decision = Decision(_thresholds(threshold))
-    decided = decision.apply(open_scores(archive, run))
+    scores = open_scores(archive, run)
+    decision = Decision.of_run(scores, _thresholds(threshold))
+    decided = decision.apply(scores)
     frame = candidates(decided)
     submission = Submission.read(ades) if ades else None
     done = export(frame, output, submission=submission, decision=decision) if output else None
@@ -294,8 +313,8 @@ def decide(
             said |= {"written": done.written, "left_out": done.left_out}
         _print_json({**said, "candidates": json.loads(frame.to_json(orient="records"))})
         return
-    scores = [str(name) for name in decided["model"].values]
-    shown = frame[["id", "night", "jd", "filter", "ra", "dec", "length", "mag", *scores]]
+    models = [str(name) for name in decided["model"].values]
+    shown = frame[["id", "night", "jd", "filter", "ra", "dec", "length", "mag", *models]]
     table = Table(*shown.columns, title="Plausible candidates")
     for _, row in shown.head(20).iterrows():
         table.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row))
@@ -321,7 +340,8 @@ def evaluate(
     from deepstreaks_dask.evaluation import evaluate as run_evaluation
     from deepstreaks_dask.families import Decision
 
-    result = run_evaluation(open_scores(archive, run), Decision(_thresholds(threshold)))
+    scores = open_scores(archive, run)
+    result = run_evaluation(scores, Decision.of_run(scores, _thresholds(threshold)))
     if as_json:
         _print_json(result.to_dict())
         return
@@ -352,10 +372,12 @@ def report(
 
     Example: deepstreaks report week.zarr -o report.html
     """
+    from deepstreaks_dask.campaign import open_scores
     from deepstreaks_dask.families import Decision
     from deepstreaks_dask.report import write_report
 
-    write_report(archive, output, run=run, decision=Decision(_thresholds(threshold)))
+    decision = Decision.of_run(open_scores(archive, run), _thresholds(threshold))
+    write_report(archive, output, run=run, decision=decision)
     _say(as_json, {"report": str(output.resolve())})
 
 
