@@ -137,7 +137,7 @@ def simulate(
 
 @app.command()
 def ingest(
-    source: Annotated[Path, typer.Argument(help="Folder of JPEG or PNG cutouts.")],
+    source: Annotated[Path, typer.Argument(help="Folder or file of cutouts, or of alert packets.")],
     archive: ArchiveArg,
     table: Annotated[
         Path | None, typer.Option(help="CSV, Parquet or ECSV with metadata and labels.")
@@ -149,18 +149,20 @@ def ingest(
 ) -> None:
     """Add cutouts to an archive, which is made if it does not exist.
 
+    Alerts go to an archive of their own: it holds triplets of science, template and difference.
+
     Example: deepstreaks ingest cutouts/20260101 survey.zarr --table labels.csv
     """
     from deepstreaks_dask.archive import append, create
     from deepstreaks_dask.progress import progress_bar
-    from deepstreaks_dask.readers import get_reader, sniff
+    from deepstreaks_dask.readers import get_reader, layout_of, sniff
     from deepstreaks_dask.storage import locate
 
     chosen = get_reader(reader) if reader else sniff(source)
     total = chosen.count(source)
     fs, root = locate(archive)
     if not fs.exists(root):
-        create(archive, shard=shard)
+        create(archive, shard=shard, **layout_of(chosen))
     with progress_bar("ingest", total) as bar:
         batches = chosen.read(source, table=table, night=night)
         result = append(archive, _counted(batches, bar))

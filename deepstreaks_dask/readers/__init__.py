@@ -8,18 +8,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from deepstreaks_dask.archive import CutoutBatch
 from deepstreaks_dask.errors import ReaderError
 
 
 class Reader(Protocol):
-    """What a format's module gives as ``READER``."""
+    """What a format's module gives as ``READER``.
+
+    One whose cutouts are others than the usual also has a ``layout``: see :func:`layout_of`.
+    """
 
     name: str
 
@@ -67,6 +70,11 @@ def get_reader(name: str) -> Reader:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ReaderError(f"no reader {name!r}: {hint}choose one of {', '.join(sorted(known))}")
     return known[name]
+
+
+def layout_of(reader: Reader) -> Mapping[str, Any]:
+    """Give what an archive for a reader's cutouts is created with: ``shape``, ``dtype``, ``columns``."""
+    return getattr(reader, "layout", {})
 
 
 def sniff(path: Path) -> Reader:

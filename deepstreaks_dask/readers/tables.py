@@ -57,6 +57,15 @@ class Metadata:
             columns[name][known] = values.astype(str) if schema.dtype == "string" else values
         return columns
 
+    def over(self, columns: dict[str, np.ndarray], at: np.ndarray) -> dict[str, np.ndarray]:
+        """Lay rows ``at`` over columns: what the table knows goes before what they hold."""
+        laid = dict(columns)
+        for name, values in self.columns(at).items():
+            missing = SCHEMA[name].missing
+            unknown = values != values if values.dtype.kind == "f" else values == missing
+            laid[name] = np.where(unknown, columns[name], values) if name in columns else values
+        return laid
+
 
 def read_metadata(path: Path) -> Metadata:
     """Read a table with one row a cutout and index its rows by file and id.
