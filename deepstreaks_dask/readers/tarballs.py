@@ -7,7 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, cast, Self
+from typing import IO, Self, cast
 
 from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.readers.folder import Refused
