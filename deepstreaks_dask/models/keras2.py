@@ -2,8 +2,8 @@
 
 Keras 3 cannot read ``model.to_json()`` of Keras 2. Here every layer is made from its options, which are renamed,
 dropped where they act in training only, or refused; then the calls of the layers are made again. Only layers of
-`LAYERS` are made: no Lambda and no class of anybody's own, so a configuration cannot run code. No weight is made
-that the file does not hold values for, so it cannot fill the memory either.
+`LAYERS` are made: no Lambda and no class of anybody's own, so a configuration cannot run code. What weights may
+take together is bounded by what the file of weights holds, so it cannot fill the memory either.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "data_format": ("channels_last", None),
     "filters": (None,),
     "groups": (1,),
+    "noise_shape": (None,),
     "ragged": (False, None),
     "renorm": (False, None),
     "renorm_clipping": (None,),
@@ -141,7 +142,7 @@ class Builder:
     origin
         File to name in errors.
     budget
-        Number of values that the file of weights holds; a layer that asks for more is refused.
+        Number of values that all weights may have; a layer that asks for more is refused.
     """
 
     origin: str
@@ -404,7 +405,7 @@ class Builder:
             size = math.prod(shape or ())
             if size > self.budget:
                 raise ModelError(
-                    f"{where} needs a weight of shape {tuple(shape)}, more than its file of weights holds"
+                    f"{where} needs a weight of shape {tuple(shape)}, far more than its file of weights holds"
                 )
             self.budget -= size
             return make(shape, *args, **kwargs)
@@ -536,15 +537,20 @@ def _options(old_class: str, config: Mapping[str, Any], cls: type, where: str) -
 
 
 def _accepted(cls: type) -> set[str]:
-    """Names of the options that a class and its parents take."""
-    return {
-        name
-        for parent in cls.__mro__
-        if "__init__" in vars(parent) and parent is not object
-        for name, parameter in inspect.signature(vars(parent)["__init__"]).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and name != "self"
-    }
+    """Names of the options that a class takes, itself or to hand them on to its parents."""
+    names = set()
+    for parent in cls.__mro__:
+        if "__init__" not in vars(parent):
+            continue
+        parameters = inspect.signature(vars(parent)["__init__"]).parameters.values()
+        names |= {
+            parameter.name
+            for parameter in parameters
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        }
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return names - {"self"}
 
 
 def _activation(value: Any, where: str) -> Any:
