@@ -103,9 +103,11 @@ class Writer:
         self._ask(url, stop)
         word, pid = self._hear()
         assert word == "stopped"
-        yield
-        os.kill(pid, signal.SIGKILL)
-        assert self._hear() == ("ended", pid)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            assert self._hear() == ("ended", pid)
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +183,7 @@ def test_another_append_after_a_kill_is_not_mixed_with_what_was_left(
         append(path, [random_batch(3, start=900)])
     assert_same(contents(url), contents(clean))
     assert verify(url).ok
+    assert files(url) == files(clean)
 
 
 def test_only_one_writes_at_a_time(before, writer, tmp_path):
