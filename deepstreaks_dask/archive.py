@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -116,14 +116,14 @@ class CutoutBatch:
         Any of the archive's columns, ``id`` among them, each of length ``n``.
     quarantined : list of Quarantined
         Inputs that were refused.
-    native : list of ndarray, optional
+    native : sequence of ndarray, optional
         The pictures before they were resized, uint8 ``(height, width)`` each.
     """
 
     cutouts: np.ndarray
     columns: dict[str, np.ndarray]
     quarantined: list[Quarantined] = field(default_factory=list)
-    native: list[np.ndarray] | None = None
+    native: Sequence[np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-THROUGHPUT = Path(__file__).parents[1] / "benchmarks" / "throughput.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+THROUGHPUT, INGEST = BENCHMARKS / "throughput.py", BENCHMARKS / "ingest.py"
 
 
-def _run(*options):
+def _run(benchmark, *options):
     return subprocess.run(
-        [sys.executable, THROUGHPUT, *options], capture_output=True, text=True, check=False
+        [sys.executable, benchmark, *options], capture_output=True, text=True, check=False
     )
 
 
 def test_throughput_measures_all_three_ways_on_equal_scores():
     """The benchmark itself stops if the three ways do not score alike."""
     sizes = ["--cutouts", "20", "--repeats", "1", "--batch", "8"]
-    done = _run(*sizes, "--architectures", "vgg6", "--json")
+    done = _run(THROUGHPUT, *sizes, "--architectures", "vgg6", "--json")
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
     assert row["architecture"] == "vgg6"
@@ -30,6 +31,23 @@ def test_throughput_measures_all_three_ways_on_equal_scores():
 
 
 def test_throughput_refuses_an_unknown_architecture():
-    done = _run("--architectures", "vgg16")
+    done = _run(THROUGHPUT, "--architectures", "vgg16")
     assert done.returncode == 2
     assert "vgg16" in done.stderr
+
+
+def test_ingest_measures_both_ways_on_equal_cutouts():
+    """The benchmark itself stops if the archive does not hold what the bare loop makes."""
+    done = _run(INGEST, "--cutouts", "150", "--repeats", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["format"] for row in rows] == ["jpeg", "fits"]
+    for row in rows:
+        assert row["cutouts"] == 150
+        assert min(row["a"], row["b"], row["b/a"]) > 0
+
+
+def test_ingest_refuses_an_unknown_format():
+    done = _run(INGEST, "--formats", "gif")
+    assert done.returncode == 2
+    assert "gif" in done.stderr

@@ -13,7 +13,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite, prod
@@ -71,6 +71,8 @@ _ENDS = (("MJD-BEG", "MJD-END"), ("DATE-BEG", "DATE-END"), ("SHUTOPEN", "SHUTCLS
 _START = ("MJD-OBS", "DATE-OBS", "OBSMJD", "OBSJD", "JD")
 _EXPOSURE = ("XPOSURE", "EXPTIME", "EXPOSURE", "AEXPTIME")
 _FILTER = ("FILTER", "BAND", "FILTER1", "FILTERID")
+_TIMES = (*_MIDDLE, *sum(_ENDS, ()), *_START, *_EXPOSURE, "TIMESYS", "TIME-OBS", "UTC-OBS")
+_KEYS = re.compile("|".join([_WCS_KEYS.pattern, *_TIMES, *_FILTER]))
 _ZTF_FILTERS = {"1": "g", "2": "r", "3": "i"}
 
 
@@ -249,7 +251,7 @@ class FitsImage:
     section : array-like
         Read from the file as it is indexed.
     header : mapping
-        Readable cards, with those of the file's first header beneath them.
+        As :func:`readable_cards` gives it, with what the file's first header says beneath it.
     """
 
     number: int
@@ -281,8 +283,9 @@ def open_images(file: Path, root: Path) -> Iterator[list[FitsImage]]:
         start = opened.read(9)
     if not start:
         raise UnreadableError("empty", "no bytes")
-    with tempfile.TemporaryDirectory(prefix="deepstreaks-") as folder:
+    with ExitStack() as stack:
         if start.startswith(b"\x1f\x8b"):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="deepstreaks-"))
             file = _gunzip(file, Path(folder) / "unzipped.fits")
             with file.open("rb") as opened:
                 start = opened.read(9)
@@ -309,13 +312,13 @@ def open_images(file: Path, root: Path) -> Iterator[list[FitsImage]]:
 
 
 def readable_cards(*headers: fits.Header) -> dict[str, Any]:
-    """Give the cards of headers, the later ones over the earlier, without those that cannot be read."""
+    """Give what headers say of sky, time and filter, the later over the earlier, if it can be read."""
     cards: dict[str, Any] = {}
     for header in headers:
-        for card in header.cards:
+        for key in filter(_KEYS.fullmatch, header):
             try:
-                if card.keyword and isinstance(card.value, bool | int | float | str):
-                    cards[card.keyword] = card.value
+                if isinstance(value := header[key], bool | int | float | str):
+                    cards[key] = value
             except (fits.VerifyError, ValueError):  # one bad card does not spoil the others
                 continue
     return cards
@@ -388,9 +391,12 @@ def place(wcs: WCS | None, x: float, y: float) -> dict[str, float]:
     if wcs is None:
         return {}
     try:
-        coordinate = wcs.pixel_to_world(x, y)
-        assert isinstance(coordinate, SkyCoord)
-        ra, dec = float(coordinate.icrs.ra.deg), float(coordinate.icrs.dec.deg)
+        if wcs.wcs.radesys == "ICRS" and wcs.wcs.lngtyp == "RA":  # without the toll of SkyCoord
+            ra, dec = (float(v) for v in wcs.all_pix2world(x, y, 0, ra_dec_order=True))
+        else:
+            coordinate = wcs.pixel_to_world(x, y)
+            assert isinstance(coordinate, SkyCoord)
+            ra, dec = float(coordinate.icrs.ra.deg), float(coordinate.icrs.dec.deg)
     except Exception:  # as above; frames without a way to ICRS, too
         return {}
     return {"ra": ra, "dec": dec} if isfinite(ra) and isfinite(dec) else {}

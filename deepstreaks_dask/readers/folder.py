@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from deepstreaks_dask.archive import SCHEMA, SIDE, CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
@@ -33,10 +34,11 @@ class Picture:
 
     Attributes
     ----------
-    cutout, native : ndarray
-        uint8 ``(144, 144)``, and before the resize ``(height, width)``.
-    hashed : bytes
-        Hash of what it came from; of pictures with equal ones the first is taken. Empty: all are.
+    cutout : ndarray
+        uint8 ``(144, 144)``.
+    native : ndarray or PIL.Image.Image
+        The same before the resize, uint8 ``(height, width)``; a Pillow picture is made an array only where an
+        archive asks for it.
     part : str
         Which picture of its file it is, where there are several; goes on to the id.
     where : str
@@ -48,8 +50,7 @@ class Picture:
     """
 
     cutout: np.ndarray
-    native: np.ndarray
-    hashed: bytes = b""
+    native: np.ndarray | Image.Image
     part: str = ""
     where: str = ""
     said: Mapping[str, Any] = field(default_factory=dict)
@@ -91,14 +92,15 @@ class Folder:
 
     def __init__(self, path: Path, table: Path | None = None, night: int | None = None) -> None:
         self.path = path if path.is_dir() else path.parent
-        self.root = self.path.resolve()
+        self.root = self.path.resolve() if path.is_dir() else path.resolve().parent
+        self._prefix = len(str(self.path / "x")) - 1
         self.files = list_files(path, table)
         self.metadata: Metadata | None = None
         self.night = night
         if not self.files:
             raise ReaderError(f"{path} holds no files: check the path")
-        self.names = _identifiers(self.files, self.path)
-        self._seen: dict[bytes, str] = {}
+        self.names = _identifiers(self.files, self.source)
+        self._nights: dict[Path, int] = {}
 
     def match(self, metadata: Metadata, table: Path) -> None:
         """Take what ``table`` says of the files.
@@ -118,7 +120,7 @@ class Folder:
 
     def source(self, file: Path) -> str:
         """Spell a file's place in the folder."""
-        return _text(file.relative_to(self.path))
+        return spelt(str(file)[self._prefix :])
 
     def row_of(self, file: Path) -> int:
         """Row of the metadata that speaks of a file, -1 if none."""
@@ -132,12 +134,9 @@ class Folder:
             source = self.source(file) + result.where
             row = self.row_of(file) if result.row is None else result.row
             night = self.night or (self.metadata.night_of(row) if self.metadata else None)
-            night = night or _night_in(self.path.name / file.relative_to(self.path))
+            night = night or self._night_of(file.parent)
             if isinstance(result, Refused):
                 refused.append(Quarantined(source, result.reason, result.detail, night))
-                continue
-            if result.hashed and (twin := self._seen.setdefault(result.hashed, source)) != source:
-                refused.append(Quarantined(source, "duplicate", f"same file as {twin}", night))
                 continue
             known = self.metadata.id_of(row) if self.metadata else None
             pictures.append(result)
@@ -145,37 +144,75 @@ class Folder:
             sources.append(source)
             nights.append(night or result.said.get("night", 0))
             rows.append(row)
-        columns = _said(pictures)
+        columns = said_columns([picture.said for picture in pictures])
         if self.metadata:
-            for name, values in self.metadata.columns(np.array(rows, dtype=int)).items():
-                unknown = (
-                    values != values if values.dtype.kind == "f" else values == SCHEMA[name].missing
-                )
-                columns[name] = (
-                    np.where(unknown, columns[name], values) if name in columns else values
-                )
+            columns = self.metadata.over(columns, np.array(rows, dtype=int))
         columns |= {
             "id": np.array(ids, dtype=object),
             "source": np.array(sources, dtype=object),
             "night": np.array(nights, dtype=np.int32),
         }
-        pixels = [picture.cutout for picture in pictures]
-        stacked = np.stack(pixels) if pixels else np.empty((0, SIDE, SIDE), np.uint8)
-        return CutoutBatch(stacked, columns, refused, [picture.native for picture in pictures])
+        return make_batch(pictures, columns, refused)
+
+    def _night_of(self, folder: Path) -> int:
+        """Night that a folder, or one that it lies in, is named by; 0 if none is."""
+        if folder not in self._nights:
+            parts = (self.path.name, *folder.relative_to(self.path).parts)
+            nights = (part for part in parts if re.fullmatch(r"(19|20)\d{6}", part))
+            self._nights[folder] = int(next(nights, 0))
+        return self._nights[folder]
+
+
+def make_batch(
+    pictures: list[Picture], columns: dict[str, np.ndarray], refused: list[Quarantined]
+) -> CutoutBatch:
+    """Put pictures, their columns and what was refused together."""
+    pixels = [picture.cutout for picture in pictures]
+    stacked = np.stack(pixels) if pixels else np.empty((0, SIDE, SIDE), np.uint8)
+    return CutoutBatch(stacked, columns, refused, _Natives(pictures))
+
+
+class _Natives(Sequence[np.ndarray]):
+    """Native pictures, each made an array when it is looked at."""
+
+    def __init__(self, pictures: list[Picture]) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, row: Any) -> Any:
+        return np.asarray(self._pictures[row].native)
 
 
 def list_files(path: Path, table: Path | None = None) -> list[Path]:
-    """Give a file, or all files of a folder but hidden ones and tables, sorted."""
+    """Give a file, or all files of a folder but hidden ones and tables, sorted.
+
+    Raises
+    ------
+    ReaderError
+        If a sub-folder cannot be read.
+    """
     if path.is_file():
         return [path]
-    return sorted(
-        f
-        for f in path.rglob("*")
-        if f.is_file()
-        and not f.name.startswith(".")
-        and f.suffix.lower() not in tables.SUFFIXES
-        and f != table
-    )
+    if not path.is_dir():
+        return []
+    found, folders = [], [os.fspath(path)]
+    try:
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif (
+                        entry.is_file()
+                        and not entry.name.startswith(".")
+                        and not entry.name.lower().endswith(tables.SUFFIXES)
+                    ):
+                        found.append(entry.path)
+    except OSError as error:
+        raise ReaderError(f"{path} cannot be read to its end: {error}") from error
+    return [file for file in map(Path, sorted(found)) if file != table]
 
 
 def decode_all(
@@ -216,41 +253,35 @@ def decode_all(
 
 def leads_out(file: Path, root: Path) -> bool:
     """Say whether a file is a link that leads out of the folder ``root``, itself resolved."""
-    return not file.resolve().is_relative_to(root)
+    return file.is_symlink() and not file.resolve().is_relative_to(root)
 
 
-def _said(pictures: list[Picture]) -> dict[str, np.ndarray]:
-    """Columns of what the files say of themselves."""
+def said_columns(said: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Make columns of what the files say of themselves, a mapping each."""
     columns = {}
-    for name in dict.fromkeys(name for picture in pictures for name in picture.said):
+    for name in dict.fromkeys(name for one in said for name in one):
         schema = SCHEMA[name]
-        values = [picture.said.get(name, schema.missing) for picture in pictures]
+        values = [one.get(name, schema.missing) for one in said]
         columns[name] = np.array(values, object if schema.dtype == "string" else schema.dtype)
     return columns
 
 
-def _text(path: PurePath) -> str:
+def spelt(path: str) -> str:
     """Spell a path so that it can be stored: file names need not be valid Unicode."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+    path = path.replace(os.sep, "/")
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _identifiers(files: list[Path], folder: Path) -> dict[Path, str]:
+def _identifiers(files: list[Path], source: Callable[[Path], str]) -> dict[Path, str]:
     """Name each file by its ZTF streak or its stem; by its relative path where stems clash."""
-    names, counts = {}, Counter[str]()
+    names, streaks, counts = {}, set(), Counter[str]()
     for file in files:
-        stem = file.name.removesuffix(file.suffix).removesuffix(".fits")  # of .fits.fz, .fits.gz
-        match = _ZTF_NAME.fullmatch(stem)
-        names[file] = match[1] if match else _text(PurePath(stem))
+        stem = file.stem.removesuffix(".fits")  # of .fits.fz, .fits.gz
+        if match := _ZTF_NAME.fullmatch(stem):
+            streaks.add(file)
+        names[file] = match[1] if match else spelt(stem)
         counts[names[file]] += 1
     return {
-        file: name
-        if counts[name] == 1 or _ZTF_NAME.fullmatch(file.stem)
-        else _text(file.relative_to(folder))
+        file: name if counts[name] == 1 or file in streaks else source(file)
         for file, name in names.items()
     }
-
-
-def _night_in(relative: Path) -> int:
-    """Night that a folder on the way to a file is named by, 0 if none is."""
-    nights = (part for part in relative.parts[:-1] if re.fullmatch(r"(19|20)\d{6}", part))
-    return int(next(nights, 0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -28,7 +27,9 @@ from deepstreaks_dask.readers.tables import read_metadata
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _BATCH = 512
-_MOST_BYTES = LARGEST**2 * 4  # no cutout needs more, so nothing larger is ever read
+MOST_BYTES = LARGEST**2 * 4
+"""No cutout needs more, so nothing larger is ever read."""
+
 _MAGIC = b"\xff\xd8\xff", b"\x89PNG"
 
 
@@ -46,7 +47,7 @@ def to_cutout(picture: Image.Image) -> np.ndarray:
         uint8 ``(144, 144)``; byte for byte what Pillow's grey conversion and bilinear resize give,
         as in DeepStreaks (Duev et al. 2019, arXiv:1904.05920).
     """
-    grey = picture.convert("L")
+    grey = picture if picture.mode == "L" else picture.convert("L")
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
@@ -60,7 +61,7 @@ def decode(data: bytes) -> Picture | Refused:
     """
     if not data:
         return Refused("empty", "no bytes")
-    if len(data) > _MOST_BYTES:
+    if len(data) > MOST_BYTES:
         return Refused("wrong shape", f"{len(data)} bytes, too large for a cutout")
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
@@ -71,7 +72,7 @@ def decode(data: bytes) -> Picture | Refused:
             if max(width, height) > 2 * min(width, height):
                 return Refused("wrong shape", f"{width} x {height} px is no cutout's aspect")
             grey = picture.convert("L")
-            return Picture(to_cutout(grey), np.asarray(grey), hashlib.sha256(data).digest())
+            return Picture(to_cutout(grey), grey)
     except Image.DecompressionBombError as error:
         return Refused("wrong shape", str(error))
     except UnidentifiedImageError:
@@ -121,8 +122,7 @@ class ImageFolder:
         Yields
         ------
         CutoutBatch
-            Up to 512 cutouts. Files that are damaged, empty, no image, of a wrong shape or equal to
-            another are in ``quarantined``.
+            Up to 512 cutouts. Files that are damaged, empty, no image or of a wrong shape are in ``quarantined``.
 
         Raises
         ------
@@ -134,7 +134,7 @@ class ImageFolder:
         folder = Folder(path, table, night)
         if table:
             folder.match(read_metadata(table), table)
-        work = partial(_decode_file, root=folder.root)
+        work = partial(decode_file, root=folder.root)
         for decoded in decode_all(work, folder.files, _BATCH, executor):
             yield folder.batch(decoded)
 
@@ -142,12 +142,12 @@ class ImageFolder:
 READER = ImageFolder()
 
 
-def _decode_file(file: Path, root: Path) -> Picture | Refused:
+def decode_file(file: Path, root: Path) -> Picture | Refused:
     """Decode one file, or say why not. Never raises: one bad file must not stop a night."""
     try:
         if leads_out(file, root):
             return Refused("not an image", "a link that leads out of the folder")
-        if (size := file.stat().st_size) > _MOST_BYTES:  # before it is read
+        if (size := file.stat().st_size) > MOST_BYTES:  # before it is read
             return Refused("wrong shape", f"{size} bytes, too large for a cutout")
         return decode(file.read_bytes())
     except OSError as error:

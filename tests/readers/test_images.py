@@ -1,5 +1,7 @@
 """A folder of pictures becomes cutouts as Pillow makes them; whatever is wrong is named and set aside."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.archive import append, create, open_archive, quarantine
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers import get_reader, sniff
-from deepstreaks_dask.readers.images import to_cutout
+from deepstreaks_dask.readers.folder import Refused
+from deepstreaks_dask.readers.images import decode, to_cutout
 
 NAMES = ["strkid123_pid45_scimref.jpg", "b.png", "c.jpeg"]
 
@@ -59,7 +62,6 @@ def test_whatever_is_wrong_is_quarantined(folder):
     (night / "cut.png").write_bytes(whole[: len(whole) // 2])
     (night / "empty.jpg").touch()
     (night / "page.jpg").write_text("<html>404</html>")
-    (night / "again.png").write_bytes(whole)
     Image.new("L", (157, 20)).save(night / "strip.png")
     Image.new("L", (5, 5)).save(night / "dot.png")
     Image.new("L", (5000, 5000)).save(night / "bomb.png")
@@ -70,7 +72,6 @@ def test_whatever_is_wrong_is_quarantined(folder):
     assert len(batch.cutouts) == 3
     reasons = {q.source.split("/")[1]: q.reason for q in batch.quarantined}
     assert reasons == {
-        "b.png": "duplicate",  # again.png comes first and is the same file
         "cut.png": "damaged",
         "empty.jpg": "empty",
         "page.jpg": "not an image",
@@ -80,6 +81,20 @@ def test_whatever_is_wrong_is_quarantined(folder):
         "link.png": "not an image",
     }
     assert {q.night for q in batch.quarantined} == {20260102}
+
+
+def test_the_same_picture_twice_is_stored_once(folder, tmp_path):
+    whole = (folder / "20260102" / "b.png").read_bytes()
+    (folder / "20260102" / "again.png").write_bytes(whole)
+    url = tmp_path / "a.zarr"
+    create(url, shard=64)
+    done = append(url, get_reader("images").read(folder))
+    assert (done.appended, done.reasons) == (3, {"duplicate": 1})
+
+
+def test_a_link_within_the_folder_is_followed(folder):
+    (folder / "link.png").symlink_to(folder / "20260102" / "b.png")
+    assert "link" in read(folder).columns["id"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".ecsv"])
@@ -132,3 +147,88 @@ def test_mistakes_are_named(folder, tmp_path):
         table.write_text(text)
         with pytest.raises(ReaderError, match=words):
             read(folder, table=table)
+
+
+MODES = [
+    ("L", ".png"),
+    ("LA", ".png"),
+    ("1", ".png"),
+    ("P", ".png"),
+    ("RGB", ".png"),
+    ("RGBA", ".png"),
+    ("I;16", ".png"),
+    ("L", ".jpg"),
+    ("RGB", ".jpg"),
+    ("CMYK", ".jpeg"),
+]
+
+
+@pytest.mark.parametrize(("mode", "suffix"), MODES)
+def test_files_become_what_pillow_makes_of_them(tmp_path, mode, suffix):
+    rng = np.random.default_rng(5)
+    if mode == "I;16":
+        picture = Image.fromarray(rng.integers(0, 2**16, (157, 131), np.uint16))
+    else:
+        picture = Image.fromarray(rng.integers(0, 256, (157, 131, 3), np.uint8)).convert(mode)
+    assert picture.mode == mode
+    file = tmp_path / "in" / f"x{suffix}"
+    file.parent.mkdir()
+    picture.save(file)
+    batch = read(tmp_path / "in")
+    with Image.open(file) as opened:
+        grey = opened.convert("L")
+        expected = grey.resize((144, 144), Image.Resampling.BILINEAR)
+    assert batch.cutouts[0].tobytes() == expected.tobytes()
+    assert np.asarray(batch.native[0]).tobytes() == grey.tobytes()
+
+
+def test_what_is_wrong_is_counted_in_the_archive_and_the_rest_is_there(folder, tmp_path):
+    night = folder / "20260102"
+    whole = (night / "c.jpeg").read_bytes()
+    (night / "copy.jpeg").write_bytes(whole)
+    (night / "cut.jpeg").write_bytes(whole[: len(whole) // 2])
+    (night / "header.jpeg").write_bytes(whole[:20])
+    (night / "empty.png").touch()
+    (night / "notes.txt").write_text("seeing 2.1")
+    Image.new("L", (157, 20)).save(night / "strip.png")
+    url = tmp_path / "a.zarr"
+    create(url, shard=64)
+    for appended, present in ((3, 0), (0, 3)):
+        done = append(url, get_reader("images").read(folder))
+        assert (done.appended, done.already_present, done.quarantined) == (appended, present, 6)
+        assert done.reasons == {
+            "damaged": 2,
+            "empty": 1,
+            "not an image": 1,
+            "wrong shape": 1,
+            "duplicate": 1,
+        }
+    listed = quarantine(url)
+    assert len(listed) == 6
+    assert set(listed["night"]) == {20260102}
+    details = dict(zip(listed["source"], listed["detail"], strict=True))
+    assert "c" in details["20260102/copy.jpeg"]
+    assert all(details.values())
+
+
+def encoded(suffix):
+    out = io.BytesIO()
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 40), np.uint8)
+    Image.fromarray(pixels).save(out, suffix)
+    return out.getvalue()
+
+
+@settings(max_examples=300)
+@given(st.sampled_from([encoded("PNG"), encoded("JPEG")]), st.data())
+def test_no_mutated_file_gets_through_or_stops_a_night(whole, data):
+    changed = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 5))):
+        at = data.draw(st.integers(0, len(changed) - 1))
+        changed[at] = data.draw(st.integers(0, 255))
+    found = decode(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
+    if isinstance(found, Refused):
+        assert found.reason
+        assert found.detail
+    else:
+        assert found.cutout.shape == (144, 144)
+        assert found.cutout.dtype == np.uint8
