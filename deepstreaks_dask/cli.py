@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 ThresholdOption = Annotated[
     list[str] | None,
     typer.Option("--threshold", "-t", help="family=0.7 or member=0.7; may be repeated."),
+]
+
+ThresholdsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--thresholds", help="TOML file of thresholds, as the explore dashboard saves it."
+    ),
 ]
 
 console = Console()
@@ -276,6 +284,7 @@ def score(
 def decide(
     archive: ArchiveArg,
     threshold: ThresholdOption = None,
+    thresholds: ThresholdsOption = None,
     run: RunOption = "default",
     output: Annotated[
         str | None,
@@ -299,9 +308,11 @@ def decide(
     from deepstreaks_dask.campaign import open_scores
     from deepstreaks_dask.export import Submission, candidates, export
     from deepstreaks_dask.families import Decision
+    from deepstreaks_dask.thresholds import read
 
     scores = open_scores(archive, run)
-    decision = Decision.of_run(scores, _thresholds(threshold))
+    named = read(thresholds) if thresholds else Decision.of_run(scores)
+    decision = replace(named, thresholds={**named.thresholds, **_thresholds(threshold)})
     decided = decision.apply(scores)
     frame = candidates(decided)
     submission = Submission.read(ades) if ades else None
@@ -381,6 +392,27 @@ def report(
     decision = Decision.of_run(open_scores(archive, run), _thresholds(threshold))
     write_report(archive, output, run=run, decision=decision)
     _say(as_json, {"report": str(output.resolve())})
+
+
+@app.command()
+def dashboard(
+    archive: ArchiveArg,
+    app: Annotated[str, typer.Option(help="explore or campaign.")] = "explore",
+    run: RunOption = "default",
+    address: Annotated[str, typer.Option(help="Of this machine, to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 5006,
+    origin: Annotated[
+        list[str] | None, typer.Option(help="host:port of a reverse proxy; may be repeated.")
+    ] = None,
+    show: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+) -> None:
+    """Look at scores, thresholds and campaigns in a browser. Ctrl+C stops.
+
+    Example: deepstreaks dashboard week.zarr --app explore
+    """
+    from deepstreaks_dask.apps.serve import serve
+
+    serve(archive, app, run=run, address=address, port=port, origins=origin or [], show=show)
 
 
 @models_app.command("list")

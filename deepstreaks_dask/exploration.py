@@ -267,6 +267,13 @@ class Exploration:
             return np.full(len(self.strata), -1, np.int8)
         return self.strata[family].to_numpy()
 
+    def begin(self) -> Cut:
+        """Begin one person's thresholds: those that the run was scored for, 0.5 everywhere if for any."""
+        first: Cut = self._once(
+            "cut", "", lambda: Cut(self, Decision(dict(self.attrs.get("decided") or {})))
+        )
+        return first.copy()
+
     def histogram(self, name: str) -> np.ndarray:
         """Count scores in :data:`BINS` bins: int32 ``(night, stratum, bin)``."""
 

@@ -1,0 +1,7 @@
+"""``panel serve dashboards/explore.py --args ARCHIVE [RUN]``."""
+
+import sys
+
+from deepstreaks_dask.apps.explore import app
+
+app(*sys.argv[1:3]).servable()

@@ -1,0 +1,1 @@
+"""Dashboards on Panel: explore, campaign and review. ``deepstreaks dashboard ARCHIVE`` serves them."""

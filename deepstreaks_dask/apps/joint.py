@@ -1,0 +1,123 @@
+"""Joint views of two scores: every cutout, drawn by Datashader, with a selection on top."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datashader as ds
+import numpy as np
+import pandas as pd
+from bokeh.models import BoxSelectTool, Plot, Range1d, ResetTool, Span, WheelZoomTool
+from bokeh.plotting import figure
+from datashader import transfer_functions as tf
+
+from deepstreaks_dask import plots
+from deepstreaks_dask.exploration import Exploration
+
+SIDE = 320
+"""Pixels on a side of what is drawn."""
+
+WHOLE = (-0.01, 1.01)
+_TRUTHS = {-1: "no label", 0: "label 0", 1: "label 1"}
+_COLOURS = {"no label": plots.SOFT, "label 0": plots.ORANGE, "label 1": plots.BLUE}
+
+
+def shade(
+    exploration: Exploration,
+    x: str,
+    y: str,
+    spans: tuple[tuple[float, float], tuple[float, float]] = (WHOLE, WHOLE),
+    *,
+    places: np.ndarray | None = None,
+    dark: bool = False,
+) -> np.ndarray:
+    """Draw cutouts as RGBA, coloured by what is truly plausible, or those selected in one colour.
+
+    Parameters
+    ----------
+    exploration : Exploration
+    x, y : str
+        Names of the scores.
+    spans : tuple of (float, float)
+        What the picture spans across and up.
+    places : ndarray, optional
+        Draw only these, as a selection is.
+    dark : bool
+        Whether the page is dark.
+
+    Returns
+    -------
+    ndarray
+        uint32 ``(y, x)``, as Bokeh's ``image_rgba`` takes it.
+    """
+    at = slice(None) if places is None else places
+    table = pd.DataFrame({"x": exploration.column(x, at), "y": exploration.column(y, at)})
+    canvas = ds.Canvas(SIDE, SIDE, x_range=spans[0], y_range=spans[1])
+    tint = plots.DARK if dark else {}
+    if places is not None:
+        counts = canvas.points(table, "x", "y", ds.count())
+        colour = tint.get(plots.PURPLE, plots.PURPLE)
+        return np.asarray(tf.shade(counts, cmap=[colour], how="eq_hist", min_alpha=170).data)
+    truth = exploration.strata["truth"].to_numpy()[exploration.cell % len(exploration.strata)]
+    kinds = pd.CategoricalDtype(list(_TRUTHS.values()))
+    table["truth"] = pd.Categorical.from_codes(truth.astype(np.int8) + 1, dtype=kinds)
+    counts = canvas.points(table, "x", "y", ds.by("truth", ds.count()))
+    key = {words: tint.get(colour, colour) for words, colour in _COLOURS.items()}
+    return np.asarray(tf.shade(counts, color_key=key, how="eq_hist", min_alpha=70).data)
+
+
+class Joint:
+    """One joint view: a figure, and the scores on its axes."""
+
+    def __init__(self, x: str, y: str) -> None:
+        self.names = [x, y]
+        self.figure: Plot = figure(
+            height=380,
+            x_range=Range1d(*WHOLE),
+            y_range=Range1d(*WHOLE),
+            tools=[
+                BoxSelectTool(persistent=True),
+                WheelZoomTool(modifiers={"shift": True}),
+                ResetTool(),
+            ],
+            toolbar_location=None,
+            sizing_mode="stretch_width",
+        )
+        self.figure.toolbar.active_drag = self.figure.tools[0]
+        empty = np.zeros((SIDE, SIDE), np.uint32)
+        self._layers: list[Any] = [
+            self.figure.image_rgba([empty], x=WHOLE[0], y=WHOLE[0], dw=1.02, dh=1.02)
+            for _ in range(2)
+        ]
+        self.lines = [Span(dimension=d, line_color=plots.INK) for d in ("height", "width")]
+        for line in self.lines:
+            line.line_dash, line.visible = "dotted", False
+            self.figure.add_layout(line)
+        plots.dress(self.figure)
+        self.label()
+
+    def label(self) -> None:
+        """Name the axes."""
+        self.figure.xaxis.axis_label, self.figure.yaxis.axis_label = self.names
+        self.figure.title.text = f"{self.names[0]} and {self.names[1]}"
+
+    @property
+    def spans(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """What the figure shows across and up."""
+        x, y = (
+            (float(axis.start), float(axis.end))
+            for axis in (self.figure.x_range, self.figure.y_range)
+        )
+        return x if x[1] > x[0] else WHOLE, y if y[1] > y[0] else WHOLE
+
+    def show(self, layer: int, picture: np.ndarray, spans: Any) -> None:
+        """Show a picture in the layer of all cutouts (0) or of the selected ones (1)."""
+        (x0, x1), (y0, y1) = spans
+        renderer = self._layers[layer]
+        renderer.glyph.update(x=x0, y=y0, dw=x1 - x0, dh=y1 - y0)
+        renderer.data_source.data = {"image": [picture]}
+        renderer.visible = True
+
+    def hide(self) -> None:
+        """Show no selection."""
+        self._layers[1].visible = False

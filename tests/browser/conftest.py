@@ -1,0 +1,82 @@
+"""Headless Chromium, and archives for it to look at."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from helpers import write_run
+
+from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.simulate.nights import simulate_nights
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+MEMBERS = [f"{f}_{a}" for f in ("rb", "sl", "kd") for a in ("vgg6", "resnet50")]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium; tests are skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not os.access(CHROMIUM, os.X_OK):
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open pages that must load nothing from elsewhere and raise no error in the browser."""
+    contexts, wrong = [], []
+
+    def visit(url, *, width=1400, dark=False, **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": 1000},
+            color_scheme="dark" if dark else "light",
+            **options,
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on(
+            "console",
+            lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None,
+        )
+        page.on(
+            "request",
+            lambda r: (
+                None
+                if r.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))
+                else wrong.append(f"loads {r.url}")
+            ),
+        )
+        page.goto(url)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+@pytest.fixture(scope="session")
+def explored(tmp_path_factory):
+    """An archive of five simulated nights with two runs of six members, one night of them odd."""
+    url = str(tmp_path_factory.mktemp("explored") / "week.zarr")
+    create(url, shard=64)
+    append(url, simulate_nights(5, 60, seed=3))
+    dataset, rng = open_archive(url), np.random.default_rng(0)
+    scores = np.empty((300, 6), np.float32)
+    for k, member in enumerate(MEMBERS):
+        label = dataset[f"label_{member[:2]}"].values
+        scores[:, k] = 1 / (1 + np.exp(-(label * 4.0 - 2 + rng.normal(0, 1.5, 300))))
+    odd = dataset["night"].values == np.unique(dataset["night"].values)[2]
+    scores[odd, 0] = rng.random(odd.sum())
+    write_run(url, "default", MEMBERS, scores)
+    other = np.clip(scores + rng.normal(0, 0.3, scores.shape), 0, 1).astype(np.float32)
+    write_run(url, "other", MEMBERS, other)
+    return url

@@ -1,0 +1,308 @@
+import re
+import tomllib
+
+import numpy as np
+import pytest
+from helpers import served
+
+from deepstreaks_dask.campaign import open_scores
+from deepstreaks_dask.evaluation import evaluate
+from deepstreaks_dask.families import Decision
+
+
+@pytest.fixture(scope="module")
+def address(explored):
+    with served("dashboard", explored, "--no-show", "--port", "0") as url:
+        yield url
+
+
+@pytest.fixture
+def page(visit, address):
+    page = visit(address, permissions=["clipboard-read", "clipboard-write"], accept_downloads=True)
+    page.wait_for_selector("#confusion button")
+    page.wait_for_function("document.querySelector('#path-words').textContent.includes('Purple')")
+    return page
+
+
+def numbers(page, selector):
+    return [int(text.replace(",", "")) for text in page.locator(selector).all_inner_texts()]
+
+
+def assert_shows(page, explored, thresholds, run="default"):
+    evaluation = evaluate(open_scores(explored, run), Decision(thresholds))
+    joint = evaluation.joint
+    wanted = f"{evaluation.plausible:,}"
+    page.wait_for_function(
+        "wanted => document.querySelector('.tile .value').textContent === wanted", arg=wanted
+    )
+    assert numbers(page, "#confusion button b") == [joint.tp, joint.fn, joint.fp, joint.tn]
+    regions = {
+        button.get_attribute("data-region"): int(button.locator(".n").inner_text().replace(",", ""))
+        for button in page.locator("#venn button").all()
+    }
+    assert regions == evaluation.venn
+    values = page.locator(".tile .value").all_inner_texts()
+    assert values[1:3] == [f"{joint.tpr.value:.4f}", f"{joint.fpr.value:.4f}"]
+
+
+def test_sliders_move_everything(page, explored):
+    assert_shows(page, explored, {})
+    page.locator("#range-rb").fill("0.8")
+    assert_shows(page, explored, {"rb": 0.8})
+    page.locator("#number-kd_vgg6").fill("0.33")
+    page.locator("#number-kd_vgg6").press("Tab")
+    assert_shows(page, explored, {"rb": 0.8, "kd_vgg6": 0.33})
+    page.locator("#range-sl_vgg6").focus()
+    page.keyboard.press("ArrowRight")  # 0.5 and a step of 0.005
+    assert_shows(page, explored, {"rb": 0.8, "kd_vgg6": 0.33, "sl_vgg6": 0.505})
+    page.get_by_role("button", name="follow kd").first.click()
+    assert_shows(page, explored, {"rb": 0.8, "sl_vgg6": 0.505})
+    page.get_by_role("button", name="All to 0.5").click()
+    assert_shows(page, explored, {})
+    assert page.locator("#range-rb").input_value() == "0.5"
+
+
+def test_a_filter_counts_its_cutouts_only(page, explored):
+    scores = open_scores(explored)
+    chosen = page.locator("#filter option").all_inner_texts()[1]
+    page.select_option("#filter", label=chosen)
+    part = scores.isel(cutout=(scores["filter"] == chosen).values)
+    wanted = f"{evaluate(part).plausible:,}"
+    page.wait_for_function(
+        "wanted => document.querySelector('.tile .value').textContent === wanted", arg=wanted
+    )
+
+
+def gallery(page, title, total):
+    page.wait_for_function(
+        "([title, words]) => document.querySelector('#gallery-title').textContent === title"
+        " && document.querySelector('#gallery-words').textContent.endsWith(words)",
+        arg=[title, f"{total:,} cutouts." if total else "No cutouts."],
+    )
+    return page.locator("#gallery button")
+
+
+def test_fields_regions_and_nights_show_their_cutouts(page, explored):
+    scores = open_scores(explored)
+    evaluation = evaluate(scores)
+    page.locator("[data-cell=tp]").click()
+    cards = gallery(page, "True positives", evaluation.joint.tp)
+    assert cards.count() == min(24, evaluation.joint.tp)
+    loaded = (
+        "() => [...document.querySelectorAll('#gallery img')].every(i => i.naturalWidth === 144)"
+    )
+    page.locator("#more").scroll_into_view_if_needed()
+    page.evaluate("document.querySelectorAll('#gallery img').forEach(i => { i.loading = 'eager' })")
+    page.wait_for_function(loaded)
+    page.locator("#more").click()
+    page.wait_for_function(
+        f"document.querySelectorAll('#gallery button').length === {min(48, evaluation.joint.tp)}"
+    )
+    region = max(evaluation.venn, key=evaluation.venn.get)
+    page.locator(f"[data-region='{region}']").click()
+    words = (
+        "Passing no family" if region == "none" else f"Passing just {region.replace('&', ' and ')}"
+    )
+    gallery(page, words, evaluation.venn[region])
+    night = int(np.unique(scores["night"].values)[1])
+    page.locator("#view-decision select.night").select_option(str(night))
+    page.locator("#night-all").click()
+    cards = gallery(page, f"Night {str(night)[:4]}-{str(night)[4:6]}-{str(night)[6:]}", 60)
+    page.select_option("#order", "time")
+    first = str(scores["id"].values[scores["night"].values == night][0])
+    page.wait_for_function(
+        "first => document.querySelector('#gallery b').textContent === first", arg=first
+    )
+    cards.first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    assert dialog.locator("img").is_visible()
+    assert page.locator("#large-title").inner_text() != first
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#large-title").inner_text() == first
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+
+def test_a_point_of_a_night_shows_its_cutouts(page):
+    """Click where the picture of candidates has its first night."""
+    spot = page.evaluate(
+        """() => {
+          const views = [...Bokeh.index.roots].flatMap(r => [...(r.child_views ?? [])]).flatMap(function all(v) {
+            return [v, ...(v.child_views ?? []).flatMap(all)] })
+          const figure = views.find(v => v.model?.title?.text === "Candidates by night")
+          const dots = figure.model.renderers.find(r => r.name === "dots").data_source.data
+          const frame = figure.frame
+          figure.el.scrollIntoView({ block: "center" })
+          const now = figure.el.getBoundingClientRect()
+          return [now.x + frame.x_scale.compute(dots.place[0]), now.y + frame.y_scale.compute(dots.plausible[0])]
+        }"""
+    )
+    page.mouse.click(*spot)
+    page.wait_for_function(
+        "document.querySelector('#gallery-title').textContent.startsWith('Candidates, night')"
+    )
+
+
+def test_galleries_follow_the_thresholds(page, explored):
+    page.locator("[data-cell=fp]").click()
+    gallery(page, "False positives", evaluate(open_scores(explored)).joint.fp)
+    page.locator("#range-rb").fill("0.95")
+    total = evaluate(open_scores(explored), Decision({"rb": 0.95})).joint.fp
+    gallery(page, "False positives", total)
+
+
+def test_scores_by_bin_night_and_filter(page, explored):
+    page.get_by_role("tab", name="Scores").click()
+    page.select_option("#scores-name", "rb_vgg6")
+    page.select_option("#scores-by", "night")
+    assert page.locator("#scores-night").is_visible()
+    page.locator("#bin-low").fill("0.2")
+    page.locator("#bin-high").fill("0.7")
+    page.locator("#bin-show").click()
+    values = open_scores(explored)["scores"].sel(model="rb_vgg6").values
+    inside = (values >= np.float32(0.2)) & (values <= np.float32(0.7))
+    gallery(page, "rb_vgg6 from 0.2 to 0.7", int(inside.sum()))
+
+
+def test_a_box_in_a_joint_view_is_marked_and_shown(page):
+    page.get_by_role("tab", name="Joint views").click()
+    page.wait_for_timeout(1500)
+    place = page.locator("#view-joint .card canvas").first.bounding_box()
+    page.mouse.move(place["x"] + 90, place["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(place["x"] + 330, place["y"] + 250, steps=5)
+    page.mouse.up()
+    page.wait_for_function(
+        "document.querySelector('#gallery-title').textContent.startsWith('rb 0.')"
+    )
+    page.wait_for_function(
+        "document.querySelector('#joint-words').textContent.includes('selected (purple)')"
+    )
+    page.locator("#joint-clear").click()
+    page.wait_for_function(
+        "document.querySelector('#joint-words').textContent === 'Nothing is selected.'"
+    )
+
+
+def test_drift_flags_the_odd_night(page, explored):
+    page.get_by_role("tab", name="Drift").click()
+    page.select_option("#drift-name", "rb_vgg6")
+    page.wait_for_selector("#drift-table td")
+    night = np.unique(open_scores(explored)["night"].values)[2]
+    assert page.locator("#drift-table tr").count() == 2
+    assert page.locator("#drift-table td").first.inner_text().replace("-", "") == str(night)
+    page.get_by_role("button", name="its scores").click()
+    assert page.locator("#scores-night").input_value() == str(night)
+
+
+def test_runs_are_compared_with_cutouts(page, explored):
+    page.get_by_role("tab", name="Compare runs").click()
+    page.select_option("#compare-run", "other")
+    page.wait_for_selector("[data-change]")
+    now, before = (
+        Decision().apply(open_scores(explored, run))["plausible"].values
+        for run in ("default", "other")
+    )
+    changed = numbers(page, "[data-change]")
+    assert sum(changed) == (now != before).sum()
+    page.locator("[data-change]").first.click()
+    page.wait_for_function(
+        "document.querySelector('#gallery-title').textContent.includes('only, label')"
+    )
+    gallery(page, page.locator("#gallery-title").inner_text(), changed[0])
+
+
+def test_thresholds_are_saved_loaded_and_exported(page, explored):
+    page.locator("#range-rb").fill("0.7")
+    page.locator("#range-kd_vgg6").fill("0.25")
+    assert_shows(page, explored, {"rb": 0.7, "kd_vgg6": 0.25})
+    page.locator("#set-name").fill("one per cent")
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_function("document.querySelector('#saved').options.length === 2")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export TOML").click()
+    table = tomllib.loads(download.value.path().read_text())
+    assert download.value.suggested_filename == "one per cent.toml"
+    assert table["thresholds"] == {"rb": 0.7, "kd_vgg6": 0.25}
+    page.get_by_role("button", name="All to 0.5").click()
+    assert_shows(page, explored, {})
+    page.select_option("#saved", "one per cent")
+    assert_shows(page, explored, {"rb": 0.7, "kd_vgg6": 0.25})
+
+
+@pytest.mark.parametrize("tab", ["Decision", "Scores", "Joint views", "Drift", "Compare runs"])
+def test_the_notebook_cell_runs(page, explored, tab):
+    page.locator("#range-rb").fill("0.6")
+    assert_shows(page, explored, {"rb": 0.6})
+    page.get_by_role("tab", name=tab).click()
+    if tab == "Compare runs":
+        page.select_option("#compare-run", "other")
+        page.wait_for_selector("[data-change]")
+    if tab == "Decision":
+        page.locator("[data-cell=tp]").click()
+        page.wait_for_selector("#gallery button")
+    page.get_by_role("button", name="Copy a notebook cell").click()
+    page.wait_for_selector("#code:not([hidden])")
+    code = page.evaluate("navigator.clipboard.readText()")
+    assert code == page.locator("#code").text_content()
+    displayed, names = [], {}
+    exec(code, {"display": displayed.append}, names)  # our own page's text, in a test
+    assert names["decision"] == Decision({"rb": 0.6})
+    assert names["view"] is not None
+    if tab == "Decision":
+        assert len(displayed) == 1
+
+
+def test_the_other_run_has_its_own_page(visit, address, explored):
+    page = visit(f"{address}?run=other")
+    page.wait_for_selector("#confusion button")
+    assert page.locator("#run").input_value() == "other"
+    assert_shows(page, explored, {}, "other")
+    page.select_option("#run", "default")
+    page.wait_for_url("**run=default")
+    page.wait_for_selector("#confusion button")
+    assert_shows(page, explored, {})
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [420, 1400])
+def test_pages_fit_light_and_dark_and_any_width(visit, address, width, dark):
+    page = visit(address, width=width, dark=dark)
+    page.wait_for_selector("#confusion button")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", background)[:3])) < 60) == dark
+    page.locator("#theme").click()
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, re.findall(r"\d+", background)[:3])) < 60) != dark
+
+
+def test_tabs_answer_to_arrow_keys(page):
+    page.get_by_role("tab", name="Decision").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#view-scores").is_visible()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#view-compare").is_visible()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"do": "threshold", "name": "rb", "value": 7, "n": 1},
+        {"do": "threshold", "name": "../x", "value": 0.5, "n": 1},
+        {"do": "load", "name": "../../etc/passwd"},
+        {"do": "save", "name": "../up"},
+        {"do": "show", "selection": {"region": "rb&xx"}},
+        {"do": "show", "selection": {"ranges": [["rb", "a", 1]]}},
+        {"do": "compare", "run": "../default"},
+        {"do": "drift", "name": "<script>"},
+    ],
+)
+def test_hostile_messages_are_refused_in_words(page, explored, message):
+    page.evaluate("message => window.deepstreaks.send(message)", message)
+    page.wait_for_selector("#problem:not([hidden])")
+    page.locator("#problem").click()
+    assert_shows(page, explored, {})
