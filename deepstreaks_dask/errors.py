@@ -27,3 +27,7 @@ class CampaignError(DeepStreaksError):
 
 class TrainingError(DeepStreaksError):
     """A model cannot be trained on the archive or labels given."""
+
+
+class DepotError(DeepStreaksError):
+    """A depot of nightly products cannot be reached, refuses us, or gives what it should not."""

@@ -87,7 +87,8 @@ def sniff(path: Path) -> Reader:
     """
     if not path.exists():
         raise ReaderError(f"{path} does not exist: check the path")
-    for reader in readers().values():
+    # a folder of pictures may be more than that, so this is asked last
+    for reader in sorted(readers().values(), key=lambda reader: reader.name == "images"):
         if reader.sniff(path):
             return reader
     raise ReaderError(

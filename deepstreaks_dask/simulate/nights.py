@@ -125,7 +125,7 @@ def simulate_nights(
 def _simulate_block(night: Night, numbers: range) -> CutoutBatch:
     made = [night.cutout(number) for number in numbers]
     pixels = np.stack([to_cutout(cutout.picture) for cutout, _ in made])
-    return CutoutBatch(pixels, _columns(night, numbers, made))
+    return CutoutBatch(pixels, simulated_columns(night, numbers, made))
 
 
 def write_images(folder: Path, night: Night, cutouts: int) -> Path:
@@ -154,7 +154,7 @@ def write_images(folder: Path, night: Night, cutouts: int) -> Path:
         name = f"{_identifier(night, number)}_scimref.jpg"
         cutout.picture.convert("L").save(images / name, quality=92)
         made.append((cutout, conditions))
-    table = pd.DataFrame(_columns(night, numbers, made))
+    table = pd.DataFrame(simulated_columns(night, numbers, made))
     table.insert(0, "file", [f"{night.night}/{i}_scimref.jpg" for i in table["id"]])
     path = folder / f"{night.night}.csv"
     table.drop(columns="source").to_csv(path, index=False)
@@ -165,7 +165,7 @@ def _identifier(night: Night, number: int) -> str:
     return f"strkid{night.night}{number:06d}_pid{night.night}"
 
 
-def _columns(
+def simulated_columns(
     night: Night, numbers: range, made: list[tuple[SimulatedCutout, Conditions]]
 ) -> dict[str, np.ndarray]:
     """Catalogue columns of a block: the truth of the simulation, placed on a made-up sky."""
