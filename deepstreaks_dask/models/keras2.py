@@ -159,7 +159,7 @@ class Builder:
         ModelError
             If it is no network of Keras 2, or a layer of it is not standard, or does not fit.
         """
-        if not isinstance(config, dict) or config.get("class_name") not in NETWORKS:
+        if not isinstance(config, dict) or not _is_network(config):
             raise ModelError(f"{self.origin}: it is no Sequential or functional network of Keras 2")
         try:
             node = self._network(config, 0)
@@ -348,7 +348,7 @@ class Builder:
             raise ModelError(f"{self.origin}: it has more than {MAX_LAYERS:,} layers")
         if not isinstance(spec, dict) or not isinstance(spec.get("class_name"), str):
             raise ModelError(f"{self.origin}: a layer has no class")
-        if spec["class_name"] in NETWORKS:
+        if _is_network(spec):
             return self._network(spec, depth + 1)
         config = spec.get("config")
         if not isinstance(config, dict):
@@ -579,6 +579,10 @@ def _parts(layer: keras.Layer) -> Iterator[keras.Layer]:
         yield from (found for found in _parts(part) if "add_weight" not in vars(found))
 
 
+def _is_network(spec: Mapping[str, Any]) -> bool:
+    return isinstance(spec.get("class_name"), str) and spec["class_name"] in NETWORKS
+
+
 def _inner_shape(specs: list[Any]) -> Any:
     """Find the input shape of a Sequential whose first layer is itself a network or a wrapper."""
     for _ in range(MAX_DEPTH):
@@ -593,7 +597,7 @@ def _inner_shape(specs: list[Any]) -> Any:
             if config.get("build_input_shape") is not None:
                 return config["build_input_shape"]
             layers = config.get("layers")
-        if specs[0].get("class_name") not in NETWORKS or not isinstance(layers, list):
+        if not _is_network(specs[0]) or not isinstance(layers, list):
             return None
         specs = layers
     return None
