@@ -26,8 +26,9 @@ from astropy.io import fits
 
 from deepstreaks_dask.archive import SCHEMA, Column, CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
+from deepstreaks_dask.readers.depot import FILTERS
 from deepstreaks_dask.readers.fits import UnreadableError, quietly
-from deepstreaks_dask.readers.folder import Refused, decode_all, leads_out, list_files
+from deepstreaks_dask.readers.folder import Refused, decode_all, leads_out, list_files, spelt
 from deepstreaks_dask.readers.tables import Metadata, read_metadata
 from deepstreaks_dask.readers.tarballs import count_members, is_tarball, members
 
@@ -79,7 +80,6 @@ _MOST_STAMP = 2**17  # bytes of a FITS image of 63 x 63 doubles and its header, 
 _LONGEST = 100
 _UNKNOWN = -999  # what ZTF writes for "not known"
 _EXPOSURE = 30.0  # s, of the surveys, for packets before schema 3.2, which do not say
-_FILTERS = {1: "g", 2: "r", 3: "i"}
 _RANGES = {"jd": (2396759, 2506332), "ra": (0, 360), "dec": (-90, 90)}  # jd from 1850 to 2150
 _UNIX_EPOCH = 2440587.5
 _ONE_BYTE = {"boolean", "int", "long", "float", "double", "bytes", "string"}
@@ -202,8 +202,7 @@ READER = AlertPackets()
 def _packets(folder: Path, files: list[Path]) -> Iterator[tuple[str, bytes | Refused]]:
     """Give every packet's name and bytes, or why it has none."""
     for file in files:
-        source = file.relative_to(folder).as_posix()
-        source = source.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        source = spelt(str(file.relative_to(folder)))
         try:
             if leads_out(file, folder.resolve()):
                 yield source, Refused("not an alert", "a link that leads out of the folder")
@@ -360,7 +359,7 @@ def _columns(packet: Mapping[str, Any]) -> dict[str, Any]:
         "id": str(candid),
         "jd": start + exposure / 2 / 86400,
         "night": int(f"{day:%Y%m%d}"),
-        "filter": _FILTERS.get(int(candidate.get("fid") or 0), ""),
+        "filter": FILTERS.get(int(candidate.get("fid") or 0), ""),
         "mag": _value(candidate.get("magpsf"), SCHEMA["mag"]),
     }
 

@@ -13,8 +13,10 @@ import pytest
 from astropy.io import fits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from deepstreaks_dask.archive import append, create, open_archive, quarantine, verify
+from deepstreaks_dask.cli import app
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers import get_reader, layout_of, sniff
 from deepstreaks_dask.readers.alerts import COLUMNS, Alert, decode
@@ -330,6 +332,19 @@ def test_a_night_goes_into_an_archive(tmp_path):
     assert verify(url).ok
     again = append(url, reader.read(source))
     assert (again.appended, again.already_present, again.total) == (0, 81, 80)
+
+
+def test_the_command_line_makes_the_archive_that_alerts_need(tmp_path):
+    source = night(tmp_path / "night.tar.gz", {f"{k}.avro": avro(packet(k)) for k in (1, 2, 3)})
+    url = tmp_path / "a.zarr"
+    done = CliRunner().invoke(app, ["ingest", str(source), str(url), "--shard", "64", "--json"])
+    assert done.exit_code == 0, done.output
+    assert open_archive(url)["cutouts"].shape == (3, 63, 63, 3)
+    usual = tmp_path / "usual.zarr"
+    create(usual)
+    done = CliRunner().invoke(app, ["ingest", str(source), str(usual)])
+    assert "choose an archive made for them" in str(done.exception)
+    assert open_archive(usual).sizes["cutout"] == 0
 
 
 def test_a_table_labels_alerts(tmp_path):
