@@ -6,27 +6,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import hypothesis
 import keras
-import numpy as np
 import pytest
+from helpers import random_batch
 
-from deepstreaks_dask.archive import CutoutBatch, append, create
+from deepstreaks_dask.archive import append, create
 
 # A busy machine is no failure: what takes too long ends at pytest's own time limit.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
 hypothesis.settings.load_profile("no-deadline")
-
-
-def random_batch(n, *, start=0, night=20260101, seed=0, **columns):
-    """Noise named ``c<start>`` onwards: the same again for the same ``n``, ``start`` and ``seed``."""
-    rng = np.random.default_rng((seed, start))
-    return CutoutBatch(
-        rng.integers(0, 256, (n, 144, 144), np.uint8),
-        {
-            "id": np.array([f"c{k}" for k in range(start, start + n)], dtype=object),
-            "night": np.full(n, night, np.int32),
-            **columns,
-        },
-    )
 
 
 @pytest.fixture

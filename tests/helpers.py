@@ -1,4 +1,4 @@
-"""Runs without networks, and dashboards served by processes of their own as users do it."""
+"""Cutouts of noise, runs without networks, and dashboards served by processes of their own as users do it."""
 
 import os
 import re
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import zarr
+
+from deepstreaks_dask.archive import CutoutBatch
 
 
 def write_run(url, run, members, scores):
@@ -87,3 +89,16 @@ def served(*arguments):
         # a browser that leaves in the middle of a handshake is none of our failures
         ours = [line for line in lines if "/deepstreaks_dask/" in line and "File" in line]
         assert not ours, "".join(lines)
+
+
+def random_batch(n, *, start=0, night=20260101, seed=0, **columns):
+    """Noise named ``c<start>`` onwards: the same again for the same ``n``, ``start`` and ``seed``."""
+    rng = np.random.default_rng((seed, start))
+    return CutoutBatch(
+        rng.integers(0, 256, (n, 144, 144), np.uint8),
+        {
+            "id": np.array([f"c{k}" for k in range(start, start + n)], dtype=object),
+            "night": np.full(n, night, np.int32),
+            **columns,
+        },
+    )

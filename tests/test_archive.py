@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from conftest import random_batch
+from helpers import random_batch
 
 from deepstreaks_dask.archive import (
     SCHEMA,

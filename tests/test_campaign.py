@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import random_batch
+from helpers import random_batch
 
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.campaign import Unit, list_runs, open_scores, score

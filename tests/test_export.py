@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from astropy.table import Table
 from astropy.time import Time
-from conftest import random_batch
+from helpers import random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,7 +144,11 @@ floats = st.one_of(st.floats(), st.floats(-400, 400), st.floats(2.4e6, 2.5e6))
 @given(st.lists(floats, min_size=9, max_size=9), st.text(max_size=50), st.text(max_size=5))
 def test_whatever_the_archive_holds_makes_valid_records(numbers, name, band):
     keys = ("jd", "ra", "dec", "ra1", "dec1", "ra2", "dec2", "mag", "snr")
-    row = dict(zip(keys, numbers, strict=True)) | {"id": name or "x", "filter": band}
+    row = dict(zip(keys, numbers, strict=True)) | {
+        "id": name or "x",
+        "filter": band,
+        "simulated": False,
+    }
     records, left_out = observations(pd.DataFrame([row]), SUBMISSION)
     assert len(records) + sum(left_out.values()) == 1
     for record in records:
@@ -165,7 +169,7 @@ def test_mistakes_are_named(decided, tmp_path):
     ):
         with pytest.raises(DeepStreaksError, match=words):
             export(frame, tmp_path / output if ":" not in output else output, submission=submission)
-    with pytest.raises(DeepStreaksError, match="nothing to report"):
+    with pytest.raises(DeepStreaksError, match="no time"):
         export(frame[frame["jd"].isna()], tmp_path / "c.psv", submission=SUBMISSION)
     assert not list(tmp_path.glob("c.*"))
 
@@ -215,3 +219,14 @@ def test_the_parquet_file_keeps_its_notes(decided, tmp_path):
 def test_scores_of_no_candidates(decided):
     none = decided.assign(plausible=xr.zeros_like(decided["plausible"]))
     assert candidates(none).empty
+
+
+def test_what_is_simulated_is_called_so_and_never_reported(decided, tmp_path):
+    source = decided["source"].values.copy()
+    source[1] = "simulation, seed 1"
+    frame = candidates(decided.assign_coords(source=("cutout", source)))
+    assert frame["simulated"].tolist() == [True, False, False]
+    done = export(frame, tmp_path / "c.psv", submission=SUBMISSION)
+    assert (done.written, done.left_out) == (1, {"simulated": 1, "no time": 1})
+    with pytest.raises(DeepStreaksError, match="1 simulated"):
+        export(frame.iloc[:1], tmp_path / "d.psv", submission=SUBMISSION)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from conftest import random_batch
+from helpers import random_batch
 from PIL import Image
 
 from deepstreaks_dask import report

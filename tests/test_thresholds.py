@@ -1,7 +1,7 @@
 import tomllib
 
 import pytest
-from conftest import random_batch
+from helpers import random_batch
 from hypothesis import given
 from hypothesis import strategies as st
 

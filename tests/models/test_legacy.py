@@ -397,7 +397,7 @@ def test_nine_published_pairs_are_imported_and_score_a_night(published, tmp_path
         assert "Duev et al. 2019" in card.training_data["paper"]
         assert "Keras 2" in card.description
 
-    from conftest import random_batch
+    from helpers import random_batch
 
     cutouts = random_batch(3)
     cutouts.cutouts[1, :70] //= 8
