@@ -190,7 +190,7 @@ def _ecdf(
         title=title,
         xlim=(-0.01, 1.01),
         ylim=(-0.02, 1.02),
-        legend_opts={"location": "center"},
+        legend_opts={"location": "bottom_right"},
     )
 
 
@@ -363,7 +363,8 @@ def night_columns(nights: pd.DataFrame, which: str) -> NightColumns:
     names = [night_name(night) for night in shown["night"]]
     if which == "tpr":
         hits, of = "tp", "n_pos"
-        limits = (max(0.0, float(min(low.min(initial=1), PUBLISHED_TPR[0])) - 0.02), 1.004)
+        lowest = max(0.0, float(min(low.min(initial=1), PUBLISHED_TPR[0])) - 0.02)
+        limits = (lowest, 1 + 0.04 * (1 - lowest))  # a dot at 1 is seen whole
     else:
         hits, of = "fp", "n_neg"
         limits = (0.0, max(2 * PUBLISHED_FPR, float(high.max(initial=0)) * 1.05))
@@ -606,7 +607,7 @@ def dress(figure: Any) -> None:
     for legend in figure.legend:
         legend.label_text_color, legend.label_text_font = INK, "system-ui, sans-serif"
         legend.label_text_font_size = "9pt"
-        legend.background_fill_color, legend.background_fill_alpha = CARD, 0.8
+        legend.background_fill_color, legend.background_fill_alpha = CARD, 1.0
         legend.border_line_color = None
         legend.padding, legend.spacing, legend.margin = 4, 0, 4
         legend.glyph_height = legend.label_height = 14

@@ -175,6 +175,7 @@ class Explorer:
         self._joints = [Joint(*pair) for pair in pairs]
         for k, joint in enumerate(self._joints):
             self._listen(k, joint)
+        self._draw_lines()
         self.bridge.send("joint", names=exploration.names, pairs=[list(pair) for pair in pairs])
         self.bridge.later(self._curves, self._draw_curves)
 

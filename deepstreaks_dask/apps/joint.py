@@ -57,13 +57,15 @@ def shade(
     if places is not None:
         counts = canvas.points(table, "x", "y", ds.count())
         colour = tint.get(plots.PURPLE, plots.PURPLE)
-        return np.asarray(tf.shade(counts, cmap=[colour], how="eq_hist", min_alpha=170).data)
+        marked = tf.shade(counts, cmap=[colour], how="eq_hist", min_alpha=200)
+        return np.asarray(tf.dynspread(marked, threshold=0.7, max_px=4).data)
     truth = exploration.strata["truth"].to_numpy()[exploration.cell % len(exploration.strata)]
     kinds = pd.CategoricalDtype(list(_TRUTHS.values()))
     table["truth"] = pd.Categorical.from_codes(truth.astype(np.int8) + 1, dtype=kinds)
     counts = canvas.points(table, "x", "y", ds.by("truth", ds.count()))
     key = {words: tint.get(colour, colour) for words, colour in _COLOURS.items()}
-    return np.asarray(tf.shade(counts, color_key=key, how="eq_hist", min_alpha=70).data)
+    shaded = tf.shade(counts, color_key=key, how="eq_hist", min_alpha=110)
+    return np.asarray(tf.dynspread(shaded, threshold=0.6, max_px=3).data)
 
 
 class Joint:

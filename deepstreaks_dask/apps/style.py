@@ -17,6 +17,7 @@ from typing import Any
 import holoviews as hv
 import jinja2
 import panel as pn
+from bokeh.core.property.vectorization import Value
 from bokeh.document import Document
 from bokeh.model import Model
 from panel.io.state import set_curdoc
@@ -128,10 +129,9 @@ def recolour(model: Model, dark: bool) -> None:
     colours = plots.DARK if dark else _LIGHT
     for part in model.references():
         for name, value in part.properties_with_values(include_defaults=False).items():
-            if isinstance(value, str) and value in colours:
-                setattr(part, name, colours[value])
-            elif isinstance(value, dict) and value.get("value") in colours:
-                setattr(part, name, {**value, "value": colours[value["value"]]})
+            constant = value.value if isinstance(value, Value) else value
+            if isinstance(constant, str) and constant in colours:
+                setattr(part, name, colours[constant])
 
 
 def figure(element: Any, dark: bool) -> Any:

@@ -75,7 +75,7 @@ def explored(tmp_path_factory):
         label = dataset[f"label_{member[:2]}"].values
         scores[:, k] = 1 / (1 + np.exp(-(label * 4.0 - 2 + rng.normal(0, 1.5, 300))))
     odd = dataset["night"].values == np.unique(dataset["night"].values)[2]
-    scores[odd, 0] = rng.random(odd.sum())
+    scores[odd, 0] = 0.3 * rng.random(odd.sum())
     write_run(url, "default", MEMBERS, scores)
     other = np.clip(scores + rng.normal(0, 0.3, scores.shape), 0, 1).astype(np.float32)
     write_run(url, "other", MEMBERS, other)
