@@ -29,6 +29,7 @@ from deepstreaks_dask import ades
 from deepstreaks_dask.archive import SCHEMA
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.families import Decision
+from deepstreaks_dask.simulate.streaks import simulated
 from deepstreaks_dask.storage import locate, write_whole
 
 COLUMNS = [name for name in SCHEMA if name != "digest" and not name.startswith("label_")]
@@ -147,11 +148,13 @@ def candidates(decided: xr.Dataset) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row a candidate: what the archive knows of it, then a column of scores a member. ``attrs`` has
-        archive, run and the networks that the scores are of.
+        A row a candidate: what the archive knows of it, whether it is ``simulated``, then a column of scores a
+        member. ``attrs`` has archive, run and the networks that the scores are of.
     """
     chosen = decided.isel(cutout=np.flatnonzero(decided["plausible"].values))
     frame = pd.DataFrame({name: chosen[name].values for name in COLUMNS})
+    marked = simulated(decided["kind"].values, decided["source"].values)
+    frame["simulated"] = marked[decided["plausible"].values]
     for k, model in enumerate(chosen["model"].values):
         frame[str(model)] = chosen["scores"].values[:, k]
     known = decided.attrs
@@ -191,7 +194,7 @@ def export(
     Returns
     -------
     Exported
-        ADES leaves out candidates without time or position.
+        ADES leaves out candidates without time or position, and simulated ones.
 
     Raises
     ------
@@ -230,7 +233,7 @@ def observations(
     Returns
     -------
     records : list of mapping
-        One a candidate with time and position.
+        One an observed candidate with time and position.
     left_out : dict
         How many are not there, by reason.
     """
@@ -238,7 +241,9 @@ def observations(
     left_out: Counter[str] = Counter()
     taken: set[str] = set()
     for row in frame.to_dict("records"):
-        if not _FIRST < row["jd"] < _LAST:  # NaN neither
+        if row["simulated"]:
+            left_out["simulated"] += 1
+        elif not _FIRST < row["jd"] < _LAST:  # NaN neither
             left_out["no time"] += 1
         elif not (0 <= row["ra"] <= 360 and abs(row["dec"]) <= 90):
             left_out["no position"] += 1
@@ -259,7 +264,7 @@ def _record(row: dict[Any, Any], submission: Submission, taken: set[str]) -> ade
         optional |= photometry
     remarks = "middle of the streak at mid-exposure"
     ends = [row[name] for name in ("ra1", "dec1", "ra2", "dec2")]
-    if all(math.isfinite(value) for value in ends):
+    if all(math.isfinite(value) for value in ends) and ends[:2] != ends[2:]:
         remarks += "; ends {:.6f} {:+.6f} and {:.6f} {:+.6f}, in what order is not known".format(
             *ends
         )
@@ -300,7 +305,8 @@ def _table(frame: pd.DataFrame) -> Table:
         if frame[name].dtype == object or pd.api.types.is_string_dtype(frame[name]):
             table[name] = np.array([str(value) for value in frame[name]], dtype=str)
         column = SCHEMA.get(name)
-        table[name].description = column.long_name if column else f"score of {name}, 0 to 1"
+        words = "simulated, not observed" if name == "simulated" else f"score of {name}, 0 to 1"
+        table[name].description = column.long_name if column else words
         if column and column.units:
             table[name].unit = "pix" if column.units == "pixel" else column.units
     table.meta = dict(frame.attrs)
@@ -334,7 +340,8 @@ def _block(frame: pd.DataFrame, submission: Submission | None) -> tuple[ades.Blo
         )
     records, left_out = observations(frame, submission)
     if not records:
-        raise DeepStreaksError("no candidate has time and position: there is nothing to report")
+        why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "none there"
+        raise DeepStreaksError(f"no candidate can be reported to the Minor Planet Center: {why}")
     block = ades.Block(submission.context, records)
     problems = ades.check_context(block.context)
     problems += [problem for record in records for problem in ades.check_record(record)]

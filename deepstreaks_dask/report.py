@@ -34,7 +34,7 @@ from deepstreaks_dask.evaluation import (
     rate,
 )
 from deepstreaks_dask.families import Decision
-from deepstreaks_dask.simulate.streaks import KINDS
+from deepstreaks_dask.simulate.streaks import simulated
 from deepstreaks_dask.storage import locate, write_whole
 
 GALLERY = 12
@@ -94,7 +94,7 @@ def write_report(
         run=scores.attrs["run"],
         updated=str(scores.attrs["updated"]).replace("T", " ")[:16],
         evaluation=evaluation,
-        simulated=_simulated(scores),
+        simulated=int(simulated(scores["kind"].values, scores["source"].values).sum()),
         failures=scores.attrs["failures"],
         tiles=_tiles(evaluation),
         published=_published(evaluation),
@@ -134,20 +134,6 @@ def _environment() -> jinja2.Environment:
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters["night"] = plots.night_name
     return environment
-
-
-def _simulated(scores: xr.Dataset) -> int:
-    """Count the cutouts that bear the simulator's marks: its name as their source, or its kinds.
-
-    Three kinds of the simulator's and none of anyone else's are taken for its marks; a person who sorts real
-    cutouts is unlikely to name them so.
-    """
-    kinds = scores["kind"].values
-    sources = scores["source"].values.astype(np.dtypes.StringDType())
-    by_source = np.strings.startswith(sources, "simulation")
-    known = set(pd.unique(kinds)) - {""}
-    by_kind = len(known) >= 3 and known <= set(KINDS)
-    return int((by_source | ((kinds != "") & by_kind)).sum())
 
 
 def _charts(

@@ -113,3 +113,7 @@ def test_quickstart_then_the_rest(tmp_path):
     table = tmp_path / "candidates.csv"
     run("decide", archive, "-o", table)
     assert len(table.read_text().splitlines()) == result["plausible"] + 1
+    assert "submitter" in run("decide", archive, "-o", tmp_path / "c.psv", code=1).stderr
+    (tmp_path / "ades.toml").write_text('submitter = "J. Doe"')
+    options = ["-o", tmp_path / "c.psv", "--ades", tmp_path / "ades.toml"]
+    assert f"{result['plausible']} simulated" in run("decide", archive, *options, code=1).stderr

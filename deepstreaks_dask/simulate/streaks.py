@@ -429,3 +429,25 @@ def simulate_cutout(kind: str, conditions: Conditions, rng: np.random.Generator)
             _track(scene, x, y, rng.uniform(0, 7), rng.uniform(1, 6), 0.2, charge)
     picture = Display.draw(rng).develop(scene, rng)
     return SimulatedCutout(picture, kind, truth)
+
+
+def simulated(kinds: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Tell the cutouts that bear the simulator's marks: its name as their source, or its kinds.
+
+    Three kinds of the simulator's and none of anyone else's are taken for its marks; a person who sorts real
+    cutouts is unlikely to name them so.
+
+    Parameters
+    ----------
+    kinds, sources : ndarray
+        Columns ``kind`` and ``source`` of a whole archive, str ``(cutout,)``.
+
+    Returns
+    -------
+    ndarray
+        bool ``(cutout,)``.
+    """
+    by_source = np.strings.startswith(sources.astype(np.dtypes.StringDType()), "simulation")
+    known = set(kinds.tolist()) - {""}
+    by_kind = len(known) >= 3 and known <= set(KINDS)
+    return by_source | ((kinds != "") & by_kind)
