@@ -9,6 +9,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 THROUGHPUT, INGEST = BENCHMARKS / "throughput.py", BENCHMARKS / "ingest.py"
+CASCADE = BENCHMARKS / "cascade.py"
 
 
 def _run(benchmark, *options):
@@ -51,3 +52,18 @@ def test_ingest_refuses_an_unknown_format():
     done = _run(INGEST, "--formats", "gif")
     assert done.returncode == 2
     assert "gif" in done.stderr
+
+
+def test_cascade_looks_less_often_and_decides_the_same():
+    """The benchmark itself stops if deciding finds other cutouts than all scores do."""
+    done = _run(CASCADE, "--cutouts", "256", "--shard", "64", "--architectures", "vgg6", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["members"] == 3
+    assert {name for family in result["order"] for name in family} == {
+        "rb_vgg6",
+        "sl_vgg6",
+        "kd_vgg6",
+    }
+    assert result["looks"] < 0.6
+    assert result["cost"] > 0
