@@ -408,6 +408,35 @@ def night_candidates(nights: pd.DataFrame) -> hv.Overlay | hv.Text:
     )
 
 
+def campaign_history(written: pd.DataFrame, total: int) -> hv.Overlay | hv.Text:
+    """Cutouts that a campaign has scored over time.
+
+    Parameters
+    ----------
+    written : pandas.DataFrame
+        ``time`` (seconds since 1970) and ``cutouts`` (so far), as :func:`~deepstreaks_dask.standing.standing` gives it.
+    total : int
+        Cutouts in the archive.
+    """
+    if not len(written):
+        return nothing("No shard is written yet")
+    every = max(1, len(written) // 1000)
+    shown = pd.concat([written.iloc[::every], written.iloc[-1:]])
+    when = pd.to_datetime(shown["time"], unit="s")
+    line = hv.Curve((when, shown["cutouts"]), "time", "cutouts").opts(color=BLUE, line_width=2)
+    goal = hv.HLine(total).opts(color=GREEN, line_dash="dashed", line_width=2)
+    dots = hv.Scatter((when, shown["cutouts"]), "time", "cutouts").opts(color=BLUE, size=5)
+    return hv.Overlay([goal, line, dots]).opts(
+        title="Cutouts scored (dashed: all)",
+        xlabel="time (UTC)",
+        ylabel="cutouts",
+        ylim=(0, total * 1.08),
+        yformatter="%d",
+        hooks=[_dress],
+        **_SIZE,
+    )
+
+
 def drift(table: pd.DataFrame, name: str) -> hv.Overlay | hv.Text:
     """Population stability index of each night's scores, the flagged nights marked.
 

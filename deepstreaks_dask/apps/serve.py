@@ -15,7 +15,7 @@ import panel as pn
 from deepstreaks_dask.campaign import list_runs
 from deepstreaks_dask.errors import DeepStreaksError
 
-APPS = ("explore",)
+APPS = ("explore", "campaign")
 
 
 def serve(

@@ -1,0 +1,7 @@
+"""``panel serve dashboards/campaign.py --args ARCHIVE [RUN]``."""
+
+import sys
+
+from deepstreaks_dask.apps.campaign import app
+
+app(*sys.argv[1:3]).servable()

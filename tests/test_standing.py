@@ -1,0 +1,69 @@
+import os
+
+import numpy as np
+import pytest
+from conftest import random_batch
+from helpers import write_run
+
+from deepstreaks_dask.archive import append
+from deepstreaks_dask.errors import CampaignError
+from deepstreaks_dask.standing import standing
+
+
+def made(archive, rows=150):
+    scores = np.full((150, 2), np.nan, np.float32)
+    scores[:rows] = 0.5
+    write_run(archive, "default", ["rb_a", "kd_a"], scores)
+    return archive / "runs" / "default" / "scores" / "c"
+
+
+def test_a_run_that_is_done(archive):
+    chunks = made(archive)
+    for index, moment in ((0, 1000.0), (1, 1010.0), (2, 1020.0)):
+        os.utime(chunks / str(index) / "0", (moment, moment))
+    found = standing(archive)
+    assert (found.cutouts, found.done, found.seconds_left, found.at_work) == (150, 150, 0, False)
+    assert found.shards.tolist() == ["done"] * 3
+    assert found.rate == (64 + 22) / 20
+    assert found.written["cutouts"].tolist() == [64, 128, 150]
+    assert found.provenance["models"] == ["rb_a", "kd_a"]
+
+
+def test_a_run_at_work_and_its_failures(archive):
+    chunks = made(archive, rows=128)
+    now = (chunks / "1" / "0").stat().st_mtime
+    os.utime(chunks / "0" / "0", (now - 10, now - 10))
+    found = standing(archive)
+    assert (found.count("done"), found.count("left"), found.count("failed")) == (2, 1, 0)
+    assert found.at_work
+    assert found.rate == pytest.approx(6.4, rel=1e-3)
+    assert found.seconds_left == pytest.approx(22 / 6.4, rel=1e-3)
+    os.utime(chunks / "1" / "0", (now - 1000, now - 1000))
+    os.utime(chunks / "0" / "0", (now - 1000, now - 1000))
+    found = standing(archive)
+    assert not found.at_work
+    assert np.isnan(found.rate)
+
+
+def test_failed_shards_are_named_until_they_are_scored(archive):
+    import zarr
+
+    made(archive, rows=128)
+    group = zarr.open_group(archive, path="runs/default", mode="r+")
+    group.attrs["failures"] = [[0, 64, "checksum"], [128, 150, "the shard is missing"]]
+    found = standing(archive)
+    assert found.shards.tolist() == ["done", "done", "failed"]
+    assert found.failures == [(128, 150, "the shard is missing")]
+
+
+def test_a_shard_that_grew_is_left_to_do(archive):
+    made(archive)
+    append(archive, [random_batch(100, start=150)])
+    found = standing(archive)
+    assert found.shards.tolist() == ["done", "done", "left", "left"]
+    assert (found.done, found.cutouts) == (128, 250)
+
+
+def test_there_is_no_such_run(archive):
+    with pytest.raises(CampaignError, match="no run 'default'"):
+        standing(archive)
