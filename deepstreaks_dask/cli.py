@@ -119,20 +119,27 @@ def simulate(
     images: Annotated[
         bool, typer.Option("--images", help="Write folders of JPEG files and tables instead.")
     ] = False,
+    depot: Annotated[
+        bool, typer.Option("--depot", help="Write the nightly products of a depot instead.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Simulate labelled nights into a new archive, or as folders of JPEG files.
+    """Simulate labelled nights into a new archive, as folders of JPEG files, or as a depot.
 
     Example: deepstreaks simulate week.zarr --nights 7 --cutouts 300 --seed 1
     """
     from deepstreaks_dask.archive import append, create
     from deepstreaks_dask.progress import progress_bar
+    from deepstreaks_dask.simulate.depot import write_depot
     from deepstreaks_dask.simulate.nights import Night, calendar, simulate_nights, write_images
 
+    if images and depot:
+        raise DeepStreaksError("give --images or --depot, not both")
     with progress_bar("simulate", nights * cutouts) as bar:
-        if images:
+        if images or depot:
+            write = write_images if images else write_depot
             for night in calendar(first, nights):
-                write_images(Path(archive), Night.draw(night, seed), cutouts)
+                write(Path(archive), Night.draw(night, seed), cutouts)
                 bar.advance(cutouts)
             _say(as_json, {"folder": archive, "cutouts": nights * cutouts})
             return
@@ -336,6 +343,66 @@ def decide(
     if done:
         left_out = ", ".join(f"{count:,} left out: {why}" for why, count in done.left_out.items())
         print(f"{done.written:,} written to {output}" + (f" ({left_out})" if left_out else ""))
+
+
+@app.command()
+def watch(
+    depot: Annotated[str, typer.Argument(help="URL of a directory listing, or a folder.")],
+    archive: ArchiveArg,
+    state: Annotated[
+        Path, typer.Option(help="Folder of the service: downloads, record, log.")
+    ] = Path("watch"),
+    night: Annotated[int | None, typer.Option(help="Only this night, YYYYMMDD.")] = None,
+    first: Annotated[int | None, typer.Option("--from", help="First night to back-fill.")] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", help="Last night; tonight by default.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 60.0,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds that a tarball may wait to become whole.")
+    ] = 900.0,
+    credentials: Annotated[
+        Path | None, typer.Option(help="File like .netrc, mode 600; else from the environment.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the depot.")] = 30.0,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Health and metrics on the loopback.")
+    ] = None,
+    threshold: ThresholdOption = None,
+    run: RunOption = "default",
+    zoo: ZooOption = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Local workers.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch, append, score and record what is new in a depot, again and again. Ctrl+C ends it.
+
+    User and password are taken from DEEPSTREAKS_DEPOT_USER and DEEPSTREAKS_DEPOT_PASSWORD.
+
+    Example: deepstreaks watch https://depot.example/ztf survey.zarr --night 20260105 --once
+    """
+    import signal
+    import threading
+    from functools import partial
+
+    from deepstreaks_dask.cluster import connect
+    from deepstreaks_dask.depots import open_depot
+    from deepstreaks_dask.watch import Scorer, Settings, nights_between
+    from deepstreaks_dask.watch import watch as run_service
+
+    if night is not None and (first is not None or last is not None):
+        raise DeepStreaksError("give --night, or --from and --to, not both")
+    nights = nights_between(night or first, night or last)
+    source = open_depot(depot, credentials=credentials, timeout=timeout)
+    settings = Settings(archive, state, run=run, poll=poll, patience=patience, port=port)
+    connect_workers = partial(connect, scheduler, workers=workers)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with Scorer(zoo, run, _thresholds(threshold), connect_workers) as scorer:
+        did = run_service(source, settings, scorer, nights, once=once, stop=stop)
+    _say(as_json, did)
 
 
 @app.command()
