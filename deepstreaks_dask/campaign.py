@@ -116,13 +116,14 @@ def score(
     Raises
     ------
     CampaignError
-        If the archive is empty, the run was made with other weights or for another decision, or a network
-        gives no number.
+        If the archive is empty or its cutouts are not what a member takes, the run was made with other weights
+        or for another decision, or a network gives no number.
     """
     dataset = open_archive(archive)
     url, total, shard = dataset.attrs["url"], dataset.sizes["cutout"], dataset.attrs["shard"]
     if not total:
         raise CampaignError(f"{url} holds no cutouts: ingest some first")
+    _check_input(dataset["cutouts"], families)
     group = _open_run(url, run, families, decide, total, shard, batch)
     todo = list(_missing(group, total, shard))
     members = tuple((member.ref, member.sha256) for member in families.members)
@@ -235,19 +236,21 @@ def score_unit(unit: Unit) -> Outcome:
 class _Networks:
     """The members on a worker: all in one pass, or one by one."""
 
-    def __init__(self, models: dict[str, keras.Model], batch: int) -> None:
-        self.models, self.batch = models, batch
+    def __init__(self, models: dict[str, keras.Model], scalings: list[str], batch: int) -> None:
+        self.models, self.scalings, self.batch = models, scalings, batch
 
     @cached_property
     def together(self) -> Forward:
-        return compile_forward(list(self.models.values()), self.batch)
+        return compile_forward(list(self.models.values()), self.batch, self.scalings)
 
     @cached_property
     def looks(self) -> list[Look]:
         small = max(1, self.batch // 8)  # for the last few: padding them to a batch is wasted work
 
-        def look(ref: str, model: keras.Model) -> Look:
-            large, little = (compile_forward([model], size) for size in (self.batch, small))
+        def look(ref: str, model: keras.Model, scaling: str) -> Look:
+            large, little = (
+                compile_forward([model], size, [scaling]) for size in (self.batch, small)
+            )
 
             def run(cutouts: np.ndarray) -> np.ndarray:
                 full = len(cutouts) - len(cutouts) % self.batch
@@ -261,7 +264,10 @@ class _Networks:
 
             return run
 
-        return [look(ref, model) for ref, model in self.models.items()]
+        return [
+            look(ref, model, scaling)
+            for (ref, model), scaling in zip(self.models.items(), self.scalings, strict=True)
+        ]
 
     def score(self, cutouts: np.ndarray, plan: Cascade | None) -> np.ndarray:
         if plan is None:
@@ -338,10 +344,27 @@ def _load(zoo: str | None, members: tuple[tuple[str, str], ...], batch: int) -> 
 def _load_once(zoo: str | None, members: tuple[tuple[str, str], ...], batch: int) -> _Networks:
     """Load the members once a worker; the hashes are part of the key."""
     store = Zoo(zoo)
+    scalings = []
     for ref, sha256 in members:
-        if store.card(ref).sha256 != sha256:
+        card = store.card(ref)
+        if card.sha256 != sha256:
             raise CampaignError(f"the weights of {ref} changed since the campaign began")
-    return _Networks({ref: store.load(ref) for ref, _ in members}, batch)
+        scalings.append(card.scaling)
+    return _Networks({ref: store.load(ref) for ref, _ in members}, scalings, batch)
+
+
+def _check_input(cutouts: xr.DataArray, families: Families) -> None:
+    """Refuse, before any work, members that take other cutouts than the archive has."""
+    shape = (*cutouts.shape[1:], 1)[:3]
+    store = Zoo(families.zoo)
+    for member in families.members:
+        card = store.card(member.ref)
+        if card.input_shape != shape or (card.scaling == "bytes" and cutouts.dtype != np.uint8):
+            wants = "uint8" if card.scaling == "bytes" else "numbers"
+            raise CampaignError(
+                f"{member.ref} takes cutouts of {wants} {card.input_shape}, but the archive has "
+                f"{cutouts.dtype} {shape}: score it with other families"
+            )
 
 
 def _open_run(

@@ -243,6 +243,9 @@ def score(
     run: RunOption = "default",
     zoo: ZooOption = None,
     families: Annotated[str, typer.Option(help="Families, comma-separated.")] = "rb,sl,kd",
+    families_file: Annotated[
+        Path | None, typer.Option(help="TOML file that says which families, in place of these two.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Cutouts in a forward pass.")] = 64,
@@ -268,7 +271,12 @@ def score(
         raise DeepStreaksError(
             "thresholds matter to 'score' with --decide only: give them to 'deepstreaks decide'"
         )
-    chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
+    if families_file is not None and zoo is not None:
+        raise DeepStreaksError("give --families-file or --zoo: the file names the zoo")
+    if families_file is not None:
+        chosen = Families.from_file(families_file)
+    else:
+        chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
     decision = Decision(_thresholds(threshold)) if only_decide else None
     with connect(scheduler, workers=workers) as client:
         scores = run_campaign(archive, chosen, client, run=run, batch=batch, decide=decision)

@@ -7,14 +7,19 @@ A cutout is plausible if in *each* family at least *one* member scores at or abo
 from __future__ import annotations
 
 import difflib
+import hashlib
+import os
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from deepstreaks_dask.errors import CampaignError, DeepStreaksError
-from deepstreaks_dask.models.zoo import Zoo
+from deepstreaks_dask.errors import CampaignError, DeepStreaksError, ModelError
+from deepstreaks_dask.models.zoo import KERAS_FILE, Card, Zoo, load_keras
 
 DECIDING = ("rb", "sl", "kd")
 """The families that the published decision needs, in its order."""
@@ -48,11 +53,12 @@ class Family:
 
     name: str
     members: tuple[Member, ...]
+    question: str = ""
 
     @property
     def description(self) -> str:
         """The question that this family answers."""
-        return DESCRIPTIONS.get(self.name, self.name)
+        return self.question or DESCRIPTIONS.get(self.name, self.name)
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,46 @@ class Families:
             members = tuple(Member(card.name, card.version, card.sha256) for card in cards)
             families.append(Family(name, members))
         return cls(tuple(families), zoo)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Families:
+        """Take families from a TOML file, so that anybody's own network becomes one.
+
+        A table a family, with its ``members``: names in the zoo, or ``.keras`` files, which are taken into the zoo
+        with the ``scaling`` of their pixels (:data:`~deepstreaks_dask.models.forward.SCALINGS`)::
+
+            zoo = "zoo"
+
+            [braai]
+            question = "real or bogus"
+            scaling = "l2"
+            members = ["braai.keras"]
+
+        Paths are relative to the file.
+
+        Parameters
+        ----------
+        path : str or path
+            Local file.
+
+        Raises
+        ------
+        CampaignError
+            If the file cannot be read or says what is not known.
+        ModelError
+            If a network is not there, or not safe.
+        """
+        file = Path(path)
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CampaignError(f"cannot read families from {file}: {error}") from error
+        zoo = values.pop("zoo", None)
+        if not isinstance(zoo, str) or not zoo or not values:
+            raise CampaignError(f'{file}: give zoo = "a path or URL" and a table for each family')
+        if "://" not in zoo:
+            zoo = str(file.parent / zoo)
+        return cls(tuple(_family(file, zoo, name, table) for name, table in values.items()), zoo)
 
 
 @dataclass(frozen=True)
@@ -209,6 +255,65 @@ class Decision:
             plausible=("cutout", plausible),
             undecided=("cutout", undecided),
         ).assign_coords(family=names)
+
+
+def _family(file: Path, zoo: str, name: str, table: Any) -> Family:
+    members = table.get("members") if isinstance(table, dict) else None
+    if (
+        not isinstance(members, list)
+        or not members
+        or not all(
+            isinstance(value, str)
+            for key in ("question", "scaling")
+            for value in [table.get(key, "")]
+        )
+        or not all(isinstance(member, str) for member in members)
+    ):
+        raise CampaignError(
+            f"{file}: family {name!r} needs members, a list of names in the zoo or .keras files"
+        )
+    if unknown := sorted(set(table) - {"members", "question", "scaling"}):
+        raise CampaignError(f"{file}: family {name!r} has {', '.join(unknown)}, which is not known")
+    if "_" in name:
+        raise CampaignError(
+            f"{file}: family {name!r}: leave out the underscore, which ends a family's name"
+        )
+    store = Zoo(zoo)
+    cards = []
+    for member in members:
+        if member.endswith(".keras"):
+            card = _take_in(store, file.parent / member, name, table.get("scaling", "bytes"))
+        else:
+            card = store.card(member)
+            if card.scaling != table.get("scaling", card.scaling):
+                raise CampaignError(f"{file}: {card.ref} has scaling {card.scaling!r} in the zoo")
+        if family_of(card.name) != name:
+            raise CampaignError(
+                f"{file}: {card.ref} is no member of {name!r}: its name must begin with it"
+            )
+        cards.append(card)
+    chosen = tuple(Member(card.name, card.version, card.sha256) for card in cards)
+    return Family(name, chosen, table.get("question", ""))
+
+
+def _take_in(store: Zoo, path: Path, family: str, scaling: str) -> Card:
+    """Save a network from a file in the zoo, unless it is there: its version says what the file holds."""
+    model = load_keras(path)
+    given = hashlib.sha256(path.read_bytes() + scaling.encode()).hexdigest()[:12]
+    if not isinstance(model.input_shape, tuple) or len(model.output_shape) != 2:
+        raise ModelError(f"{path}: a member takes one cutout and gives one score")
+    card = Card(
+        f"{family}_{path.stem}",
+        given,
+        KERAS_FILE,
+        family=family,
+        input_shape=tuple(model.input_shape[1:]),
+        scaling=scaling,
+        outputs=model.output_shape[1],
+        description=f"Taken from {path.name}",
+    )
+    have = {item.ref: item for item in store.list()}
+    return have.get(card.ref) or store.save(model, card)
 
 
 def family_of(member: str) -> str:

@@ -1,14 +1,20 @@
 """The decision rule, against a loop that spells it out."""
 
+import keras
 import numpy as np
 import pytest
 import xarray as xr
+from dask.distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from deepstreaks_dask.archive import CutoutBatch, append, create
+from deepstreaks_dask.campaign import score
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.families import Decision, Families
+from deepstreaks_dask.models import build
+from deepstreaks_dask.models.zoo import Card, Zoo
 
 MEMBERS = ["rb_vgg6", "rb_resnet50", "sl_vgg6", "kd_vgg6", "kd_resnet50"]
 VALUES = st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0, np.nan])
@@ -75,3 +81,79 @@ def test_from_zoo_takes_every_member(zoo):
     families = Families.from_zoo(zoo)
     assert [member.ref for member in families.members] == ["rb_vgg6@1", "sl_vgg6@1", "kd_vgg6@1"]
     assert all(len(member.sha256) == 64 for member in families.members)
+
+
+@pytest.fixture
+def braai(tmp_path):
+    """A network of somebody's own on triplets, and the file that makes it a family."""
+    layers = keras.layers
+    network = keras.Sequential(
+        [layers.Input((9, 9, 3)), layers.Flatten(), layers.Dense(1, activation="sigmoid")]
+    )
+    network.save(tmp_path / "mine.keras")
+    file = tmp_path / "families.toml"
+    file.write_text(
+        'zoo = "zoo"\n[braai]\nquestion = "real?"\nscaling = "l2"\nmembers = ["mine.keras"]\n'
+    )
+    return file, network
+
+
+def test_a_network_of_ones_own_becomes_a_family_and_scores_triplets(tmp_path, braai):
+    file, network = braai
+    families = Families.from_file(file)
+    assert [(f.name, f.description, f.members[0].name) for f in families] == [
+        ("braai", "real?", "braai_mine")
+    ]
+    assert Families.from_file(file) == families  # the zoo has it by now
+    triplets = np.random.default_rng(0).normal(5, 50, (10, 9, 9, 3)).astype(np.float32)
+    triplets[3, :4] = np.nan
+    archive = tmp_path / "alerts.zarr"
+    create(archive, shard=64, shape=(9, 9, 3), dtype="float32")
+    ids = np.array([f"a{k}" for k in range(10)], dtype=object)
+    append(archive, [CutoutBatch(triplets, {"id": ids})])
+    with Client(
+        processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None
+    ) as client:
+        scores = score(archive, families, client, batch=4, progress=False)
+        with pytest.raises(CampaignError, match=r"takes cutouts of uint8 \(144, 144, 1\)"):
+            score(archive, Families.from_zoo(), client, run="other", progress=False)
+    known = np.nan_to_num(triplets)
+    scaled = known / np.linalg.norm(known, axis=(1, 2), keepdims=True)
+    wanted = network.predict(scaled, verbose=0)
+    np.testing.assert_allclose(scores["scores"].values, wanted, atol=1e-6)
+    decided = Decision().apply(scores)
+    np.testing.assert_array_equal(decided["plausible"].values, scores["scores"].values[:, 0] >= 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("zoo = ", "cannot read families"),
+        ("[braai]\nmembers = ['mine.keras']", "give zoo"),
+        ("zoo = 'zoo'", "a table for each family"),
+        ("zoo = 'zoo'\n[braai]\nmembers = []", "needs members"),
+        ("zoo = 'zoo'\n[braai]\nmembers = ['mine.keras']\nscaling = 3", "needs members"),
+        ("zoo = 'zoo'\n[braai]\nmembers = ['mine.keras']\nthreshold = 3", "threshold"),
+        ("zoo = 'zoo'\n[braai]\nmembers = ['mine.keras']\nscaling = 'max'", "no scaling 'max'"),
+        ("zoo = 'zoo'\n[a_b]\nmembers = ['mine.keras']", "underscore"),
+        ("zoo = 'zoo'\n[braai]\nmembers = ['none.keras']", "none.keras"),
+        ("zoo = 'zoo'\n[braai]\nmembers = ['braai_none']", "braai_none"),
+    ],
+)
+def test_files_that_make_no_family(braai, text, message):
+    file, _ = braai
+    file.write_text(text)
+    with pytest.raises(DeepStreaksError, match=message):
+        Families.from_file(file)
+
+
+def test_one_shot_is_a_family_like_others(tmp_path):
+    Zoo(tmp_path / "zoo").save(
+        build("vgg6", (32, 32, 1)), Card("os_vgg6", "1", "vgg6", input_shape=(32, 32, 1))
+    )
+    (family,) = Families.from_zoo(str(tmp_path / "zoo"), ["os"])
+    assert family.description == "plausible or not, in one shot"
+    alone = xr.Dataset(
+        {"scores": (("cutout", "model"), np.float32([[0.1], [0.9]]))}, {"model": ["os_vgg6"]}
+    )
+    assert list(Decision().apply(alone)["plausible"].values) == [False, True]

@@ -1,10 +1,11 @@
 """One compiled forward pass of any number of models over batches of uint8 cutouts.
 
-A batch is sent to the device once, as bytes, and scaled there; every call has the same shape, so
-that nothing is compiled twice. Each Keras backend has its branch here and is imported nowhere else.
+A batch is sent to the device once, as bytes where the archive has bytes, and scaled there as each model wants it
+(`SCALINGS`); every call has the same shape, so that nothing is compiled twice. Each Keras backend has its branch here
+and is imported nowhere else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,22 +17,51 @@ from deepstreaks_dask.errors import ModelError
 Forward = Callable[[np.ndarray], np.ndarray]
 
 
-def compile_forward(models: Sequence[keras.Model], batch: int) -> Forward:
+def _to_unit(cutouts: Any) -> Any:
+    """Bytes to 0..1."""
+    return cutouts / 255.0
+
+
+def _to_norm(cutouts: Any) -> Any:
+    """Every plane of every cutout to an L2 norm of 1, what is not finite to 0, as braai takes it (Duev et al. 2019b)."""
+    known = ops.where(ops.isfinite(cutouts), cutouts, 0.0)
+    norm = ops.sqrt(ops.sum(ops.square(known), axis=(1, 2), keepdims=True))
+    return known / ops.maximum(norm, 1e-20)
+
+
+def _unscaled(cutouts: Any) -> Any:
+    return cutouts
+
+
+SCALINGS: Mapping[str, Callable[[Any], Any]] = {
+    "bytes": _to_unit,
+    "l2": _to_norm,
+    "none": _unscaled,
+}
+"""How float32 pixels (cutout, y, x, plane) become what a network takes: 8-bit ones to 0..1, by plane, or as they are."""
+
+
+def compile_forward(
+    models: Sequence[keras.Model], batch: int, scalings: Sequence[str] | None = None
+) -> Forward:
     """Compile models into one function from cutouts to scores.
 
     Parameters
     ----------
     models
-        Networks that take float32 (cutout, y, x, 1) in 0..1, all of one input shape, and give one
-        score each.
+        Networks that take float32 (cutout, y, x, plane), all of one input shape, and give one score
+        each.
     batch
         Number of cutouts in a compiled call.
+    scalings
+        A key of `SCALINGS` for each model; ``"bytes"`` for all by default.
 
     Returns
     -------
     callable
-        Takes uint8 (cutout, y, x) of at most `batch` cutouts and returns float32 (cutout, model) in
-        0..1. Fewer cutouts are padded to `batch`, which leaves their scores as they are.
+        Takes at most `batch` cutouts, (cutout, y, x, plane) or, of one plane, (cutout, y, x), uint8 where a model
+        wants bytes and else of any type, and returns float32 (cutout, model) in 0..1. Fewer cutouts are padded to
+        `batch`, which leaves their scores as they are.
 
     Raises
     ------
@@ -49,24 +79,38 @@ def compile_forward(models: Sequence[keras.Model], batch: int) -> Forward:
                 f"models take cutouts of different shapes, {models[0].input_shape[1:]} and "
                 f"{model.input_shape[1:]}: score them in separate campaigns"
             )
-        if model.input_shape[-1] != 1 or model.output_shape[-1] != 1:
+        if len(model.input_shape) != 4 or None in model.input_shape[1:]:
             raise ModelError(
-                f"model {model.name!r} takes {model.input_shape[-1]} planes and gives "
-                f"{model.output_shape[-1]} scores: only one plane and one score are supported"
+                f"model {model.name!r} takes {model.input_shape[1:]}, no cutouts of one size"
             )
-    height, width = models[0].input_shape[1:3]
-    shape = (batch, height, width)
-    run = _BACKENDS[keras.backend.backend()](models, shape)
+        if tuple(model.output_shape[1:]) != (1,):
+            raise ModelError(
+                f"model {model.name!r} gives {model.output_shape[1:]}: only one score is supported"
+            )
+    scalings = ["bytes"] * len(models) if scalings is None else list(scalings)
+    for scaling in scalings:
+        if scaling not in SCALINGS:
+            raise ModelError(f"no scaling {scaling!r}: choose one of {', '.join(SCALINGS)}")
+    only_bytes = "bytes" in scalings
+    dtype = np.dtype(np.uint8 if set(scalings) == {"bytes"} else np.float32)
+    shape = (batch, *models[0].input_shape[1:])
+    run = _BACKENDS[keras.backend.backend()](models, scalings, shape, dtype.name)
 
     def forward(cutouts: np.ndarray) -> np.ndarray:
         n = len(cutouts)
-        if cutouts.dtype != np.uint8 or cutouts.shape[1:] != shape[1:] or n > batch:
+        if cutouts.ndim == 3:
+            cutouts = cutouts[..., None]
+        if (
+            (only_bytes and cutouts.dtype != np.uint8)
+            or cutouts.shape[1:] != shape[1:]
+            or n > batch
+        ):
             raise ModelError(
-                f"cutouts are {cutouts.dtype} {cutouts.shape}: give uint8 (n, {height}, {width}) "
-                f"with n of at most {batch}"
+                f"cutouts are {cutouts.dtype} {cutouts.shape}: give {'uint8' if only_bytes else 'numbers'} of shape "
+                f"(n, {', '.join(map(str, shape[1:]))}) with n of at most {batch}"
             )
-        if n < batch:
-            padded = np.zeros(shape, np.uint8)
+        if n < batch or cutouts.dtype != dtype:
+            padded = np.zeros(shape, dtype)
             padded[:n] = cutouts
             cutouts = padded
         return run(cutouts)[:n]
@@ -74,25 +118,26 @@ def compile_forward(models: Sequence[keras.Model], batch: int) -> Forward:
     return forward
 
 
-def _scale(cutouts: Any) -> Any:
-    """Bytes (cutout, y, x) on the device to float32 (cutout, y, x, 1) in 0..1."""
-    return ops.cast(ops.expand_dims(cutouts, -1), "float32") / 255.0
+def _columns(cutouts: Any, scalings: Sequence[str], look: Callable[[int, Any], Any]) -> list[Any]:
+    """Scale pixels on the device, once a scaling, and let each model look at its own."""
+    pixels = ops.cast(cutouts, "float32")
+    scaled = {scaling: SCALINGS[scaling](pixels) for scaling in dict.fromkeys(scalings)}
+    return [look(k, scaled[scaling]) for k, scaling in enumerate(scalings)]
 
 
-def _tensorflow(models: Sequence[keras.Model], shape: tuple[int, int, int]) -> Forward:
+def _tensorflow(
+    models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
+) -> Forward:
     import tensorflow as tf
 
     # Not XLA: on CPUs it halves the speed of VGG6 and gains nothing on the larger networks. Weights
     # stay variables: as constants they let normalisation fold into the convolutions, a tenth
     # faster, but a worker with nine members then takes 6 GB in place of 2.
-    @tf.function(
-        input_signature=[tf.TensorSpec(shape, tf.uint8)], autograph=False, jit_compile=False
-    )
+    @tf.function(input_signature=[tf.TensorSpec(shape, dtype)], autograph=False, jit_compile=False)
     def scores(cutouts: Any) -> Any:
-        images = _scale(cutouts)
         # Joined outside: within, TensorFlow moves the sigmoids behind the concatenation, where their
         # last bit depends on which other models run along.
-        return [model(images, training=False) for model in models]
+        return _columns(cutouts, scalings, lambda k, images: models[k](images, training=False))
 
     compiled = scores.get_concrete_function()
     return lambda cutouts: np.concatenate(
@@ -100,7 +145,9 @@ def _tensorflow(models: Sequence[keras.Model], shape: tuple[int, int, int]) -> F
     )
 
 
-def _jax(models: Sequence[keras.Model], shape: tuple[int, int, int]) -> Forward:
+def _jax(
+    models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
+) -> Forward:
     import jax
 
     # Weights are arguments: as constants of the trace they would be compiled in, slowly.
@@ -114,24 +161,24 @@ def _jax(models: Sequence[keras.Model], shape: tuple[int, int, int]) -> Forward:
 
     @jax.jit
     def scores(weights: Any, cutouts: Any) -> Any:
-        images = _scale(cutouts)
-        columns = [
-            model.stateless_call(trainable, fixed, images, training=False)[0]
-            for model, (trainable, fixed) in zip(models, weights, strict=True)
-        ]
-        return ops.concatenate(columns, axis=1)
+        def look(k: int, images: Any) -> Any:
+            return models[k].stateless_call(*weights[k], images, training=False)[0]
 
-    compiled = scores.lower(weights, jax.ShapeDtypeStruct(shape, np.uint8)).compile()
+        return ops.concatenate(_columns(cutouts, scalings, look), axis=1)
+
+    compiled = scores.lower(weights, jax.ShapeDtypeStruct(shape, dtype)).compile()
     return lambda cutouts: np.asarray(compiled(weights, cutouts))
 
 
-def _torch(models: Sequence[keras.Model], shape: tuple[int, int, int]) -> Forward:
+def _torch(
+    models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
+) -> Forward:
     import torch
 
     @torch.inference_mode()
     def scores(cutouts: np.ndarray) -> np.ndarray:
-        images = _scale(ops.convert_to_tensor(cutouts))
-        columns = [model(images, training=False) for model in models]
+        pixels = ops.convert_to_tensor(cutouts)
+        columns = _columns(pixels, scalings, lambda k, images: models[k](images, training=False))
         return ops.convert_to_numpy(ops.concatenate(columns, axis=1))
 
     return scores

@@ -35,6 +35,7 @@ import safetensors.numpy
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models import ARCHITECTURES, build
 from deepstreaks_dask.models.activations import REGISTERED
+from deepstreaks_dask.models.forward import SCALINGS
 from deepstreaks_dask.storage import locate, write_whole
 
 DTYPES = ("float16", "float32")
@@ -62,6 +63,8 @@ class Card:
         Height and width in px, and number of planes, of one cutout.
     outputs
         Number of sigmoid outputs.
+    scaling
+        How pixels become what it takes, a key of `deepstreaks_dask.models.forward.SCALINGS`.
     dtype
         Precision of the kernels on disk, ``"float16"`` or ``"float32"``; filled in on saving.
     file, sha256
@@ -84,6 +87,7 @@ class Card:
     family: str = ""
     input_shape: tuple[int, int, int] = (144, 144, 1)
     outputs: int = 1
+    scaling: str = "bytes"
     dtype: str = ""
     file: str = ""
     sha256: str = ""
@@ -113,6 +117,10 @@ class Card:
         object.__setattr__(self, "input_shape", tuple(shape))
         if not _whole(self.outputs):
             raise ModelError(f"model {self.name!r}: outputs is {self.outputs!r}; give 1 or more")
+        if self.scaling not in SCALINGS:
+            raise ModelError(
+                f"model {self.name!r}: no scaling {self.scaling!r}; choose one of {', '.join(SCALINGS)}"
+            )
         for what in ("recipe", "training_data", "metrics"):
             if not isinstance(getattr(self, what), Mapping):
                 raise ModelError(f"model {self.name!r}: {what} is no table of keys and values")

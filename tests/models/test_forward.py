@@ -129,7 +129,6 @@ def test_wrong_cutouts_are_refused(models, wrong):
         ([], 4, "at least one"),
         ([(32, 32, 1)], 0, "give 1 or more"),
         ([(32, 32, 1), (40, 40, 1)], 4, "different shapes"),
-        ([(32, 32, 3)], 4, "3 planes"),
     ],
 )
 def test_models_that_cannot_run_together_are_refused(shapes, batch, match):
@@ -167,3 +166,34 @@ np.save(sys.argv[1] + "/scores.npy", np.concatenate([forward(cutouts[:4]), forwa
     )
     scores = np.load(tmp_path / "scores.npy")
     np.testing.assert_allclose(scores, _expected(models, cutouts), atol=1e-5)
+
+
+def test_triplets_are_scaled_plane_by_plane():
+    """As braai does it, and beside another network that takes the pixels as they are."""
+    layers = keras.layers
+    models = [
+        keras.Sequential(
+            [layers.Input((9, 9, 3)), layers.Flatten(), layers.Dense(1, activation="sigmoid")]
+        )
+        for _ in range(2)
+    ]
+    rng = np.random.default_rng(0)
+    triplets = rng.normal(0, 100, (5, 9, 9, 3)).astype(np.float32)
+    triplets[0, 2:4, :, 1] = np.nan
+    triplets[1, :, :, 2] = 0
+    scaled = np.nan_to_num(triplets)
+    for cutout in scaled:
+        for plane in range(3):
+            cutout[..., plane] /= np.linalg.norm(cutout[..., plane]) or 1
+    plain = np.nan_to_num(triplets[2:]) / 1000
+    found = compile_forward(models, 8, ["l2", "none"])(triplets)
+    np.testing.assert_allclose(found[:, 0], models[0].predict(scaled, verbose=0)[:, 0], atol=1e-6)
+    found = compile_forward(models, 8, ["l2", "none"])(plain)
+    np.testing.assert_allclose(found[:, 1], models[1].predict(plain, verbose=0)[:, 0], atol=1e-6)
+    with pytest.raises(ModelError, match="no scaling 'max'"):
+        compile_forward(models, 8, ["l2", "max"])
+
+
+def test_networks_of_several_scores_are_refused():
+    with pytest.raises(ModelError, match="only one score"):
+        compile_forward([build("vgg6", input_shape=(32, 32, 3), outputs=2)], 4)
