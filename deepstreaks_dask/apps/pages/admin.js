@@ -1,0 +1,49 @@
+"use strict";
+(() => {
+  const { ask, make, show, time, clear } = site;
+  const get = (id) => document.getElementById(id);
+  const roles = get("log").dataset.roles.split(",");
+  const PAGE = 100;
+  let shown = 0;
+  const change = async (name, body, words) => {
+    try {
+      await ask(`/users/${encodeURIComponent(name)}`, { method: "PATCH", body });
+      clear();
+      get("user-words").textContent = words;
+    } catch (error) { show(error); }
+    await refresh().catch(show);
+  };
+  const line = (user) => {
+    const role = make("select", { "aria-label": `Role of ${user.name}`, onchange: (event) => change(user.name, { role: event.target.value }, `${user.name} is a ${event.target.value} now.`) }, ...roles.map((one) => make("option", { selected: one === user.role }, one)));
+    const form = make("form", { class: "row", onsubmit: (event) => { event.preventDefault(); change(user.name, { password: event.target.elements[0].value }, `${user.name} has a new password.`); } }, make("input", { type: "password", required: true, minlength: 12, maxlength: 256, autocomplete: "new-password", "aria-label": `New password of ${user.name}`, size: 14 }), make("button", {}, "Set"));
+    return make("tr", {}, make("th", { scope: "row" }, user.name), make("td", {}, role), make("td", {}, user.created.slice(0, 10)),
+      make("td", {}, make("button", { type: "button", "aria-label": `${user.active ? "Disable" : "Enable"} ${user.name}`, onclick: () => change(user.name, { active: !user.active }, `${user.name} is ${user.active ? "disabled" : "enabled"}.`) }, user.active ? "Disable" : "Enable"), " ", make("span", { class: "soft small" }, user.active ? "active" : "disabled")),
+      make("td", {}, form));
+  };
+  const older = async () => {
+    const log = await ask(`/audit?limit=${PAGE}&offset=${shown}`);
+    const lines = log.map((one) => make("tr", {}, ...[time(one.at), one.who, one.what, one.detail, one.address].map((words) => make("td", {}, words))));
+    if (!shown) get("audit").replaceChildren();
+    get("audit").append(...lines);
+    shown += log.length;
+    get("older").hidden = log.length < PAGE;
+  };
+  const refresh = async () => {
+    get("users").replaceChildren(...(await ask("/users")).map(line));
+    shown = 0;
+    await older();
+  };
+  get("older").addEventListener("click", () => older().catch(show));
+  get("new-user").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const { user, password, role } = event.target.elements;
+    try {
+      await ask("/users", { method: "POST", body: { name: user.value, password: password.value, role: role.value } });
+      clear();
+      get("user-words").textContent = `${user.value} was added.`;
+      event.target.reset();
+      await refresh();
+    } catch (error) { show(error); }
+  });
+  refresh().catch(show);
+})();

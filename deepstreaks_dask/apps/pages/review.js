@@ -1,0 +1,362 @@
+"use strict";
+(() => {
+  const { ask, make, show, date, count, me } = site;
+  const get = (id) => document.getElementById(id);
+  const PAGE = 300;
+  const VERDICTS = { keep: "k", ditch: "d", unsure: "u", bogus: "b" };
+  const LENGTHS = { short: "s", long: "l" };
+  const KEYS = {};
+  for (const [verdict, key] of Object.entries(VERDICTS)) KEYS[key] = { verdict };
+  for (const [length, key] of Object.entries(LENGTHS)) KEYS[key] = { length };
+  const may = me.role !== "viewer";
+  let rows = [];
+  let total = 0;
+  let chosen = -1;
+  let detail = null; // what the panel shows
+  let nights = [];
+  let asked = 0;
+  let descending = false;
+
+  // The list
+
+  const written = () => get("where").value.trim();
+  const question = (offset) => {
+    const night = get("night").value;
+    const parts = [];
+    if (written()) parts.push(`(${written()})`);
+    if (night !== "*") parts.push(`night == ${night}`);
+    if (get("todo").getAttribute("aria-pressed") === "true") parts.push("not reviewed");
+    if (get("disputed").getAttribute("aria-pressed") === "true") parts.push("disputed");
+    return new URLSearchParams({ where: parts.join(" and "), sort: get("sort").value, descending, limit: PAGE, offset });
+  };
+  const load = async (offset = 0) => {
+    const number = ++asked;
+    const gallery = get("gallery");
+    gallery.setAttribute("aria-busy", "true");
+    get("found").classList.add("busy");
+    if (!offset) get("found").textContent = "Looking for cutouts";
+    try {
+      const answer = await ask(`/streaks?${question(offset)}`, { raw: true });
+      const text = await answer.text();
+      if (number !== asked) return;
+      const found = text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+      total = Number(answer.headers.get("X-Total-Count"));
+      if (!offset) { rows = []; gallery.replaceChildren(); chosen = -1; }
+      const first = rows.length;
+      rows.push(...found);
+      gallery.append(...found.map((row, k) => thumb(row, first + k)));
+      wrong(null);
+      get("found").textContent = total > rows.length ? `${count(rows.length)} of ${count(total)} cutouts` : `${count(total)} cutout${total === 1 ? "" : "s"}`;
+      get("more").hidden = rows.length >= total;
+      get("empty").hidden = total > 0;
+      get("empty").textContent = get("todo").getAttribute("aria-pressed") === "true" ? "Nothing is left to judge here. Choose another night, or show everything again." : "No cutout passes this filter. Empty the filter to see everything, or choose another night.";
+      if (rows.length && chosen < 0) choose(0, false);
+    } catch (error) {
+      if (number !== asked) return;
+      get("found").textContent = "Nothing was loaded.";
+      if (error.start !== undefined && error.start !== null) wrong(error); else show(error);
+    } finally {
+      if (number === asked) {
+        gallery.setAttribute("aria-busy", "false");
+        get("found").classList.remove("busy");
+      }
+    }
+  };
+  const wrong = (error) => {
+    const words = get("where-words");
+    get("where").setAttribute("aria-invalid", Boolean(error));
+    words.replaceChildren();
+    if (!error) return;
+    const text = written();
+    const [start, end] = [error.start - 1, error.end - 1]; // it was sent in parentheses
+    words.append(`${error.message} `);
+    if (start >= 0 && start < text.length) words.append("— ", text.slice(Math.max(0, start - 20), start), make("mark", {}, text.slice(start, end)), text.slice(end, end + 20));
+  };
+  const value = (number, digits = 2) => (number === null || number === undefined ? "–" : Number(number).toFixed(digits));
+  const badges = (row) => {
+    const mine = row.mine ?? {};
+    return [
+      mine.verdict && make("span", { class: `badge ${mine.verdict}` }, mine.verdict),
+      mine.length && make("span", { class: "badge" }, mine.length),
+      mine.marked && make("span", { class: "badge marked" }, "marked"),
+      mine.note && make("span", { class: "badge" }, "note"),
+    ].filter(Boolean);
+  };
+  const thumb = (row, k) => {
+    const families = Object.entries(row.scores).filter(([name]) => !name.includes("_"));
+    const by = get("sort").value;
+    const sorted = by in row.scores && by.includes("_") ? [[by, row.scores[by]]] : families;
+    return make("button", { type: "button", class: "thumb", "data-k": k, tabindex: -1, "aria-label": `${row.id}${row.mine?.verdict ? `, ${row.mine.verdict}` : ""}` },
+      make("img", { src: `/api/v1/cutout?id=${encodeURIComponent(row.id)}`, loading: "lazy", decoding: "async", width: 144, height: 144, alt: "" }),
+      make("span", { class: "badges" }, ...badges(row)),
+      make("span", { class: "caption" },
+        make("b", {}, sorted.map(([name, score]) => `${name} ${value(score)}`).join("  ")),
+        make("span", { class: "soft" }, `${row.filter || "–"} ${value(row.mag, 1)} mag, ${value(row.length, 0)} px`)));
+  };
+  const element = (k) => get("gallery").children[k];
+  const refresh = (row) => {
+    const k = rows.findIndex((one) => one.id === row.id);
+    if (k < 0) return;
+    const old = element(k);
+    old.querySelector(".badges").replaceChildren(...badges(row));
+    old.setAttribute("aria-label", `${row.id}${row.mine?.verdict ? `, ${row.mine.verdict}` : ""}`);
+  };
+  const choose = (k, focus = true) => {
+    if (!rows.length) return;
+    const to = Math.min(Math.max(k, 0), rows.length - 1);
+    const before = element(chosen);
+    if (before) { before.classList.remove("chosen"); before.tabIndex = -1; }
+    chosen = to;
+    const now = element(to);
+    now.classList.add("chosen");
+    now.tabIndex = 0;
+    if (focus) now.focus({ preventScroll: false });
+    now.scrollIntoView({ block: "nearest" });
+    if (!get("detail").hidden) open(rows[to].id);
+    if (to > rows.length - 30 && rows.length < total && get("gallery").getAttribute("aria-busy") === "false") load(rows.length);
+  };
+  get("gallery").addEventListener("click", (event) => {
+    const found = event.target.closest(".thumb");
+    if (!found) return;
+    get("detail").hidden = false;
+    document.body.classList.add("detailed");
+    choose(Number(found.dataset.k));
+  });
+  get("gallery").addEventListener("error", (event) => {
+    if (event.target.tagName === "IMG") event.target.alt = "These pixels cannot be read";
+  }, true);
+
+  // Verdicts
+
+  const judge = async (id, change) => {
+    const row = rows.find((one) => one.id === id);
+    try {
+      const said = await ask("/verdicts", { method: "POST", body: { id, ...change } });
+      site.clear();
+      const first = !row?.mine?.verdict && said.verdict;
+      if (row) { row.mine = said; refresh(row); }
+      if (detail?.streak.id === id) { if (first) await open(id); else { detail.mine = said; paint(); } }
+      progress();
+      return true;
+    } catch (error) { show(error); return false; }
+  };
+  const undo = async () => {
+    try {
+      const said = await ask("/undo", { method: "POST" });
+      site.clear();
+      const k = rows.findIndex((one) => one.id === said.cutout);
+      if (k >= 0) { rows[k].mine = said.at ? said : null; refresh(rows[k]); choose(k); }
+      if (detail?.streak.id === said.cutout) await open(said.cutout);
+      get("found").textContent = `Undone: ${said.cutout}`;
+      progress();
+    } catch (error) { show(error); }
+  };
+
+  // The detail
+
+  const open = async (id) => {
+    get("detail").hidden = false;
+    document.body.classList.add("detailed");
+    if (detail?.streak.id !== id) get("detail").setAttribute("aria-busy", "true");
+    try {
+      const answer = await ask(`/streak?id=${encodeURIComponent(id)}`);
+      if (rows[chosen] && rows[chosen].id !== id && rows.some((one) => one.id === id)) return; // moved on meanwhile
+      detail = answer;
+      paint();
+    } catch (error) { show(error); }
+  };
+  const close = () => {
+    get("detail").hidden = true;
+    document.body.classList.remove("detailed");
+    detail = null;
+    element(chosen)?.focus();
+  };
+  const links = (streak) => {
+    if (streak.ra === null || streak.dec === null) return [make("span", { class: "soft" }, "The position is not known.")];
+    const [ra, dec] = [streak.ra.toFixed(6), streak.dec.toFixed(6)];
+    const when = streak.jd === null ? null : new Date((streak.jd - 2440587.5) * 864e5);
+    const day = when && `${when.toISOString().slice(0, 10)} ${when.toISOString().slice(11, 19)}`;
+    const signed = streak.dec < 0 ? dec : `+${dec}`;
+    const to = {
+      Fink: `https://ztf.fink-portal.org/?query_type=Conesearch&ra=${ra}&dec=${dec}&radius=60`,
+      ALeRCE: `https://alerce.online/?ra=${ra}&dec=${dec}&radius=60`,
+      SIMBAD: `https://simbad.cds.unistra.fr/simbad/sim-coo?Coord=${encodeURIComponent(`${ra} ${signed}`)}&CooFrame=ICRS&Radius=1&Radius.unit=arcmin`,
+      "MPC's NEO checker": "https://www.minorplanetcenter.net/cgi-bin/checkneo.cgi",
+      "MPC's MPChecker": "https://www.minorplanetcenter.net/cgi-bin/checkmp.cgi",
+      ...(day ? { SkyBoT: `https://ssp.imcce.fr/webservices/skybot/skybotconesearch_query.php?-ep=${encodeURIComponent(day)}&-ra=${ra}&-dec=${dec}&-rd=0.2&-mime=html&-loc=I41&-from=deepstreaks` } : {}),
+    };
+    return Object.entries(to).map(([name, url]) => make("a", { href: url, target: "_blank", rel: "noopener noreferrer" }, name));
+  };
+  const table = (pairs) => make("div", { class: "scroll" }, make("table", { class: "left" }, make("tbody", {}, ...pairs.map(([name, what]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, what))))));
+  const paint = () => {
+    const { streak, scores, thresholds, ades, along, mine, others, people } = detail;
+    const place = get("detail");
+    const typing = document.activeElement?.id === "note" ? document.activeElement.value : null;
+    place.setAttribute("aria-busy", "false");
+    const pressed = (name, what, key) => make("button", { type: "button", "aria-pressed": mine?.[what] === name, onclick: () => judge(streak.id, { [what]: mine?.[what] === name ? "" : name }) }, name, make("kbd", {}, key));
+    const sexagesimal = (degrees, hours) => {
+      const all = Math.abs(hours ? degrees / 15 : degrees) + (hours ? 5e-4 : 5e-3) / 3600;
+      const minutes = (all % 1) * 60;
+      const digits = hours ? 3 : 2;
+      const seconds = Math.floor((minutes % 1) * 60 * 10 ** digits) / 10 ** digits;
+      return `${hours ? "" : degrees < 0 ? "−" : "+"}${String(Math.floor(all)).padStart(2, "0")} ${String(Math.floor(minutes)).padStart(2, "0")} ${seconds.toFixed(digits).padStart(digits + 3, "0")}`;
+    };
+    const facts = Object.entries(streak).filter(([name, what]) => what !== null && what !== "" && !(name in scores) && !(name in detail.families) && !(name.startsWith("label_") && what === -1));
+    const note = make("textarea", { id: "note", maxlength: get("main").dataset.note, "aria-label": "Note", placeholder: "A note" });
+    note.value = typing ?? mine?.note ?? "";
+    note.addEventListener("change", () => judge(streak.id, { note: note.value }));
+    place.replaceChildren(
+      make("div", { class: "row" }, make("h2", { id: "detail-name" }, streak.id), make("button", { type: "button", onclick: () => choose(chosen - 1, false), "aria-label": "Previous" }, "←"), make("button", { type: "button", onclick: () => choose(chosen + 1, false), "aria-label": "Next" }, "→"), make("button", { type: "button", onclick: close, "aria-label": "Close" }, "✕")),
+      make("img", { src: `/api/v1/cutout?id=${encodeURIComponent(streak.id)}`, alt: `Cutout ${streak.id}`, width: 432, height: 432 }),
+      ...(may ? [
+        make("div", { class: "verdicts", role: "group", "aria-label": "Verdict" }, ...Object.entries(VERDICTS).map(([name, key]) => pressed(name, "verdict", key)), ...Object.entries(LENGTHS).map(([name, key]) => pressed(name, "length", key))),
+        make("div", { class: "verdicts" }, make("button", { type: "button", "aria-pressed": Boolean(mine?.marked), onclick: () => judge(streak.id, { marked: !mine?.marked }) }, "mark for submission", make("kbd", {}, "m")), make("button", { type: "button", onclick: undo }, "undo", make("kbd", {}, "z"))),
+        make("h3", {}, "Note"), note] : [make("p", { class: "soft small" }, "A viewer looks; a reviewer judges.")]),
+      make("h3", {}, "What others say"),
+      others.length ? table(others.map((said) => [said.who, [said.verdict || "no verdict", said.length, said.marked ? "marked" : "", said.note && `“${said.note}”`].filter(Boolean).join(", ")]))
+        : make("p", { class: "soft small" }, people - (mine ? 1 : 0) > 0 ? "Somebody has judged this. You see what they say once you have given your verdict." : "Nobody else has judged this yet."),
+      make("h3", {}, "Scores"),
+      ...Object.entries(scores).map(([name, score]) => make("div", { class: "meter" }, make("span", {}, name), (() => {
+        const track = make("span", { class: "track" }, make("span", { class: `fill${score >= thresholds[name] ? " pass" : ""}` }), make("span", { class: "limit" }));
+        track.children[0].style.width = `${(score ?? 0) * 100}%`;
+        track.children[1].style.left = `${thresholds[name] * 100}%`;
+        return track;
+      })(), make("span", {}, value(score, 4)))),
+      make("p", { class: "soft small" }, detail.networks.join(", ")),
+      make("h3", {}, "Sky"),
+      streak.ra === null ? make("p", { class: "soft small" }, "The position is not known.") : make("p", { class: "number" }, `${sexagesimal(streak.ra, true)}  ${sexagesimal(streak.dec, false)}  (J2000)`),
+      make("p", { class: "links small" }, ...links(streak)),
+      make("h3", {}, "Along its motion, the same night"),
+      along.length ? table(along.map((one) => [make("button", { type: "button", class: "link", onclick: () => { const k = rows.findIndex((row) => row.id === one.id); if (k >= 0) choose(k); else open(one.id); } }, one.id), `${one.minutes > 0 ? "+" : "−"}${Math.abs(one.minutes).toFixed(1)} min, ${one.arcsec}″ off`])) : make("p", { class: "soft small" }, "No other detection fits a straight way at a steady pace."),
+      make("h3", {}, "Streak"), table(facts.map(([name, what]) => [name, String(name === "night" ? date(what) : what)])),
+      make("h3", {}, "ADES"), ades ? table(Object.entries(ades)) : make("p", { class: "soft small" }, `No record: ${detail.no_ades ?? "not known why"}.`),
+    );
+    if (typing !== null) note.focus();
+  };
+
+  // Progress
+
+  const progress = async () => {
+    try {
+      nights = await ask("/nights");
+    } catch (error) { show(error); return; }
+    const select = get("night");
+    const before = select.options.length > 1 || select.value === "*" ? select.value : null;
+    select.replaceChildren(make("option", { value: "*" }, "all nights"), ...nights.map((one) => make("option", { value: one.night }, `${date(one.night)} (${count(one.mine)} of ${count(one.candidates)})`)));
+    select.value = before ?? (nights.find((one) => one.candidates > one.mine) ?? nights[0])?.night ?? "*";
+    const some = nights.filter((one) => select.value === "*" || String(one.night) === select.value);
+    const sum = (key) => some.reduce((all, one) => all + one[key], 0);
+    get("progress").max = Math.max(1, sum("candidates"));
+    get("progress").value = sum("mine");
+    get("progress-words").textContent = sum("candidates") ? `${may ? `You judged ${count(sum("mine"))} of ` : ""}${count(sum("candidates"))} candidates${may ? "" : " there are"}; somebody judged ${count(sum("anybody"))}` : "No candidates in this night";
+  };
+
+  // Controls
+
+  const again = () => { load(); };
+  get("night").addEventListener("change", () => { progress(); again(); });
+  get("sort").addEventListener("change", again);
+  get("more").addEventListener("click", () => load(rows.length));
+  get("direction").addEventListener("click", (event) => {
+    descending = !descending;
+    event.currentTarget.textContent = descending ? "↓ falling" : "↑ rising";
+    event.currentTarget.setAttribute("aria-pressed", descending);
+    again();
+  });
+  for (const id of ["todo", "disputed"]) {
+    get(id).addEventListener("click", (event) => {
+      event.currentTarget.setAttribute("aria-pressed", event.currentTarget.getAttribute("aria-pressed") !== "true");
+      again();
+    });
+  }
+  get("export")?.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const format = get("format").value;
+    const words = get("export-words");
+    words.textContent = "Writing";
+    try {
+      const answer = await ask(`/export?${new URLSearchParams({ format, submitter: get("submitter").value })}`, { raw: true });
+      const url = URL.createObjectURL(await answer.blob());
+      make("a", { href: url, download: `marked.${format}` }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 10000);
+      const left = Number(answer.headers.get("X-Left-Out"));
+      words.textContent = `${count(answer.headers.get("X-Written"))} written${left ? `, ${count(left)} left out: no time, no position, or simulated` : ""}.`;
+    } catch (error) { words.textContent = error.message; }
+  });
+
+  // The filter and how it could go on
+
+  const field = get("where");
+  const list = get("completions");
+  let offered = [];
+  let at = -1;
+  const hide = () => { list.hidden = true; field.setAttribute("aria-expanded", "false"); field.removeAttribute("aria-activedescendant"); offered = []; at = -1; };
+  const mark = () => {
+    [...list.children].forEach((item, k) => item.setAttribute("aria-selected", k === at));
+    if (at >= 0) { field.setAttribute("aria-activedescendant", `completion-${at}`); list.children[at].scrollIntoView({ block: "nearest" }); } else field.removeAttribute("aria-activedescendant");
+  };
+  const take = (k) => {
+    const one = offered[k];
+    const after = field.value.slice(field.selectionStart);
+    const before = `${field.value.slice(0, one.start)}${one.text} `;
+    field.value = before + after.trimStart();
+    field.setSelectionRange(before.length, before.length);
+    hide();
+  };
+  let typed = 0;
+  const suggest = async () => {
+    const number = ++typed;
+    const position = field.selectionStart;
+    const found = await ask(`/completions?${new URLSearchParams({ text: field.value, position })}`).catch(() => []);
+    if (number !== typed || document.activeElement !== field) return;
+    offered = found.slice(0, 12);
+    at = -1;
+    list.replaceChildren(...offered.map((one, k) => make("li", { role: "option", id: `completion-${k}`, "aria-selected": "false", onpointerdown: (event) => { event.preventDefault(); take(k); } }, one.text, make("span", {}, one.what))));
+    list.hidden = !offered.length;
+    field.setAttribute("aria-expanded", !list.hidden);
+  };
+  field.addEventListener("input", () => { wrong(null); suggest(); });
+  field.addEventListener("blur", () => { typed += 1; hide(); });
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      event.preventDefault();
+      if (list.hidden) suggest(); else { at = (at + (event.key === "ArrowDown" ? 1 : -1) + offered.length) % offered.length; mark(); }
+    } else if (event.key === "Tab" && !list.hidden && at >= 0) {
+      event.preventDefault();
+      take(at);
+    } else if (event.key === "Enter") {
+      event.preventDefault();
+      if (at >= 0 && !list.hidden) take(at); else { typed += 1; hide(); again(); }
+    } else if (event.key === "Escape") { hide(); field.blur(); element(chosen)?.focus(); }
+  });
+  field.addEventListener("change", again);
+
+  // Keys
+
+  document.addEventListener("keydown", async (event) => {
+    if (event.target.matches("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) {
+      if (event.key === "Escape" && event.target.id === "note") event.target.blur();
+      return;
+    }
+    const wide = () => getComputedStyle(get("gallery")).gridTemplateColumns.split(" ").length;
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -wide(), ArrowDown: wide(), Home: -1e9, End: 1e9 }[event.key];
+    const here = detail?.streak.id ?? rows[chosen]?.id;
+    if (step !== undefined) { event.preventDefault(); choose(chosen + step); }
+    else if (event.key === "Enter" && event.target.matches(".thumb, body, main")) { event.preventDefault(); if (rows[chosen]) open(rows[chosen].id); }
+    else if (event.key === "Escape") close();
+    else if (event.key === "/") { event.preventDefault(); field.focus(); field.select(); }
+    else if (!may || event.repeat) return;
+    else if (event.key === "z") undo();
+    else if (!here) return;
+    else if (event.key === "m") judge(here, { marked: !(rows.find((one) => one.id === here)?.mine ?? detail?.mine)?.marked });
+    else if (event.key === "n") { event.preventDefault(); await open(here); get("note")?.focus(); }
+    else if (KEYS[event.key]) {
+      const change = KEYS[event.key];
+      const moves = "verdict" in change && rows[chosen]?.id === here;
+      const from = chosen;
+      if (moves && chosen < rows.length - 1) choose(chosen + 1); // at once: the answer may take a while
+      if (!(await judge(here, change)) && moves) choose(from);
+    }
+  });
+  progress().then(() => load());
+})();

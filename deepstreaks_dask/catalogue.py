@@ -1,0 +1,227 @@
+"""A run's cutouts as columns to ask questions of: filter, sort, look at one, find others along its motion."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+from astropy.coordinates import SkyCoord
+from PIL import Image
+
+from deepstreaks_dask.archive import CHUNK, open_archive
+from deepstreaks_dask.families import family_of
+from deepstreaks_dask.filters import Filter, Kind, parse
+from deepstreaks_dask.simulate.streaks import simulated
+
+EXPOSURE = 30.0
+"""Seconds that a streak was exposed, where the archive does not say: ZTF's."""
+
+_CHUNKS = 64  # of cutouts, 1.3 MB each, kept in memory
+_OWN = ("plausible", "undecided")
+
+
+class Catalogue(Mapping[str, np.ndarray]):
+    """The columns of a decided run, each loaded when it is first asked for.
+
+    There are the archive's own, a column of scores a member, one a family (the best of its members' scores, which
+    is what a threshold is compared with), ``plausible`` and ``undecided``.
+
+    Parameters
+    ----------
+    decided : xarray.Dataset
+        As :meth:`deepstreaks_dask.families.Decision.apply` gives it.
+    """
+
+    def __init__(self, decided: xr.Dataset) -> None:
+        self.decided = decided
+        self.members = [str(name) for name in decided["model"].values]
+        self.families = list(dict.fromkeys(family_of(name) for name in self.members))
+        self.kinds: dict[str, Kind] = {}
+        for name, column in decided.coords.items():
+            if column.dims == ("cutout",) and name != "digest":
+                self.kinds[str(name)] = "number" if column.dtype.kind in "iuf" else "text"
+        self.kinds |= dict.fromkeys([*self.families, *self.members], "number")
+        self.kinds |= dict.fromkeys(_OWN, "truth")
+        self._columns: dict[str, np.ndarray] = {}
+        self._chunks: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._reading = threading.Lock()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._columns:
+            self._columns[name] = self._load(name)
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kinds)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    @property
+    def rows(self) -> int:
+        """Cutouts there are."""
+        return int(self.decided.sizes["cutout"])
+
+    @cached_property
+    def index(self) -> pd.Index:
+        """The ids, to look rows up by."""
+        return pd.Index(self["id"])
+
+    @cached_property
+    def simulated(self) -> np.ndarray:
+        """What bears the simulator's marks, and is not to be taken for a detection."""
+        return simulated(self["kind"], self["source"])
+
+    def find(self, cutout: str) -> int:
+        """Give the row of an id; -1 if there is none."""
+        return int(self.index.get_indexer(pd.Index([cutout]))[0])
+
+    def where(self, text: str) -> np.ndarray:
+        """Say of each row whether it passes a filter.
+
+        Raises
+        ------
+        FilterError
+        """
+        chosen: Filter = parse(text, self.kinds)
+        return chosen(self, self.rows)
+
+    def offered(self, name: str) -> list[str]:
+        """Give the values of a column that are worth offering: the most frequent, 20 at most."""
+        if self.kinds.get(name) == "truth":
+            return ["True", "False"]
+        if name in (*self.members, *self.families):
+            return ["0.5", "0.9", "0.99"]
+        if name not in ("night", "filter", "kind") and not name.startswith("label_"):
+            return []
+        found = pd.Series(self[name]).value_counts().index[:20]
+        return sorted(str(value) for value in found if '"' not in str(value))
+
+    def record(self, row: int) -> dict[str, Any]:
+        """Give all that is known of a row, as JSON can hold it; None where it is not known."""
+        return {name: _plain(self[name][row]) for name in self.kinds}
+
+    def picture(self, row: int) -> bytes:
+        """Give a cutout as PNG: its pixels as they are, several planes side by side.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        """
+        chunk, place = divmod(row, CHUNK)
+        with self._reading:
+            if chunk not in self._chunks:
+                group = zarr.open_group(self.decided.attrs["url"], mode="r")
+                array = group["cutouts"]
+                assert isinstance(array, zarr.Array)
+                try:
+                    read = np.asarray(array[chunk * CHUNK : (chunk + 1) * CHUNK])
+                except Exception as error:  # codecs raise whatever their libraries do
+                    raise OSError(f"cutout {row} cannot be read") from error
+                self._chunks[chunk] = read
+                while len(self._chunks) > _CHUNKS:
+                    self._chunks.popitem(last=False)
+            self._chunks.move_to_end(chunk)
+            pixels = self._chunks[chunk][place]
+        buffer = io.BytesIO()
+        Image.fromarray(_grey(pixels)).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+    def along(self, row: int) -> pd.DataFrame:
+        """Find other detections of the same night where this one's motion would bring it.
+
+        A streak tells rate and direction but not the sense, so both are tried. The rate is its length over the
+        exposure of :data:`EXPOSURE` seconds. Another detection fits if it lies within 60 arcseconds or 5 % of the
+        way from the place on the great circle, and its own streak runs within 15 degrees the same way.
+
+        Parameters
+        ----------
+        row : int
+
+        Returns
+        -------
+        DataFrame
+            ``id``, ``minutes`` after this one, ``arcsec`` off the predicted place, ``row``; the nearest in time first,
+            50 at most. Empty where the streak has no time or ends.
+        """
+        names = ("jd", "ra", "dec", "ra1", "dec1", "ra2", "dec2")
+        empty = pd.DataFrame(columns=["id", "minutes", "arcsec", "row"])
+        own = np.array([self[name][row] for name in names], float)
+        if not (np.isfinite(own).all() and (np.abs(own[[2, 4, 6]]) <= 90).all()):
+            return empty
+        jd, ra, dec, *ends = own
+        near = np.flatnonzero(self["night"] == self["night"][row])
+        table = np.stack([np.asarray(self[name][near], float) for name in names])
+        fits = np.isfinite(table).all(axis=0) & (np.abs(table[[2, 4, 6]]) <= 90).all(axis=0)
+        fits &= (near != row) & (np.abs(table[0] - jd) < 0.75)
+        near, table = near[fits], table[:, fits]
+        first, last = (SkyCoord(*pair, unit="deg") for pair in (ends[:2], ends[2:]))
+        rate = first.separation(last) / (EXPOSURE * u.s)
+        angle = first.position_angle(last)
+        if not len(near) or not rate > 0:
+            return empty
+        here, others = SkyCoord(ra, dec, unit="deg"), SkyCoord(table[1], table[2], unit="deg")
+        seconds = (table[0] - jd) * 86400 * u.s
+        way = rate * seconds
+        places = [here.directional_offset_by(angle, sense * way) for sense in (1, -1)]
+        off = np.minimum(*(others.separation(place).arcsec for place in places))
+        their = SkyCoord(table[3], table[4], unit="deg").position_angle(
+            SkyCoord(table[5], table[6], unit="deg")
+        )
+        turned = np.abs((their - angle).wrap_at(180 * u.deg).deg) % 180
+        turned = np.minimum(turned, 180 - turned)
+        good = (off < np.maximum(60, 0.05 * np.abs(way.to_value(u.arcsec)))) & (turned < 15)
+        found = pd.DataFrame(
+            {
+                "id": self["id"][near[good]],
+                "minutes": np.round(seconds[good].to_value(u.min), 2),
+                "arcsec": np.round(off[good], 1),
+                "row": near[good],
+            }
+        )
+        return found.sort_values("minutes", key=abs).head(50).reset_index(drop=True)
+
+    def _load(self, name: str) -> np.ndarray:
+        if name in self.members:
+            return self.decided["scores"].values[:, self.members.index(name)]
+        if name in self.families:
+            of = [k for k, member in enumerate(self.members) if family_of(member) == name]
+            scores = self.decided["scores"].values[:, of]
+            return np.fmax.reduce(scores, axis=1)
+        values = self.decided[name].values
+        return values.astype(object) if self.kinds[name] == "text" else values
+
+
+def newest_commit(archive: str, run: str) -> str:
+    """Give what changes when an archive grows or a run's scores do."""
+    dataset = open_archive(archive)
+    group = zarr.open_group(dataset.attrs["url"], path=f"runs/{run}", mode="r")
+    return f"{dataset.sizes['cutout']} {dict(group.attrs).get('updated')}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    planes = [pixels] if pixels.ndim == 2 else list(np.moveaxis(pixels, -1, 0))
+    return np.hstack([plane if plane.dtype == np.uint8 else _stretched(plane) for plane in planes])
+
+
+def _stretched(plane: np.ndarray) -> np.ndarray:
+    known = plane[np.isfinite(plane)]
+    low, high = np.percentile(known, (1, 99)) if known.size else (0, 1)
+    scaled = (np.nan_to_num(plane, nan=low) - low) / max(float(high - low), 1e-9)
+    return (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
