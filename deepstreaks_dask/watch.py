@@ -8,6 +8,7 @@ over themselves. So a file is noted as taken only once its cutouts are committed
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from deepstreaks_dask.readers.depot import (
     read_table,
 )
 from deepstreaks_dask.readers.folder import Refused
-from deepstreaks_dask.storage import locate
+from deepstreaks_dask.storage import is_local, locate
 
 Score = Callable[[str], xr.Dataset]
 """Scores what is new in the archive at a path or URL and gives the decided scores (see :class:`Scorer`)."""
@@ -249,9 +250,7 @@ class Watcher:
         )
         root = files[0].parent
         archive = self.settings.archive
-        fs, place = locate(archive)
-        if not fs.exists(place):
-            create(archive, shard=self.settings.shard)
+        _create_once(archive, self.settings.shard)
         summary = append(archive, read_products(products, root, night=night))
         for name, (file, damage) in ready.items():
             state = DONE if damage is None else BROKEN
@@ -381,6 +380,21 @@ class Scorer(AbstractContextManager["Scorer"]):
                 TimeoutError, OSError
             ):  # workers that are slow to end are ended all the same
                 client.close()
+
+
+def _create_once(archive: str, shard: int) -> None:
+    """Make the archive if it is not there; on a local disk in one step, which a kill cannot leave half done."""
+    fs, place = locate(archive)
+    if fs.exists(place):
+        return
+    if not is_local(fs):
+        create(archive, shard=shard)
+        return
+    begun = Path(f"{place}.begun")
+    shutil.rmtree(begun, ignore_errors=True)
+    create(begun, shard=shard)
+    begun.rename(place)
+    Path(f"{begun}.lock").unlink(missing_ok=True)
 
 
 def _check(file: Path) -> Refused | None:

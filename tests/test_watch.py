@@ -18,10 +18,12 @@ import pandas as pd
 import pytest
 import xarray as xr
 from depot_server import PASSWORD, USER, serving
+from typer.testing import CliRunner
 
 from deepstreaks_dask import depots
 from deepstreaks_dask.archive import open_archive, quarantine
 from deepstreaks_dask.campaign import open_scores
+from deepstreaks_dask.cli import app
 from deepstreaks_dask.cluster import connect
 from deepstreaks_dask.depots import open_depot, read_credentials
 from deepstreaks_dask.errors import DeepStreaksError, DepotError
@@ -474,6 +476,20 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "state" / "watch.sqlite").write_text("no database, whatever its name says" * 100)
     with pytest.raises(DepotError, match="no record"):
         look(str(tmp_path), Settings("a", tmp_path / "state"))
+
+
+def test_an_archive_that_was_begun_is_made_anew(night, settings, written, tmp_path):
+    (tmp_path / "a.zarr.begun" / "cutouts").mkdir(parents=True)  # as a kill would leave it
+    look(str(night.parent), settings)
+    assert_whole(settings, written)
+    assert not list(tmp_path.glob("a.zarr.begun*"))
+
+
+def test_nights_are_named_one_way(night, tmp_path):
+    options = ["--night", str(NIGHT), "--from", str(NIGHT), "--state", str(tmp_path / "state")]
+    told = CliRunner().invoke(app, ["watch", str(night.parent), str(tmp_path / "a.zarr"), *options])
+    assert isinstance(told.exception, DeepStreaksError)
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_range_of_nights():
