@@ -1,6 +1,7 @@
 """The benchmarks run, at a size that says nothing about speed."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 THROUGHPUT, INGEST = BENCHMARKS / "throughput.py", BENCHMARKS / "ingest.py"
-CASCADE = BENCHMARKS / "cascade.py"
+CASCADE, EXPLORE = BENCHMARKS / "cascade.py", BENCHMARKS / "explore.py"
 
 
 def _run(benchmark, *options):
@@ -67,3 +68,14 @@ def test_cascade_looks_less_often_and_decides_the_same():
     }
     assert result["looks"] < 0.6
     assert result["cost"] > 0
+
+
+def test_explore_measures_the_dashboard_as_a_browser_sees_it():
+    if shutil.which("chromium") is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    sizes = ["--cutouts", "2000", "--nights", "5", "--moves", "2", "--users", "1"]
+    done = _run(EXPLORE, *sizes, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert min(result[key] for key in ("paint_s", "move_ms", "compute_ms", "anew_s")) > 0
+    assert result["ratio"] == pytest.approx(result["anew_s"] / result["move_ms"] * 1000)

@@ -221,3 +221,74 @@ def test_axes_are_named(everything):
         figure = hv.render(element)
         assert figure.below[0].axis_label
         assert figure.title.text
+
+
+def _glyphs(drawn):
+    """Those of a figure's renderers that draw data, without its lines and bands."""
+    return [renderer for renderer in drawn.renderers if hasattr(renderer, "data_source")]
+
+
+def test_nights_follow_without_being_drawn_anew():
+    nights = pd.DataFrame(
+        {
+            "night": [20260101, 20260102, 20260103],
+            "tp": [9, 0, 5],
+            "n_pos": [10, 0, 10],
+            "tpr": [0.9, np.nan, 0.5],
+            "tpr_low": [0.6, np.nan, 0.2],
+            "tpr_high": [0.98, np.nan, 0.8],
+            "plausible": [12, 3, 0],
+            "cutouts": [50, 40, 30],
+        }
+    )
+    columns = plots.night_columns(nights, "tpr")
+    assert columns.names == ["2026-01-01", "2026-01-03"]
+    assert columns.dots["counts"] == ["9 of 10", "5 of 10"]
+    drawn = hv.render(plots.night_rates(nights, "tpr"))
+    for part in (columns.dots, columns.intervals):
+        sources = [
+            r.data_source.data for r in _glyphs(drawn) if set(part) <= set(r.data_source.data)
+        ]
+        assert len(sources) == 1
+        for name, values in part.items():
+            assert list(sources[0][name]) == list(values)
+    drawn = hv.render(plots.night_candidates(nights))
+    assert list(_glyphs(drawn)[0].data_source.data["plausible"]) == [12, 3, 0]
+    assert drawn.y_range.end >= 12
+
+
+def test_histograms_of_counts_are_those_of_scores():
+    counts = {"label 1": np.array([0, 2, 5]), "other nights": np.array([1, 0, 0])}
+    drawn = hv.render(plots.histogram(counts, "Scores", threshold=0.3, log=False))
+    heights = [list(r.data_source.data["cutouts"]) for r in _glyphs(drawn)]
+    # each bin's step has two ends
+    assert heights[0][:6] == [0, 0, 2, 2, 5, 5]
+    assert heights[1][:6] == [1, 1, 0, 0, 0, 0]
+    shares = _glyphs(hv.render(plots.ecdf(counts, "Scores")))[0].data_source.data
+    np.testing.assert_allclose(np.unique(shares["share at or below"]), [0, 2 / 7, 1])
+    assert isinstance(plots.histogram({}, "Scores"), hv.Text)
+
+
+def test_drift_marks_flagged_nights():
+    table = pd.DataFrame(
+        {
+            "night": [20260101, 20260102, 20260103],
+            "cutouts": [10, 10, 10],
+            "psi": [0.01, 0.9, 0.02],
+            "ks": [0.1, 0.6, 0.1],
+            "p": [0.9, 1e-9, 0.9],
+            "flagged": [False, True, False],
+        }
+    )
+    drawn = hv.render(plots.drift(table, "rb_vgg6"))
+    psi = [list(r.data_source.data["psi"]) for r in _glyphs(drawn) if "psi" in r.data_source.data]
+    assert psi == [[0.01, 0.02], [0.9]]
+    assert isinstance(plots.drift(table.iloc[:1], "rb_vgg6"), hv.Text)
+
+
+def test_campaigns_are_drawn_over_time():
+    written = pd.DataFrame({"time": [1e9, 1e9 + 60], "cutouts": [100, 250]})
+    drawn = hv.render(plots.campaign_history(written, 1000))
+    assert list(_glyphs(drawn)[0].data_source.data["cutouts"])[-1] == 250
+    assert drawn.y_range.end >= 1000
+    assert isinstance(plots.campaign_history(written.iloc[:0], 10), hv.Text)

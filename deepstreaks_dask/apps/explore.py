@@ -105,6 +105,8 @@ class Explorer:
         self._number = 0
         self._moving: tuple[str, ...] = ()
         self._shown: dict[str, Any] = {"name": "", "by": "label", "night": 0, "log": True}
+        self._nights: dict[str, dict[str, ColumnDataSource]] = {}
+        self._limits: list[Span] = []
         self._joints: list[Joint] = []
         self._boxed: tuple[tuple[str, float, float], ...] = ()
         self._drifting = ""
@@ -283,23 +285,23 @@ class Explorer:
     def _draw_nights(self) -> None:
         nights = self._counts.nights
         for key in _NIGHT_PLACES:
-            drawn = self.figures.get(key)
-            columns = None if key == "candidates" else plots.night_columns(nights, key)
-            place = range(len(nights)) if columns is None else columns.dots["place"]
-            if drawn is None or len(
-                drawn.select_one({"name": "dots"}).data_source.data["place"]
-            ) != len(place):
+            parts = self._nights.get(key)
+            if key == "candidates":
+                counts = nights["plausible"].to_numpy()
+                columns, size = None, len(nights)
+                limits = (0.0, max(1.0, float(counts.max(initial=0)) * 1.1))
+            else:
+                columns = plots.night_columns(nights, key)
+                size, limits = len(columns.names), columns.limits
+            if parts is None or len(parts["dots"].data["place"]) != size:
                 self._draw_nights_anew(key)
                 continue
-            dots = drawn.select_one({"name": "dots"}).data_source
             if columns is None:
-                counts = nights["plausible"].to_numpy()
-                dots.patch({"plausible": [(slice(len(counts)), counts)]})
-                drawn.y_range.end = max(1.0, float(counts.max(initial=0)) * 1.1)
+                parts["dots"].patch({"plausible": [(slice(size), counts)]})
             else:
-                drawn.select_one({"name": "intervals"}).data_source.data = columns.intervals
-                dots.data = {**dots.data, **columns.dots}
-                drawn.y_range.update(start=columns.limits[0], end=columns.limits[1])
+                parts["intervals"].data = columns.intervals
+                parts["dots"].data = {**parts["dots"].data, **columns.dots}
+            _fit(self.figures[key].y_range, *limits)
 
     def _draw_nights_anew(self, key: str) -> None:
         nights = self._counts.nights
@@ -309,16 +311,16 @@ class Explorer:
             else plots.night_rates(nights, key)
         )
         drawn = style.figure(element, self.dark)
-        for renderer in drawn.select(GlyphRenderer):
-            if isinstance(renderer.glyph, Segment):
-                renderer.name = "intervals"
-            elif isinstance(renderer.glyph, Scatter):
-                renderer.name = "dots"
-        dots = drawn.select_one({"name": "dots"})
+        glyphs = {type(renderer.glyph): renderer for renderer in drawn.select(GlyphRenderer)}
+        dots = glyphs.get(Scatter)
         if dots is None:  # words instead of a picture
             style.put(self.places[key], drawn)
             self.figures.pop(key, None)
+            self._nights.pop(key, None)
             return
+        self._nights[key] = {"dots": dots.data_source}
+        if Segment in glyphs:
+            self._nights[key]["intervals"] = glyphs[Segment].data_source
         drawn.add_tools(TapTool(renderers=[dots]))
         plausible = True if key == "candidates" else None
         truth = {"tpr": 1, "fpr": 0}.get(key)
@@ -406,10 +408,10 @@ class Explorer:
     def _draw_lines(self) -> None:
         """Move the lines that mark thresholds."""
         limit = self._limit(self._shown["name"]) if self._shown["name"] else None
-        for key in ("histogram", "ecdf"):
-            if key in self.figures and limit is not None:
-                for line in self.figures[key].select(Span):
-                    line.location = limit
+        for line in self._limits:
+            line.visible = limit is not None
+            if limit is not None:
+                line.location = limit
         for joint in self._joints:
             for name, line in zip(joint.names, joint.lines, strict=True):
                 value = self._limit(name)
@@ -449,16 +451,20 @@ class Explorer:
             if wanted != (dict(self._shown), self.filter):
                 return  # something else was asked for meanwhile
             groups = {_words(key): value for key, value in groups.items()}
-            limit = self._limit(name)
+            # drawn in any case, so that it is there when all members have one threshold again
+            line = self._limit(name) or 0.5
             histogram = plots.histogram(
-                groups, f"Scores of {name}", threshold=limit, log=wanted[0]["log"]
+                groups, f"Scores of {name}", threshold=line, log=wanted[0]["log"]
             )
-            ecdf = plots.ecdf(groups, f"Cumulative scores of {name}", threshold=limit)
+            ecdf = plots.ecdf(groups, f"Cumulative scores of {name}", threshold=line)
+            self._limits = []
             for key, element in (("histogram", histogram), ("ecdf", ecdf)):
                 drawn = style.figure(element, self.dark)
                 drawn.on_event(Tap, self._tap_bin)
+                self._limits += drawn.select(Span)
                 self.figures[key] = drawn
                 style.put(self.places[key], drawn)
+            self._draw_lines()
 
         self.bridge.later(count, draw)
 
@@ -874,6 +880,13 @@ def notebook_cell(explorer: Explorer) -> str:
             "display(gallery)",
         ]
     return "\n".join([*lines, "view"]) + "\n"
+
+
+def _fit(axis: Any, low: float, high: float) -> None:
+    """Change an axis only when it must: the browser lays a figure out anew each time."""
+    room = axis.end - axis.start
+    if low < axis.start or high > axis.end or high - low < 0.6 * room:
+        axis.update(start=low, end=high)
 
 
 def _tiles(counts: Counts) -> list[dict[str, Any]]:

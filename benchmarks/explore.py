@@ -1,0 +1,256 @@
+"""How quickly the explore dashboard answers on a large archive, beside computing everything anew.
+
+Makes an archive with scores and labels but without pixels, serves it as ``deepstreaks dashboard`` does, and looks at it
+with headless Chromium:
+
+- *paint*: from opening the page to the first counts on it, the server having read the scores; and from starting
+  the server;
+- *move*: from a threshold leaving the slider until all that follows is drawn, as the browser sees it, and the part of
+  it that is computing;
+- *memory* of the server, and what each further user adds;
+- *anew*: one naive recomputation of what a move shows (``Decision.apply`` and ``evaluate``'s counts), and its ratio.
+
+    python benchmarks/explore.py
+    python benchmarks/explore.py --cutouts 70000 --nights 40 --moves 5 --json
+"""
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import psutil
+import typer
+import zarr
+from playwright.sync_api import Browser, Page, sync_playwright
+from rich.console import Console
+from rich.table import Table
+
+from deepstreaks_dask.archive import SCHEMA, create
+from deepstreaks_dask.campaign import open_scores
+from deepstreaks_dask.evaluation import confusion, plausibility_labels, rates_by_night, venn
+from deepstreaks_dask.exploration import Cut, Exploration
+from deepstreaks_dask.families import Decision
+
+MEMBERS = [f"{f}_{a}" for f in ("rb", "sl", "kd") for a in ("vgg6", "resnet50", "densenet121")]
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+_MAIN = "from deepstreaks_dask.cli import main; main()"
+_MOVED = """async value => {
+  const range = document.getElementById("range-rb_vgg6");
+  const before = Number(document.documentElement.dataset.state ?? 0);
+  const start = performance.now();
+  range.value = value;
+  range.dispatchEvent(new Event("input"));
+  while (Number(document.documentElement.dataset.state ?? 0) === before)
+    await new Promise(requestAnimationFrame);
+  // pictures are drawn in the frame after their data have come; the next one shows them
+  await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  return performance.now() - start;
+}"""
+
+
+def main(
+    cutouts: Annotated[int, typer.Option(min=1000)] = 7_000_000,
+    nights: Annotated[int, typer.Option(min=1)] = 400,
+    moves: Annotated[int, typer.Option(min=1, help="Threshold moves that are timed.")] = 30,
+    users: Annotated[int, typer.Option(min=1, help="Further users.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+) -> None:
+    """Measure the explore dashboard."""
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory() as folder:
+        url = Path(folder) / "large.zarr"
+        console.print(f"making {cutouts:,} scored cutouts of {nights} nights", highlight=False)
+        _make(url, cutouts, nights)
+        console.print("serving and looking at it", highlight=False)
+        result = _look(url, moves, users)
+        console.print("computing it anew", highlight=False)
+        result |= _compute(url, moves)
+    result["ratio"] = result["anew_s"] / (result["move_ms"] / 1000)
+    result["ratio_of_computing"] = result["anew_s"] / (result["compute_ms"] / 1000)
+    result |= {"cutouts": cutouts, "nights": nights, "load": os.getloadavg()[0]}
+    print(json.dumps(result, indent=2)) if as_json else Console().print(_table(result))
+
+
+def _make(url: Path, n: int, nights: int) -> None:
+    """Write columns and scores straight into the store; pixels are left out, and read as nothing."""
+    create(url)
+    rng = np.random.default_rng(1)
+    real, short, keep = (rng.random(n) < share for share in (0.5, 0.6, 0.4))
+    labelled = rng.random(n) < 0.3
+    days = np.datetime64("2019-01-01") + np.arange(nights)
+    night = np.array([int(str(day).replace("-", "")) for day in days], np.int32)
+    columns: dict[str, np.ndarray] = {
+        "id": np.char.add("c", np.arange(n).astype(str)).astype(object),
+        "night": np.sort(night[rng.integers(0, nights, n)]),
+        "filter": np.array(["g", "r", "i"], object)[rng.integers(0, 3, n)],
+    }
+    truths = {"rb": real, "sl": short, "kd": keep}
+    for family, truth in truths.items():
+        columns[f"label_{family}"] = np.where(labelled, truth, -1).astype(np.int8)
+    group = zarr.open_group(url, mode="r+", use_consolidated=False)
+    for name in SCHEMA:
+        array = group[name]
+        array.resize((n,))
+        if name in columns:
+            array[:] = columns[name]
+    group["cutouts"].resize((n, 144, 144))
+    described = [
+        {"name": m, "version": "1", "sha256": "", "family": m[:2], "threshold": 0.5}
+        for m in MEMBERS
+    ]
+    started = "2026-01-01T00:00:00+00:00"
+    run = zarr.open_group(
+        url,
+        path="runs/default",
+        mode="w",
+        zarr_format=3,
+        attributes={
+            "members": described,
+            "models": MEMBERS,
+            "decided": None,
+            "zoo": "simulation",
+            "started": started,
+            "updated": started,
+            "failures": [],
+        },
+    )
+    scores = run.create_array(
+        "scores",
+        shape=(n, len(MEMBERS)),
+        chunks=(1024, len(MEMBERS)),
+        dtype="float32",
+        fill_value=np.nan,
+        dimension_names=["cutout", "model"],
+    )
+    block = 1 << 19
+    for first in range(0, n, block):
+        part = slice(first, min(first + block, n))
+        size = part.stop - part.start
+        values = np.empty((size, len(MEMBERS)), np.float32)
+        for k, member in enumerate(MEMBERS):
+            logit = np.where(truths[member[:2]][part], 4.0, -4.0) + rng.normal(0, 2.5, size)
+            values[:, k] = 1 / (1 + np.exp(-logit))
+        scores[part] = values
+    zarr.consolidate_metadata(url)
+    record = json.loads((url / "zarr.json").read_text())
+    listed = record["consolidated_metadata"]["metadata"]
+    for name in [name for name in listed if name.startswith("runs")]:
+        del listed[name]
+    (url / "zarr.json").write_text(json.dumps(record))
+
+
+def _look(url: Path, moves: int, users: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    command = [sys.executable, "-c", _MAIN, "dashboard", str(url), "--no-show", "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address = next(
+            f"http://127.0.0.1:{found[1]}/explore"
+            for line in server.stdout
+            if (found := re.search(r"http://[^\s:]+:(\d+)", line))
+        )
+        threading.Thread(target=server.stdout.read, daemon=True).start()
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            first, _ = _open(browser, address)
+            cold = time.perf_counter() - started
+            _wait_for_curves(first)
+            process = psutil.Process(server.pid)
+            alone = process.memory_info().rss
+            visits = [_open(browser, address) for _ in range(users)]
+            for page, _ in visits:
+                _wait_for_curves(page)
+            together = process.memory_info().rss
+            for page, _ in visits:
+                page.close()
+            values = np.random.default_rng(2).uniform(0.05, 0.95, moves + 3)
+            times = [float(first.evaluate(_MOVED, float(v))) for v in values][3:]
+            steps = 0.5 + 0.005 * np.arange(moves + 3)
+            small = [float(first.evaluate(_MOVED, float(v))) for v in steps][3:]
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(60)
+    return {
+        "paint_s": statistics.median(seconds for _, seconds in visits),
+        "start_s": cold,
+        "move_ms": statistics.median(times),
+        "move_worst_ms": max(times),
+        "step_ms": statistics.median(small),
+        "server_gb": together / 1e9,
+        "user_mb": max(0.0, (together - alone) / users / 1e6),
+    }
+
+
+def _open(browser: Browser, address: str) -> tuple[Page, float]:
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(300_000)
+    start = time.perf_counter()
+    page.goto(address)
+    page.wait_for_selector("#confusion button")
+    return page, time.perf_counter() - start
+
+
+def _wait_for_curves(page: Page) -> None:
+    page.wait_for_function("document.querySelector('#path-words').textContent.includes('Purple')")
+    page.wait_for_timeout(1000)
+
+
+def _compute(url: Path, moves: int) -> dict[str, Any]:
+    scores = open_scores(url)
+    cut = Cut(Exploration(scores))
+    cut.trace("rb_vgg6")
+    times = []
+    for value in np.random.default_rng(2).uniform(0.05, 0.95, moves):
+        start = time.perf_counter()
+        cut.decide(Decision({"rb_vgg6": float(value)}))
+        cut.counts()
+        cut.trace("rb_vgg6")
+        times.append(1000 * (time.perf_counter() - start))
+    anew = []
+    for value in (0.3, 0.6, 0.8):
+        start = time.perf_counter()
+        decided = Decision({"rb_vgg6": value}).apply(scores)
+        confusion(plausibility_labels(decided), decided["plausible"].values)
+        rates_by_night(decided)
+        venn(decided)
+        anew.append(time.perf_counter() - start)
+    return {"compute_ms": statistics.median(times), "anew_s": statistics.median(anew)}
+
+
+def _table(result: dict[str, Any]) -> Table:
+    title = f"{result['cutouts']:,} cutouts, {len(MEMBERS)} members, {result['nights']} nights"
+    table = Table("what", "measured", "wanted", title=f"{title}; load {result['load']:.1f}")
+    for words, value, wanted in (
+        ("first useful paint, scores read", f"{result['paint_s']:.2f} s", "<= 3 s"),
+        ("first useful paint from starting the server", f"{result['start_s']:.1f} s", ""),
+        ("threshold move anywhere, drawn", f"{result['move_ms']:.0f} ms", "<= 150 ms"),
+        ("the slowest of them", f"{result['move_worst_ms']:.0f} ms", ""),
+        ("threshold step of 0.005, drawn", f"{result['step_ms']:.0f} ms", "<= 150 ms"),
+        ("computing of a move", f"{result['compute_ms']:.0f} ms", ""),
+        ("all counts computed anew", f"{result['anew_s']:.2f} s", ""),
+        ("anew / move, drawn", f"{result['ratio']:.1f}", ""),
+        ("anew / computing of a move", f"{result['ratio_of_computing']:.0f}", ""),
+        ("memory of the server", f"{result['server_gb']:.2f} GB", "<= 3 GB"),
+        ("memory of each further user", f"{result['user_mb']:.0f} MB", "<= 300 MB"),
+    ):
+        table.add_row(words, value, wanted)
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)
