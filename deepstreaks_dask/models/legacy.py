@@ -26,6 +26,9 @@ from deepstreaks_dask.models.hdf5 import MAX_BYTES, HDF5Error, read_hdf5
 from deepstreaks_dask.models.keras2 import Builder, set_weights
 from deepstreaks_dask.models.zoo import KERAS_FILE, Card, Zoo
 
+NEEDED = ("rb_", "sl_", "kd_")
+"""Networks that the published decision needs."""
+
 PROJECTS = {
     "5b96af9c0354c9000b0aea36": "rb",
     "5b99b2c6aec3c500103a14de": "sl",
@@ -130,7 +133,8 @@ def find_sources(
         Local folder.
     config
         JSON file with a table (or with one in ``"models"``) of names, such as ``"rb_vgg6"``, and base names of files.
-        Without it, the names come from those of the files: ``<project>_<architecture>_<date>``.
+        Without it, the names come from those of the files: ``<project>_<architecture>_<date>``. A network beyond those
+        of rb, sl and kd of which there is no file at all is left out: the service's table names more than were published.
 
     Returns
     -------
@@ -149,7 +153,11 @@ def find_sources(
         )
     if config is not None:
         table = _table(Path(config))
-        return {name: _source(root, base) for name, base in table.items()}
+        return {
+            name: _source(root, base)
+            for name, base in table.items()
+            if name.startswith(NEEDED) or _is_there(root, base)
+        }
     bases = sorted({base for path in root.iterdir() if (base := _base(path.name)) is not None})
     if not bases:
         raise ModelError(f"{root} holds no {JSON_SUFFIX}, {WEIGHTS_SUFFIX} or {WHOLE_SUFFIX} files")
@@ -370,6 +378,10 @@ def _base(name: str) -> str | None:
         if name.endswith(suffix) and not name.startswith("."):
             return name.removesuffix(suffix)
     return None
+
+
+def _is_there(root: Path, base: str) -> bool:
+    return any((root / f"{base}{s}").is_file() for s in (JSON_SUFFIX, WEIGHTS_SUFFIX, WHOLE_SUFFIX))
 
 
 def _source(root: Path, base: str) -> Source:

@@ -466,6 +466,19 @@ def test_configurations_that_name_no_networks(pair, config, message):
         find_sources(pair.parent, path)
 
 
+def test_the_services_table_names_networks_that_were_not_published(pair):
+    path = pair.parent / "config.json"
+    table = {"rb_vgg6": pair.name, "os_vgg6": "not_published"}
+    path.write_text(json.dumps({"models": table}))
+    assert list(find_sources(pair.parent, path)) == ["rb_vgg6"]
+    pair.with_name("not_published.architecture.json").touch()
+    with pytest.raises(ModelError, match=r"not_published\.weights\.h5 is missing"):
+        find_sources(pair.parent, path)
+    path.write_text(json.dumps({"rb_vgg6": pair.name, "sl_vgg6": "lost"}))
+    with pytest.raises(ModelError, match=r"lost\.architecture\.json is missing"):
+        find_sources(pair.parent, path)
+
+
 def test_folders_that_do_not_say_what_they_hold(pair, tmp_path):
     with pytest.raises(ModelError, match="no folder"):
         find_sources(tmp_path / "none")
