@@ -104,6 +104,7 @@ class Explorer:
         self._lock = threading.RLock()  # the cut is read on other threads than it is moved on
         self._number = 0
         self._moving: tuple[str, ...] = ()
+        self._traced: Any = None
         self._shown: dict[str, Any] = {"name": "", "by": "label", "night": 0, "log": True}
         self._nights: dict[str, dict[str, ColumnDataSource]] = {}
         self._limits: list[Span] = []
@@ -358,6 +359,7 @@ class Explorer:
         elements = {"roc": plots.roc(curves), "pr": plots.precision_recall(curves)}
         self._points = ColumnDataSource({"fpr": [], "tpr": [], "precision": []})
         self._path = ColumnDataSource({"fpr": [], "tpr": []})
+        self._traced = None
         for key, element in elements.items():
             drawn = style.figure(element, False)
             if curves and key == "roc":
@@ -397,12 +399,19 @@ class Explorer:
         self._points.data = {
             key: [max(value, floor) if key == "fpr" else value] for key, value in here.items()
         }
+        # where a threshold leads does not depend on where it is, only on all others
+        limits = {m: self.cut.decision.threshold(m) for m in self.exploration.members}
+        others = {m: limit for m, limit in limits.items() if m not in self._moving}
+        if (traced := (self._moving, self.filter, others)) == self._traced:
+            return
+        self._traced = traced
         trace = self.cut.trace(*self._moving, filter=self.filter).dropna()
         self._path.data = {
             "fpr": np.maximum(trace["fpr"].to_numpy(), floor),
             "tpr": trace["tpr"].to_numpy(),
         }
-        words = f"Purple: where the decision goes if only the threshold of {' and '.join(self._moving)} moves."
+        names = " and ".join(self._moving)
+        words = f"Purple: where the decision goes if only the threshold of {names} moves."
         self.bridge.send("words", id="path-words", words=words if len(trace) else "")
 
     def _draw_lines(self) -> None:

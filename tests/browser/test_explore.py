@@ -139,7 +139,7 @@ def test_a_point_of_a_night_shows_its_cutouts(page):
           const views = [...Bokeh.index.roots].flatMap(r => [...(r.child_views ?? [])]).flatMap(function all(v) {
             return [v, ...(v.child_views ?? []).flatMap(all)] })
           const figure = views.find(v => v.model?.title?.text === "Candidates by night")
-          const dots = figure.model.renderers.find(r => r.name === "dots").data_source.data
+          const dots = figure.model.renderers.find(r => r.data_source?.data.plausible).data_source.data
           const frame = figure.frame
           figure.el.scrollIntoView({ block: "center" })
           const now = figure.el.getBoundingClientRect()
