@@ -29,6 +29,8 @@ models_app = typer.Typer(no_args_is_help=True, help="Look into a zoo of trained 
 archive_app = typer.Typer(no_args_is_help=True, help="Look into an archive, or check it.")
 app.add_typer(models_app, name="models")
 app.add_typer(archive_app, name="archive")
+users_app = typer.Typer(no_args_is_help=True, help="Who may log in to an archive's review.")
+app.add_typer(users_app, name="users")
 
 ArchiveArg = Annotated[str, typer.Argument(help="Archive: a path or any fsspec URL.")]
 RunOption = Annotated[str, typer.Option("--run", help="Name of the run that holds the scores.")]
@@ -36,6 +38,12 @@ ZooOption = Annotated[
     str | None,
     typer.Option("--zoo", help="Zoo of networks: a path or URL. Default: the shipped one."),
 ]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(help="Review database, SQLAlchemy's URL. Default: a file beside the archive."),
+]
+UserArg = Annotated[str, typer.Argument(help="Name of the user.")]
+OfArchive = Annotated[str | None, typer.Option("--archive", help="Archive that is reviewed.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 ThresholdOption = Annotated[
     list[str] | None,
@@ -300,6 +308,10 @@ def decide(
     archive: ArchiveArg,
     threshold: ThresholdOption = None,
     thresholds: ThresholdsOption = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Filter, like 'night >= 20260101 and rb > 0.9 and kind == \"nea\"'."),
+    ] = None,
     run: RunOption = "default",
     output: Annotated[
         str | None,
@@ -321,6 +333,7 @@ def decide(
     Example: deepstreaks decide week.zarr -t kd=0.9 -t rb_vgg6=0.6 -o candidates.csv
     """
     from deepstreaks_dask.campaign import open_scores
+    from deepstreaks_dask.catalogue import Catalogue
     from deepstreaks_dask.export import Submission, candidates, export
     from deepstreaks_dask.families import Decision
     from deepstreaks_dask.thresholds import read
@@ -329,6 +342,9 @@ def decide(
     named = read(thresholds) if thresholds else Decision.of_run(scores)
     decision = replace(named, thresholds={**named.thresholds, **_thresholds(threshold)})
     decided = decision.apply(scores)
+    if where:
+        passing = Catalogue(decided).where(where)
+        decided = decided.assign(plausible=decided["plausible"] & passing)
     frame = candidates(decided)
     submission = Submission.read(ades) if ades else None
     done = export(frame, output, submission=submission, decision=decision) if output else None
@@ -472,19 +488,35 @@ def report(
 @app.command()
 def dashboard(
     archive: ArchiveArg,
-    app: Annotated[str, typer.Option(help="explore or campaign.")] = "explore",
+    app: Annotated[str, typer.Option(help="explore, campaign or review.")] = "explore",
     run: RunOption = "default",
     address: Annotated[str, typer.Option(help="Of this machine, to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 5006,
     origin: Annotated[
-        list[str] | None, typer.Option(help="host:port of a reverse proxy; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="host:port of a reverse proxy, may be repeated; for the review https://name."
+        ),
     ] = None,
+    database: DatabaseOption = None,
     show: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
-    """Look at scores, thresholds and campaigns in a browser. Ctrl+C stops.
+    """Look at scores, thresholds, candidates and campaigns in a browser. Ctrl+C stops.
+
+    The review asks people to log in: add an administrator first with 'deepstreaks users add'.
 
     Example: deepstreaks dashboard week.zarr --app explore
     """
+    if app == "review":
+        from deepstreaks_dask.apps import review
+
+        if len(origin or []) > 1:
+            raise DeepStreaksError("the review has one --origin: https:// and the name of the site")
+        one = origin[0] if origin else None
+        review.serve(
+            archive, run=run, database=database, host=address, port=port, origin=one, show=show
+        )
+        return
     from deepstreaks_dask.apps.serve import serve
 
     serve(archive, app, run=run, address=address, port=port, origins=origin or [], show=show)
@@ -583,6 +615,85 @@ def archive_verify(archive: ArchiveArg, as_json: JsonOption = False) -> None:
             print(f"{shard.key}: rows {shard.first} to {shard.last}: {shard.why}")
         print(f"{result.shards} shards, {len(result.damaged)} damaged")
     raise typer.Exit(0 if result.ok else 2)
+
+
+@users_app.command("add")
+def users_add(
+    name: UserArg,
+    archive: OfArchive = None,
+    role: Annotated[str, typer.Option(help="viewer, reviewer or administrator.")] = "reviewer",
+    database: DatabaseOption = None,
+) -> None:
+    """Add a user. The password is asked for, or read from standard input.
+
+    Example: deepstreaks users add vera --role administrator --archive week.zarr
+    """
+    added = _review(archive, database).add_user(name, _new_password(), role)
+    print(f"{added.name} was added: {added.role}")
+
+
+@users_app.command("list")
+def users_list(
+    archive: OfArchive = None, database: DatabaseOption = None, as_json: JsonOption = False
+) -> None:
+    """List the users.
+
+    Example: deepstreaks users list --archive week.zarr
+    """
+    people = _review(archive, database).users()
+    if as_json:
+        _print_json([vars(person) for person in people])
+        return
+    table = Table("name", "role", "active", "since")
+    for person in people:
+        table.add_row(person.name, person.role, "yes" if person.active else "no", person.created)
+    console.print(table)
+
+
+@users_app.command("disable")
+def users_disable(
+    name: UserArg,
+    archive: OfArchive = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Enable again.")] = False,
+    database: DatabaseOption = None,
+) -> None:
+    """Disable a user, whose sessions end at once. Verdicts are kept.
+
+    Example: deepstreaks users disable vera --archive week.zarr
+    """
+    _review(archive, database).change_user(name, active=undo)
+    print(f"{name} is {'enabled' if undo else 'disabled'}")
+
+
+@users_app.command("password")
+def users_password(
+    name: UserArg, archive: OfArchive = None, database: DatabaseOption = None
+) -> None:
+    """Give a user a new password, asked for or read from standard input; ends the user's sessions.
+
+    Example: deepstreaks users password vera --archive week.zarr
+    """
+    _review(archive, database).change_user(name, password=_new_password())
+    print(f"{name} has a new password")
+
+
+def _review(archive: str | None, database: str | None) -> Any:
+    from deepstreaks_dask.archive import open_archive
+    from deepstreaks_dask.review import Review, default_url
+
+    if archive is None and database is None:
+        raise DeepStreaksError("whose users? Give --archive or --database")
+    if database is None:
+        assert archive is not None
+        open_archive(archive)  # a mistyped path must not become a new database
+        database = default_url(archive)
+    return Review(database)
+
+
+def _new_password() -> str:
+    if sys.stdin.isatty():
+        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    return sys.stdin.readline().rstrip("\n")
 
 
 def _silence_native_code() -> None:

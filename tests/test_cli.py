@@ -109,7 +109,10 @@ def test_quickstart_then_the_rest(tmp_path):
     assert figures["joint"]["tp"] == result["joint"]["tp"]
     assert "kd=0.9" in run("decide", archive, "-t", "kd=high", code=1).stderr
     counted = json.loads(run("archive", "summary", archive, "--json").stdout)
-    assert counted["runs"] == ["default"]
+    assert counted["runs"] == ["cheap", "default"]
+    some = json.loads(run("decide", archive, "--where", 'kind == "nea"', "--json").stdout)
+    assert {row["kind"] for row in some["candidates"]} == {"nea"}
+    assert "did you mean 'kind'" in run("decide", archive, "--where", "kid == 1", code=1).stderr
     table = tmp_path / "candidates.csv"
     run("decide", archive, "-o", table)
     assert len(table.read_text().splitlines()) == result["plausible"] + 1

@@ -6,9 +6,10 @@ Panel are mounted behind the same log-in.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
+import socket
+import threading
 import time
 import webbrowser
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import deepstreaks_dask
 from deepstreaks_dask.apps.api import COOKIE, Site, api, csrf_of, explain, site_of
+from deepstreaks_dask.apps.serve import is_loopback
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.families import Decision
 from deepstreaks_dask.review import (
@@ -49,7 +51,12 @@ _ASSETS = {
         "admin.js",
     )
 }
+Secret = Annotated[str, Cookie(alias=COOKIE)]
 _OPEN = re.compile(r"/(login|assets/[a-z]+\.(css|js)|favicon\.ico)|/api/v1/.*")
+_ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" '
+    'fill="#141a24"/><path d="M3 13 13 3" stroke="#56b4e9" stroke-width="2.4" stroke-linecap="round"/></svg>'
+)
 _LARGEST = 64 * 1024  # bytes of what a request may bring
 _ASK_AGAIN = 10.0  # seconds after which an open websocket must be somebody's again
 _HEADERS = {
@@ -90,8 +97,10 @@ def serve(
         SQLAlchemy's URL; by default a SQLite file beside the archive.
     thresholds : mapping of str to float, optional
         By member or family; by default as the run was decided.
-    host, port : str, int
+    host : str
         Where to listen; other machines cannot reach the default.
+    port : int
+        0 takes a free one.
     origin : str, optional
         ``https://…`` as people type it, where a reverse proxy on this machine stands before this server.
     show : bool
@@ -105,11 +114,18 @@ def serve(
     public = urlsplit(origin) if origin else None
     if public and not (public.scheme == "https" and public.netloc and not public.path.strip("/")):
         raise DeepStreaksError(f"--origin {origin}: write it like https://review.example.org")
-    if not public and not _is_loopback(host):
+    if not public and not is_loopback(host):
         raise DeepStreaksError(
             f"listening on {host} would let passwords travel unencrypted: put a reverse proxy with TLS before it "
             "and name its --origin https://…"
         )
+    try:
+        listening = socket.create_server((host, port))  # before the address is told to anybody
+    except OSError as error:
+        raise DeepStreaksError(
+            f"cannot serve on {host}:{port} ({error.strerror or error}): give another --port"
+        ) from error
+    port = int(listening.getsockname()[1])
     hosts = {public.netloc.lower()} if public else set()
     hosts |= {f"{name}:{port}" for name in (host, "localhost", "127.0.0.1")}
     app = create_app(archive, run=run, database=database, thresholds=thresholds, hosts=hosts)
@@ -117,15 +133,14 @@ def serve(
     print(f"Review of {os.fspath(archive)} at {address}")
     if show:
         webbrowser.open(address)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_level="warning",
         proxy_headers=public is not None,  # else anybody could name any address
         server_header=False,
         ws_max_size=20 * 2**20,
     )
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def create_app(
@@ -190,6 +205,36 @@ def _dashboards(archive: str, run: str) -> dict[str, Callable[[], Any]]:
     from deepstreaks_dask.apps import explore
 
     return {"/explore": lambda: explore.app(archive, run)}
+
+
+def door(archive: str, port: str = "5007") -> Any:
+    """Make a Panel page that leads to the review of an archive, served by this process too.
+
+    Panel's own server knows none of the review's users: what it shows is the way to the log-in, nothing else.
+
+    Parameters
+    ----------
+    archive : str
+    port : str
+        Where the review listens, on this machine only.
+
+    Raises
+    ------
+    DeepStreaksError
+        As :func:`serve`.
+    """
+    import panel as pn
+
+    key = f"review {archive} {port}"
+    if key not in pn.state.cache:
+        app = create_app(archive, hosts={f"127.0.0.1:{port}", f"localhost:{port}"})
+        config = uvicorn.Config(app, host="127.0.0.1", port=int(port), log_level="warning")
+        pn.state.cache[key] = threading.Thread(target=uvicorn.Server(config).run, daemon=True)
+        pn.state.cache[key].start()
+    address = f"http://127.0.0.1:{port}/review"
+    return pn.pane.HTML(
+        f'<h1>DeepStreaks review</h1><p><a href="{address}">Log in</a> to review.</p>'
+    )
 
 
 class _Guard:
@@ -297,7 +342,6 @@ def _add_pages(app: FastAPI) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    Secret = Annotated[str, Cookie(alias=COOKIE)]  # noqa: N806 - a type
 
     def page(name: str, request: Request, secret: str = "", **more: Any) -> HTMLResponse:
         site = site_of(request)
@@ -339,6 +383,10 @@ def _add_pages(app: FastAPI) -> None:
             who.need("administrator")
         return page("admin", request, secret, roles=ROLES)
 
+    @app.get("/favicon.ico", include_in_schema=False)
+    def icon() -> Response:
+        return Response(_ICON, media_type="image/svg+xml")
+
     @app.get("/assets/{name}", include_in_schema=False)
     def asset(name: str) -> Response:
         if name not in _ASSETS:
@@ -348,10 +396,3 @@ def _add_pages(app: FastAPI) -> None:
             media_type=_ASSETS[name],
             headers={"Cache-Control": "no-cache"},
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -16,6 +16,7 @@
   let nights = [];
   let asked = 0;
   let descending = false;
+  let opening = false;
 
   // The list
 
@@ -53,7 +54,7 @@
       if (rows.length && chosen < 0) choose(0, false);
     } catch (error) {
       if (number !== asked) return;
-      get("found").textContent = "Nothing was loaded.";
+      get("found").textContent = rows.length ? "That was not understood. Below is what was found before." : "Nothing was loaded.";
       if (error.start !== undefined && error.start !== null) wrong(error); else show(error);
     } finally {
       if (number === asked) {
@@ -90,7 +91,7 @@
       make("img", { src: `/api/v1/cutout?id=${encodeURIComponent(row.id)}`, loading: "lazy", decoding: "async", width: 144, height: 144, alt: "" }),
       make("span", { class: "badges" }, ...badges(row)),
       make("span", { class: "caption" },
-        make("b", {}, sorted.map(([name, score]) => `${name} ${value(score)}`).join("  ")),
+        make("b", {}, sorted.map(([name, score]) => `${name} ${value(score).replace(/^0/, "")}`).join("  ")),
         make("span", { class: "soft" }, `${row.filter || "–"} ${value(row.mag, 1)} mag, ${value(row.length, 0)} px`)));
   };
   const element = (k) => get("gallery").children[k];
@@ -188,6 +189,11 @@
     return Object.entries(to).map(([name, url]) => make("a", { href: url, target: "_blank", rel: "noopener noreferrer" }, name));
   };
   const table = (pairs) => make("div", { class: "scroll" }, make("table", { class: "left" }, make("tbody", {}, ...pairs.map(([name, what]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, what))))));
+  const said = (name, what) => {
+    if (name === "night") return date(what);
+    if (name === "jd") return what.toFixed(6);
+    return String(typeof what === "number" ? Number(what.toPrecision(8)) : what);
+  };
   const paint = () => {
     const { streak, scores, thresholds, ades, along, mine, others, people } = detail;
     const place = get("detail");
@@ -228,7 +234,7 @@
       make("p", { class: "links small" }, ...links(streak)),
       make("h3", {}, "Along its motion, the same night"),
       along.length ? table(along.map((one) => [make("button", { type: "button", class: "link", onclick: () => { const k = rows.findIndex((row) => row.id === one.id); if (k >= 0) choose(k); else open(one.id); } }, one.id), `${one.minutes > 0 ? "+" : "−"}${Math.abs(one.minutes).toFixed(1)} min, ${one.arcsec}″ off`])) : make("p", { class: "soft small" }, "No other detection fits a straight way at a steady pace."),
-      make("h3", {}, "Streak"), table(facts.map(([name, what]) => [name, String(name === "night" ? date(what) : what)])),
+      make("h3", {}, "Streak"), table(facts.map(([name, what]) => [name, said(name, what)])),
       make("h3", {}, "ADES"), ades ? table(Object.entries(ades)) : make("p", { class: "soft small" }, `No record: ${detail.no_ades ?? "not known why"}.`),
     );
     if (typing !== null) note.focus();
@@ -338,6 +344,7 @@
       if (event.key === "Escape" && event.target.id === "note") event.target.blur();
       return;
     }
+    if (opening) { event.preventDefault(); return; } // a note's first letters are no verdicts
     const wide = () => getComputedStyle(get("gallery")).gridTemplateColumns.split(" ").length;
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -wide(), ArrowDown: wide(), Home: -1e9, End: 1e9 }[event.key];
     const here = detail?.streak.id ?? rows[chosen]?.id;
@@ -349,7 +356,11 @@
     else if (event.key === "z") undo();
     else if (!here) return;
     else if (event.key === "m") judge(here, { marked: !(rows.find((one) => one.id === here)?.mine ?? detail?.mine)?.marked });
-    else if (event.key === "n") { event.preventDefault(); await open(here); get("note")?.focus(); }
+    else if (event.key === "n") {
+      event.preventDefault();
+      if (detail?.streak.id !== here) { opening = true; await open(here); opening = false; }
+      get("note")?.focus();
+    }
     else if (KEYS[event.key]) {
       const change = KEYS[event.key];
       const moves = "verdict" in change && rows[chosen]?.id === here;

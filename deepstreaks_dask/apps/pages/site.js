@@ -40,7 +40,7 @@ window.site = (() => {
     const element = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
       if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-      else if (typeof value === "boolean") element.toggleAttribute(name, value);
+      else if (typeof value === "boolean" && !name.startsWith("aria-")) element.toggleAttribute(name, value);
       else element.setAttribute(name, value);
     }
     element.append(...children.filter((child) => child !== null && child !== undefined));
