@@ -272,14 +272,14 @@ class Watcher:
 
     def _known(self, night: int) -> list[Path]:
         """Tables of a night that were taken earlier, where they still are."""
-        names = [e["name"] for e in self.ledger.files(night, DONE, BROKEN)]
+        taken = {e["name"]: e["stamp"] for e in self.ledger.files(night, DONE, BROKEN)}
         spool = self.settings.state / "spool" / str(night)
         found = []
-        for name in (name for name in names if name.endswith(TABLE)):
+        for name in (name for name in taken if name.endswith(TABLE)):
             with self._surviving("table failed", night=night, file=name):
                 here = spool / name
                 if not here.exists():
-                    here, _ = self.depot.fetch(Remote(night, name), spool)
+                    here, _ = self.depot.fetch(Remote(night, name, taken[name]), spool)
                 found.append(here)
         return found
 

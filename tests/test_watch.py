@@ -253,6 +253,16 @@ def test_a_tarball_waits_for_its_table(server, night, settings, written):
     assert_whole(settings, written)
 
 
+@pytest.mark.parametrize("http", [True, False])
+def test_a_table_that_stays_cut_short_is_taken_once(server, night, settings, http):
+    place = server.url if http else str(night.parent)
+    table = (night / TABLES[0]).read_text()
+    (night / TABLES[0]).write_text(table[: len(table) // 2])
+    look(place, replace(settings, patience=0), once=False, passes=4)
+    assert len([line for line in log(settings) if line["event"] == "appended"]) == 1
+    assert len(contents(settings)[0]) == CUTOUTS
+
+
 def test_a_table_that_comes_too_late_completes_the_candidates(night, settings, written, tmp_path):
     for name in TARBALLS:  # no positions from ADES files either
         strip_ades(night / name)
