@@ -152,7 +152,9 @@ def test_log_in_and_out(client):
     assert client.get("/api/v1/nights").status_code == 401
     csrf = log_in(client)
     assert client.get("/api/v1/nights").status_code == 200
-    assert client.get("/review").status_code == 200
+    for page in ("review", "account"):
+        assert "anna, reviewer" in client.get(f"/{page}").text
+    assert client.get("/admin").status_code == 403
     assert client.post("/api/v1/logout").status_code == 403  # no page of ours asked
     assert client.post("/api/v1/logout", headers=csrf).status_code == 204
     assert client.get("/api/v1/nights").status_code == 401

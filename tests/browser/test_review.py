@@ -1,0 +1,272 @@
+"""The review as people use it: log in, judge by key, undo, disagree, administer."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import served, write_run
+
+from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.review import Review, archive_key, default_url
+from deepstreaks_dask.simulate.nights import simulate_nights
+
+PASSWORD = "correct horse battery"
+MEMBERS = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
+
+
+@pytest.fixture(scope="module")
+def week(tmp_path_factory):
+    url = str(tmp_path_factory.mktemp("review") / "week.zarr")
+    create(url, shard=64)
+    append(url, simulate_nights(2, 80, seed=5))
+    dataset = open_archive(url)
+    labels = [dataset[f"label_{member[:2]}"].values for member in MEMBERS]
+    write_run(url, "default", MEMBERS, np.stack(labels, axis=1).clip(0, 1).astype(np.float32))
+    command = [sys.executable, "-c", "from deepstreaks_dask.cli import main; main()"]
+    add = ["users", "add", "root", "--role", "administrator", "--archive", url]
+    subprocess.run([*command, *add], input=PASSWORD + "\n", text=True, check=True)
+    review = Review(default_url(url))
+    for name, role in (("anna", "reviewer"), ("ben", "reviewer"), ("vera", "viewer")):
+        review.add_user(name, PASSWORD, role)
+    return url
+
+
+@pytest.fixture(scope="module")
+def review(week):
+    return Review(default_url(week))
+
+
+@pytest.fixture(scope="module")
+def address(browser, week):
+    with served("dashboard", week, "--app", "review", "--port", "0", "--no-show") as url:
+        yield url
+
+
+@pytest.fixture
+def visit(browser):
+    """Open pages that must raise no error in the browser; refusals are what some tests ask for."""
+    contexts, wrong = [], []
+
+    def visit(url, *, width=1400, dark=False):
+        scheme = "dark" if dark else "light"
+        size = {"width": width, "height": 1000}
+        context = browser.new_context(viewport=size, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        refused = "Failed to load resource: the server responded with a status of 4"
+        page.on(
+            "console",
+            lambda m: (
+                wrong.append(m.text)
+                if m.type == "error" and not m.text.startswith(refused)
+                else None
+            ),
+        )
+        page.goto(url)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+@pytest.fixture
+def enter(visit, address):
+    def enter(name, **options):
+        page = visit(address, **options)
+        page.fill("#name", name)
+        page.fill("#password", PASSWORD)
+        page.click("#login button")
+        page.wait_for_selector(".thumb.chosen")
+        return page
+
+    return enter
+
+
+def said(review, week, who):
+    return {v.cutout: v for v in review.verdicts(archive_key(week)) if v.who == who}
+
+
+def chosen(page):
+    return page.get_attribute(".thumb.chosen", "aria-label").split(",")[0]
+
+
+def until(page, words):
+    page.wait_for_function(f"() => {words}")
+
+
+def test_log_in_needs_the_right_password(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    assert page.url.endswith("/login")
+    page.fill("#name", "anna")
+    page.fill("#password", "wrong password")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=do not belong together")
+    page.fill("#password", PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".thumb")
+    page.click("#logout")
+    page.wait_for_url("**/login")
+    page.goto(f"{address}/review")
+    assert page.url.endswith("/login")
+    page.context.close()
+
+
+def test_verdicts_by_key_and_undo(enter, review, week):
+    page = enter("anna")
+    first = chosen(page)
+    page.keyboard.press("k")
+    page.wait_for_selector(".thumb .badge.keep")
+    second = chosen(page)
+    assert second != first
+    page.keyboard.press("s")
+    page.keyboard.press("m")
+    page.wait_for_selector(".thumb.chosen .badge.marked")
+    page.keyboard.press("b")
+    page.wait_for_selector(".thumb .badge.bogus")
+    stored = said(review, week, "anna")
+    assert stored[first].verdict == "keep"
+    assert (stored[second].verdict, stored[second].length, stored[second].marked) == (
+        "bogus",
+        "short",
+        True,
+    )
+    until(page, "document.getElementById('progress').value === 2")
+    page.keyboard.press("z")
+    page.wait_for_selector(".thumb .badge.bogus", state="detached")
+    assert said(review, week, "anna")[second].verdict == ""
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#detail-name")
+    page.keyboard.press("n")
+    page.keyboard.type("keys are letters here: kdub")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".thumb.chosen .badge:has-text('note')")
+    assert said(review, week, "anna")[second].note == "keys are letters here: kdub"
+    page.click("#todo")
+    until(page, "!document.querySelector('.thumb .badge.keep')")
+    assert page.locator(".thumb").count() > 0
+    for _ in range(4):
+        page.keyboard.press("z")
+        page.wait_for_timeout(150)
+
+
+def test_filters_sort_complete_and_explain(enter):
+    page = enter("anna")
+    until(page, "/cutouts$/.test(document.getElementById('found').textContent)")
+    everything = page.inner_text("#found")
+    page.keyboard.press("/")
+    page.keyboard.type("plausible and ki")
+    page.wait_for_selector("#completions li:has-text('kind')")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert page.input_value("#where") == "plausible and kind "
+    page.keyboard.type('== "nothing"')
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#empty:not([hidden])")
+    page.fill("#where", "plausible and kidn == 'nea'")
+    page.press("#where", "Enter")
+    until(page, "document.querySelector('#where-words mark')?.textContent === 'kidn'")
+    page.fill("#where", "")
+    page.press("#where", "Enter")
+    until(page, f"document.getElementById('found').textContent !== {everything!r}")
+    until(page, "document.getElementById('found').textContent === '80 cutouts'")
+    page.select_option("#sort", "rb_vgg6")
+    page.click("#direction")
+    until(page, "document.querySelector('.thumb b').textContent.includes('rb_vgg6 1.00')")
+    page.select_option("#night", "*")
+    until(page, "document.getElementById('found').textContent === '160 cutouts'")
+    broken = page.evaluate(
+        "[...document.querySelectorAll('.thumb img')].filter(i => i.complete && !i.naturalWidth).length"
+    )
+    assert broken == 0
+
+
+def test_two_people_disagree(enter, visit):
+    anna, ben = enter("anna"), enter("ben")
+    one = chosen(anna)
+    anna.keyboard.press("k")
+    anna.wait_for_selector(".thumb .badge.keep")
+    assert chosen(ben) == one
+    ben.keyboard.press("Enter")
+    ben.wait_for_selector("text=once you have given your verdict")
+    ben.click("#detail .verdicts button:has-text('ditch')")
+    ben.wait_for_selector("#detail td:has-text('keep')")
+    assert ben.get_attribute("#detail button:has-text('ditch')", "aria-pressed") == "true"
+    ben.keyboard.press("Escape")
+    ben.click("#disputed")
+    until(ben, "document.getElementById('found').textContent === '1 cutout'")
+    assert chosen(ben) == one
+    for page in (anna, ben):
+        page.keyboard.press("z")
+        page.wait_for_selector("text=Undone")
+
+
+def test_viewers_look_only(enter, review, week):
+    page = enter("vera")
+    page.keyboard.press("k")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=a reviewer judges")
+    assert page.locator("#detail .verdicts").count() == 0
+    assert page.locator("nav >> text=Users").count() == 0
+    assert not said(review, week, "vera")
+
+
+def test_an_administrator_adds_and_disables(enter, visit, address):
+    root = enter("root")
+    root.click("nav >> text=Users")
+    root.fill("[name=user]", "carl")
+    root.fill("#new-user [name=password]", PASSWORD)
+    root.click("#new-user button")
+    root.wait_for_selector("text=carl was added")
+    carl = enter("carl")
+    root.click("[aria-label='Disable carl']")
+    root.wait_for_selector("text=carl is disabled")
+    root.wait_for_selector("#audit td:has-text('user disabled')")
+    carl.goto(f"{address}/review")  # the session is over
+    carl.wait_for_url("**/login")
+
+
+def test_tokens_work_and_end(enter, address):
+    import urllib.error
+    import urllib.request
+
+    page = enter("anna")
+    page.click("nav >> text=Account")
+    page.fill("[name=label]", "script")
+    page.click("text=Make a token")
+    token = page.inner_text("#made code")
+    request = urllib.request.Request(
+        f"{address}/api/v1/streaks?limit=3", headers={"Authorization": f"Bearer {token}"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        assert len(answer.read().splitlines()) == 3
+    page.click("[aria-label='Revoke script']")
+    page.wait_for_selector("text=You have no tokens")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(request)
+
+
+@pytest.mark.parametrize(("width", "dark"), [(420, True), (1400, False)])
+def test_pages_fit_and_are_lit(enter, address, width, dark):
+    page = enter("root", width=width, dark=dark)
+    theme = "dark" if dark else "light"
+    for name in ("review", "account", "admin"):
+        page.goto(f"{address}/{name}")
+        assert page.get_attribute("html", "data-theme") == theme
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.click("#theme")
+    assert page.get_attribute("html", "data-theme") != theme
+
+
+def test_explore_is_behind_the_same_door(enter, browser, address):
+    stranger = browser.new_page()
+    stranger.goto(f"{address}/explore")
+    assert stranger.url.endswith("/login")
+    stranger.context.close()
+    page = enter("vera")
+    page.click("nav >> text=Explore")
+    page.wait_for_selector("#tiles .value")
