@@ -2,8 +2,7 @@ import os
 
 import numpy as np
 import pytest
-from conftest import random_batch
-from helpers import write_run
+from helpers import random_batch, write_run
 
 from deepstreaks_dask.archive import append
 from deepstreaks_dask.errors import CampaignError

@@ -1,12 +1,16 @@
+import json
 import tomllib
 
+import numpy as np
 import pytest
-from helpers import random_batch
+from helpers import random_batch, write_run
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from deepstreaks_dask import thresholds
 from deepstreaks_dask.archive import append, open_archive, verify
+from deepstreaks_dask.cli import app
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.families import Decision
 
@@ -73,3 +77,17 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "large.toml").write_bytes(b"#" * 1_000_001)
     with pytest.raises(DeepStreaksError, match="too large"):
         thresholds.read(tmp_path / "large.toml")
+
+
+def test_decide_takes_a_file_and_single_thresholds_over_it(archive):
+    scores = np.linspace(0, 1, 150, dtype=np.float32)[:, None].repeat(2, axis=1)
+    write_run(archive, "default", ["rb_a", "kd_a"], scores)
+    path = thresholds.save(archive, "high", Decision({"rb": 0.8, "kd": 0.6}))
+
+    def plausible(*options):
+        arguments = ["decide", str(archive), "--thresholds", str(path), "--json", *options]
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        return json.loads(result.stdout)["plausible"]
+
+    assert plausible() == (scores[:, 0] >= np.float32(0.8)).sum()
+    assert plausible("-t", "rb=0.1") == (scores[:, 0] >= np.float32(0.6)).sum()
