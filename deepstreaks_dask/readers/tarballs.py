@@ -44,7 +44,7 @@ def members(file: Path, most: int) -> Iterator[tuple[str, bytes | Refused]]:
     tuple of str and (bytes or Refused)
         Name of a member and its bytes, or why it is not read: its name leads out of a folder, it is no
         regular file, it is larger than ``most``. Hidden files and folders are passed over. Where the archive
-        is damaged, or grows beyond all bounds as it is decompressed, that is the last, with an empty name.
+        is damaged, holds nothing, or grows beyond all bounds as it is decompressed, that is the last, with an empty name.
         Members before are whole, unless its reason is :data:`WRONG_CHECKSUM`.
     """
     try:
@@ -74,8 +74,10 @@ def count_members(file: Path) -> int:
 
 def _members(opened: IO[bytes], size: int, most: int) -> Iterator[tuple[str, bytes | Refused]]:
     stream = _Bounded(opened, size)
+    holds_something = False
     with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=_Header) as archive:
         while (member := archive.next()) is not None:
+            holds_something = True
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
             stream.step = 0
             name = member.name.encode("utf-8", "surrogateescape").decode(
@@ -100,6 +102,9 @@ def _members(opened: IO[bytes], size: int, most: int) -> Iterator[tuple[str, byt
         while rest := archive.fileobj.read(_BLOCK):
             if rest.strip(b"\0"):  # nothing but padding, and then the checksum
                 raise tarfile.ReadError("data after the end")
+        # Zeros alone are what a download leaves that reserved its space and stopped.
+        if not holds_something:
+            yield "", Refused("empty", "the archive holds no files")
 
 
 class _Header(tarfile.TarInfo):

@@ -47,6 +47,16 @@ def test_members_come_in_order(tmp_path, suffix, mode):
     assert count_members(path) == 3
 
 
+@pytest.mark.parametrize("content", [b"", b"\0" * 700, b"\0" * 10240, gzip.compress(b"\0" * 1024)])
+def test_an_archive_of_nothing_has_a_reason(tmp_path, content):
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(content)
+    ((name, found),) = members(path, 1000)
+    assert name == ""
+    assert found.reason in ("damaged", "empty")
+    assert count_members(path) == 1
+
+
 def test_what_is_hostile_is_refused_and_the_rest_read(tmp_path):
     path = tarball(
         tmp_path / "a.tar.gz",
