@@ -27,7 +27,8 @@ from scipy.optimize import brentq
 from deepstreaks_dask.archive import append, create
 from deepstreaks_dask.campaign import score
 from deepstreaks_dask.cluster import connect
-from deepstreaks_dask.families import Decision, Families
+from deepstreaks_dask.decision import Decision
+from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import ARCHITECTURES, build
 from deepstreaks_dask.models.zoo import Card, Zoo
 from deepstreaks_dask.simulate.nights import simulate_nights

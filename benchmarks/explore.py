@@ -37,11 +37,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
-from deepstreaks_dask.archive import SCHEMA, create
-from deepstreaks_dask.campaign import open_scores
+from deepstreaks_dask.archive import SCHEMA, create, open_archive
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.evaluation import confusion, plausibility_labels, rates_by_night, venn
 from deepstreaks_dask.exploration import Cut, Exploration
-from deepstreaks_dask.families import Decision
+from deepstreaks_dask.runs import Run, open_scores
 
 MEMBERS = [f"{f}_{a}" for f in ("rb", "sl", "kd") for a in ("vgg6", "resnet50", "densenet121")]
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -111,30 +111,7 @@ def _make(url: Path, n: int, nights: int) -> None:
         {"name": m, "version": "1", "sha256": "", "family": m[:2], "threshold": 0.5}
         for m in MEMBERS
     ]
-    started = "2026-01-01T00:00:00+00:00"
-    run = zarr.open_group(
-        url,
-        path="runs/default",
-        mode="w",
-        zarr_format=3,
-        attributes={
-            "members": described,
-            "models": MEMBERS,
-            "decided": None,
-            "zoo": "simulation",
-            "started": started,
-            "updated": started,
-            "failures": [],
-        },
-    )
-    scores = run.create_array(
-        "scores",
-        shape=(n, len(MEMBERS)),
-        chunks=(1024, len(MEMBERS)),
-        dtype="float32",
-        fill_value=np.nan,
-        dimension_names=["cutout", "model"],
-    )
+    run = Run.create(str(url), "default", described, n, open_archive(url).attrs["shard"])
     block = 1 << 19
     for first in range(0, n, block):
         part = slice(first, min(first + block, n))
@@ -143,7 +120,7 @@ def _make(url: Path, n: int, nights: int) -> None:
         for k, member in enumerate(MEMBERS):
             logit = np.where(truths[member[:2]][part], 4.0, -4.0) + rng.normal(0, 2.5, size)
             values[:, k] = 1 / (1 + np.exp(-logit))
-        scores[part] = values
+        run.scores[part] = values
     zarr.consolidate_metadata(url)
     record = json.loads((url / "zarr.json").read_text())
     listed = record["consolidated_metadata"]["metadata"]

@@ -11,14 +11,11 @@ several shards, so that the few that are left after the first family still fill 
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from itertools import islice
@@ -29,19 +26,18 @@ import numpy as np
 import xarray as xr
 import zarr
 from dask.distributed import Client, as_completed
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 import deepstreaks_dask
-from deepstreaks_dask.archive import digests, open_archive, shard_bounds
+from deepstreaks_dask.archive import digests, open_archive
 from deepstreaks_dask.cascade import Look, Order, cascade, cheapest_order
+from deepstreaks_dask.decision import Decision, family_of
 from deepstreaks_dask.errors import CampaignError
-from deepstreaks_dask.families import Decision, Families, family_of
+from deepstreaks_dask.families import Families
 from deepstreaks_dask.models.forward import Forward, compile_forward
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.progress import progress_bar
-from deepstreaks_dask.storage import locate
+from deepstreaks_dask.runs import Run, check_name, list_runs, open_scores
 
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHARDS_A_CASCADE = 4  # so many at once that what the first family leaves still fills batches
 _IN_FLIGHT = 4  # tasks queued a thread: enough to never wait, few enough for millions of shards
 
@@ -111,7 +107,7 @@ def score(
     Returns
     -------
     xarray.Dataset
-        As :func:`open_scores` gives it; ``attrs["failures"]`` lists shards that could not be read.
+        As :func:`~deepstreaks_dask.runs.open_scores` gives it; ``attrs["failures"]`` lists shards that could not be read.
 
     Raises
     ------
@@ -124,20 +120,22 @@ def score(
     if not total:
         raise CampaignError(f"{url} holds no cutouts: ingest some first")
     _check_input(dataset["cutouts"], families)
-    group = _open_run(url, run, families, decide, total, shard, batch)
-    todo = list(_missing(group, total, shard))
+    stored = _open_run(url, run, families, decide, total, shard, batch)
+    todo = list(stored.missing(total, shard))
     members = tuple((member.ref, member.sha256) for member in families.members)
-    whole = Unit(url, run, (), families.zoo, members, _provenance(group)["batch"])
+    whole = Unit(url, run, (), families.zoo, members, stored.provenance["batch"])
     failures: list[tuple[int, int, str]] = []
     with progress_bar(f"score {run}", sum(b - a for a, b in todo), show=progress) as bar:
         if decide is None:
             units = iter([replace(whole, shards=(one,)) for one in todo])
         else:
-            while todo and "order" not in _provenance(group):
-                learned = _learn_order(client, replace(whole, shards=(todo.pop(0),)), group, decide)
+            while todo and "order" not in stored.provenance:
+                learned = _learn_order(
+                    client, replace(whole, shards=(todo.pop(0),)), stored, decide
+                )
                 bar.advance(learned.cutouts)
                 failures += learned.failures
-            plan = _planned(group, decide) if todo else None
+            plan = _planned(stored, decide) if todo else None
             some = range(0, len(todo), _SHARDS_A_CASCADE)
             together = [tuple(todo[k : k + _SHARDS_A_CASCADE]) for k in some]
             units = iter([replace(whole, shards=shards, cascade=plan) for shards in together])
@@ -149,74 +147,21 @@ def score(
             failures += outcome.failures
             if (unit := next(units, None)) is not None:
                 running.add(_submit(client, unit))
-    group.attrs.update({"updated": _now(), "failures": [list(f) for f in sorted(failures)]})
+    stored.touch(failures)
     return open_scores(archive, run)
-
-
-def open_scores(
-    archive: str | os.PathLike[str], run: str = "default", *, cutouts: bool = False
-) -> xr.Dataset:
-    """Open the scores of a run beside what is known of each cutout.
-
-    Parameters
-    ----------
-    archive : str or path
-        Path or URL.
-    run : str
-        Name of the run.
-    cutouts : bool
-        Keep the pixels too, lazily.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``scores(cutout, model)`` float32, NaN where not scored (cutouts appended since among them),
-        the archive's columns, and the run's provenance in the attributes.
-
-    Raises
-    ------
-    CampaignError
-        If there is no such run.
-    """
-    dataset = open_archive(archive)
-    if run not in (known := list_runs(archive)):
-        near = difflib.get_close_matches(run, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        has = f"it has {', '.join(known)}" if known else "score it first with 'deepstreaks score'"
-        raise CampaignError(f"{archive} has no run {run!r}: {hint}{has}")
-    group = _group(dataset.attrs["url"], run)
-    total, array = dataset.sizes["cutout"], _scores(group)
-    values = np.full((total, array.shape[1]), np.nan, np.float32)
-    rows = min(total, array.shape[0])
-    for first, last in shard_bounds(rows, array.chunks[0]):
-        try:
-            values[first:last] = array[first:last]
-        except Exception:  # noqa: S112 - a torn chunk is not scored: the next `score` mends it
-            continue
-    if not cutouts:
-        dataset = dataset.drop_vars([name for name in ("cutouts", "native") if name in dataset])
-    scores = xr.DataArray(values, dims=("cutout", "model"), attrs={"long_name": "score"})
-    dataset = dataset.assign(scores=scores).assign_coords(model=_provenance(group)["models"])
-    dataset.attrs |= {"run": run, **_provenance(group)}
-    return dataset
-
-
-def list_runs(archive: str | os.PathLike[str]) -> list[str]:
-    """Name the runs that an archive holds, in order."""
-    fs, root = locate(open_archive(archive).attrs["url"])
-    fs.invalidate_cache()
-    return sorted(path.split("/")[-3] for path in fs.glob(f"{root}/runs/*/scores/zarr.json"))
 
 
 def score_unit(unit: Unit) -> Outcome:
     """Read, score and store shards; runs on a worker."""
-    source = zarr.open_group(unit.url, mode="r")
+    source, digest = (
+        zarr.open_array(unit.url, path=name, mode="r") for name in ("cutouts", "digest")
+    )
     read, failures = [], []
     for first, last in unit.shards:
         try:
-            cutouts = np.asarray(_array(source, "cutouts")[first:last])
+            cutouts = np.asarray(source[first:last])
             # an object that is gone reads as zeros; a damaged one fails its checksum
-            if digests(cutouts[:1])[0] != np.asarray(_array(source, "digest")[first]):
+            if digests(cutouts[:1])[0] != np.asarray(digest[first]):
                 raise OSError("the shard is missing")
             read.append((first, last, cutouts))
         except Exception as error:  # codecs raise whatever their libraries do
@@ -226,7 +171,7 @@ def score_unit(unit: Unit) -> Outcome:
         pixels = np.concatenate([cutouts for _, _, cutouts in read])
         with _device:
             scores = networks.score(pixels, unit.cascade)
-        stored, start = _scores(_group(unit.url, unit.run)), 0
+        stored, start = Run.attach(unit.url, unit.run, write=True).scores, 0
         for first, last, _ in read:
             stored[first:last] = scores[start : start + last - first]
             start += last - first
@@ -301,31 +246,31 @@ def _finite(scores: np.ndarray, refs: list[str]) -> np.ndarray:
 def measure_costs(unit: Unit) -> list[float]:
     """Seconds a cutout that each member takes; runs on a worker."""
     (first, _), *_ = unit.shards
-    source = _array(zarr.open_group(unit.url, mode="r"), "cutouts")
+    source = zarr.open_array(unit.url, path="cutouts", mode="r")
     with _device:
         networks = _load(unit.zoo, unit.members, unit.batch)
         return networks.costs(np.asarray(source[first : first + unit.batch]))
 
 
-def _learn_order(client: Client, unit: Unit, group: zarr.Group, decision: Decision) -> Outcome:
+def _learn_order(client: Client, unit: Unit, stored: Run, decision: Decision) -> Outcome:
     """Let all members look at one shard, and keep the order that would have been the cheapest."""
     outcome: Outcome = _submit(client, unit).result()
     if not outcome.failures:
         ((first, last),) = unit.shards
         costs = client.submit(measure_costs, unit, pure=False).result()
-        models = _provenance(group)["models"]
+        models = stored.provenance["models"]
         order = cheapest_order(
-            np.asarray(_scores(group)[first:last]),
+            np.asarray(stored.scores[first:last]),
             decision.limits(models),
             decision.needed(models),
             costs,
         )
-        group.attrs["order"] = [[models[member] for member in family] for family in order]
+        stored.tell(order=[[models[member] for member in family] for family in order])
     return outcome
 
 
-def _planned(group: zarr.Group, decision: Decision) -> Cascade:
-    attributes = _provenance(group)
+def _planned(stored: Run, decision: Decision) -> Cascade:
+    attributes = stored.provenance
     models = attributes["models"]
     order = tuple(tuple(models.index(name) for name in family) for family in attributes["order"])
     return Cascade(tuple(map(float, decision.limits(models))), order)
@@ -369,16 +314,15 @@ def _check_input(cutouts: xr.DataArray, families: Families) -> None:
 
 def _open_run(
     url: str,
-    run: str,
+    name: str,
     families: Families,
     decide: Decision | None,
     total: int,
     shard: int,
     batch: int,
-) -> zarr.Group:
+) -> Run:
     """Open the run to go on with it, or make it; grow it to the archive's length."""
-    if not _RUN_NAME.fullmatch(run):
-        raise CampaignError(f"run name {run!r}: use letters, digits, '.', '_' and '-'")
+    check_name(name)
     wanted: list[dict[str, Any]] = [
         {
             "name": member.name,
@@ -399,87 +343,33 @@ def _open_run(
             for name, limit in zip(names, decide.limits(names), strict=True)
             if name in needed
         }
-    if run in list_runs(url):
-        group = _group(url, run)
-        if _provenance(group)["members"] != wanted:
-            has = ", ".join(f"{m['name']}@{m['version']}" for m in _provenance(group)["members"])
+    if name in list_runs(url):
+        run = Run.attach(url, name, write=True)
+        has = run.provenance
+        if has["members"] != wanted:
+            refs = ", ".join(f"{m['name']}@{m['version']}" for m in has["members"])
             raise CampaignError(
-                f"run {run!r} of {url} was made with other weights ({has}): give another --run"
+                f"run {name!r} of {url} was made with other weights ({refs}): give another --run"
             )
-        if (decided := _provenance(group)["decided"]) != limits:
+        if (decided := has["decided"]) != limits:
             what = f"decides at {decided} only" if decided else "holds all scores"
-            raise CampaignError(f"run {run!r} of {url} {what}: give another --run")
-        array = _scores(group)
-        if array.shape[0] < total:
-            array.resize((total, array.shape[1]))
-        return group
+            raise CampaignError(f"run {name!r} of {url} {what}: give another --run")
+        run.grow(total)
+        return run
     if any(family_of(str(member["name"])) != member["family"] for member in wanted):
         raise CampaignError("a member's name must begin with its family and an underscore")
-    # A run exists once it has scores; "w" clears away what a kill before that has left.
-    group = zarr.open_group(
+    return Run.create(
         url,
-        path=f"runs/{run}",
-        mode="w",
-        zarr_format=3,
-        attributes={
-            "members": wanted,
-            "models": names,
-            "decided": limits,
-            "zoo": families.zoo or "shipped with deepstreaks_dask",
-            "batch": batch,
-            "backend": keras.backend.backend(),
-            "backend_version": version(keras.backend.backend()),
-            "keras": keras.__version__,
-            "dtype": "float32",
-            "deepstreaks_dask": deepstreaks_dask.__version__,
-            "started": _now(),
-            "updated": _now(),
-            "failures": [],
-        },
-    )
-    group.create_array(
-        "scores",
-        shape=(total, len(wanted)),
-        chunks=(shard, len(wanted)),
+        name,
+        wanted,
+        total,
+        shard,
+        decided=limits,
+        zoo=families.zoo or "shipped with deepstreaks_dask",
+        batch=batch,
+        backend=keras.backend.backend(),
+        backend_version=version(keras.backend.backend()),
+        keras=keras.__version__,
         dtype="float32",
-        fill_value=np.nan,
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
-        dimension_names=["cutout", "model"],
+        deepstreaks_dask=deepstreaks_dask.__version__,
     )
-    return group
-
-
-def _missing(group: zarr.Group, total: int, shard: int) -> Iterator[tuple[int, int]]:
-    """Shards with rows that have no scores, or whose chunk is torn."""
-    array = _scores(group)
-    nobody_looked = np.any if _provenance(group)["decided"] is None else np.all
-    for first, last in shard_bounds(total, shard):
-        try:
-            done = not nobody_looked(np.isnan(np.asarray(array[first:last])), axis=1).any()
-        except Exception:  # a torn chunk fails its checksum in its codec's own way
-            done = False
-            array[first:last] = np.nan
-        if not done:
-            yield first, last
-
-
-def _group(url: str, run: str) -> zarr.Group:
-    return zarr.open_group(url, path=f"runs/{run}", mode="r+", use_consolidated=False)
-
-
-def _provenance(group: zarr.Group) -> dict[str, Any]:
-    return dict(group.attrs.asdict())
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array:
-    array = group[name]
-    assert isinstance(array, zarr.Array)
-    return array
-
-
-def _scores(group: zarr.Group) -> zarr.Array:
-    return _array(group, "scores")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -18,8 +18,9 @@ from astropy.coordinates import SkyCoord
 from PIL import Image
 
 from deepstreaks_dask.archive import CHUNK, open_archive
-from deepstreaks_dask.families import family_of
+from deepstreaks_dask.decision import family_of
 from deepstreaks_dask.filters import Filter, Kind, parse
+from deepstreaks_dask.runs import Run
 from deepstreaks_dask.simulate.streaks import simulated
 
 EXPOSURE = 30.0
@@ -38,7 +39,7 @@ class Catalogue(Mapping[str, np.ndarray]):
     Parameters
     ----------
     decided : xarray.Dataset
-        As :meth:`deepstreaks_dask.families.Decision.apply` gives it.
+        As :meth:`deepstreaks_dask.decision.Decision.apply` gives it.
     """
 
     def __init__(self, decided: xr.Dataset) -> None:
@@ -205,8 +206,8 @@ class Catalogue(Mapping[str, np.ndarray]):
 def newest_commit(archive: str, run: str) -> str:
     """Give what changes when an archive grows or a run's scores do."""
     dataset = open_archive(archive)
-    group = zarr.open_group(dataset.attrs["url"], path=f"runs/{run}", mode="r")
-    return f"{dataset.sizes['cutout']} {dict(group.attrs).get('updated')}"
+    provenance = Run.attach(dataset.attrs["url"], run).provenance
+    return f"{dataset.sizes['cutout']} {provenance.get('updated')}"
 
 
 def _plain(value: Any) -> Any:

@@ -273,7 +273,8 @@ def score(
     """
     from deepstreaks_dask.campaign import score as run_campaign
     from deepstreaks_dask.cluster import connect
-    from deepstreaks_dask.families import Decision, Families
+    from deepstreaks_dask.decision import Decision
+    from deepstreaks_dask.families import Families
 
     if threshold and not only_decide:
         raise DeepStreaksError(
@@ -332,10 +333,10 @@ def decide(
 
     Example: deepstreaks decide week.zarr -t kd=0.9 -t rb_vgg6=0.6 -o candidates.csv
     """
-    from deepstreaks_dask.campaign import open_scores
     from deepstreaks_dask.catalogue import Catalogue
+    from deepstreaks_dask.decision import Decision
     from deepstreaks_dask.export import Submission, candidates, export
-    from deepstreaks_dask.families import Decision
+    from deepstreaks_dask.runs import open_scores
     from deepstreaks_dask.thresholds import read
 
     scores = open_scores(archive, run)
@@ -440,9 +441,9 @@ def evaluate(
 
     Example: deepstreaks evaluate week.zarr -t kd=0.9 --json
     """
-    from deepstreaks_dask.campaign import open_scores
+    from deepstreaks_dask.decision import Decision
     from deepstreaks_dask.evaluation import evaluate as run_evaluation
-    from deepstreaks_dask.families import Decision
+    from deepstreaks_dask.runs import open_scores
 
     scores = open_scores(archive, run)
     result = run_evaluation(scores, Decision.of_run(scores, _thresholds(threshold)))
@@ -476,12 +477,9 @@ def report(
 
     Example: deepstreaks report week.zarr -o report.html
     """
-    from deepstreaks_dask.campaign import open_scores
-    from deepstreaks_dask.families import Decision
     from deepstreaks_dask.report import write_report
 
-    decision = Decision.of_run(open_scores(archive, run), _thresholds(threshold))
-    write_report(archive, output, run=run, decision=decision)
+    write_report(archive, output, run=run, thresholds=_thresholds(threshold))
     _say(as_json, {"report": str(output.resolve())})
 
 

@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from sklearn.metrics import roc_curve
 
-from deepstreaks_dask.families import DECIDING, Decision, family_of
+from deepstreaks_dask.decision import DECIDING, Decision, family_of
 
 _Z = float(norm.ppf(0.975))
 _POINTS = 400  # rows of a curve that is drawn
@@ -228,7 +228,7 @@ def rates_by_night(decided: xr.Dataset) -> pd.DataFrame:
     Parameters
     ----------
     decided : xarray.Dataset
-        As :meth:`~deepstreaks_dask.families.Decision.apply` gives it.
+        As :meth:`~deepstreaks_dask.decision.Decision.apply` gives it.
 
     Returns
     -------
@@ -245,7 +245,7 @@ def rates_by_kind(decided: xr.Dataset) -> pd.DataFrame:
     Parameters
     ----------
     decided : xarray.Dataset
-        As :meth:`~deepstreaks_dask.families.Decision.apply` gives it.
+        As :meth:`~deepstreaks_dask.decision.Decision.apply` gives it.
 
     Returns
     -------
@@ -294,7 +294,7 @@ def evaluate(scores: xr.Dataset, decision: Decision | None = None) -> Evaluation
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.campaign.open_scores` gives it: ``scores(cutout, model)``, ``night``, ``kind``,
+        As :func:`~deepstreaks_dask.runs.open_scores` gives it: ``scores(cutout, model)``, ``night``, ``kind``,
         ``label_rb`` and so on.
     decision : Decision, optional
         Thresholds; 0.5 everywhere by default.
@@ -351,7 +351,7 @@ def family_scores(decided: xr.Dataset) -> np.ndarray:
     Parameters
     ----------
     decided : xarray.Dataset
-        As :meth:`~deepstreaks_dask.families.Decision.apply` gives it.
+        As :meth:`~deepstreaks_dask.decision.Decision.apply` gives it.
 
     Returns
     -------
@@ -377,7 +377,7 @@ def joint_scores(decided: xr.Dataset) -> np.ndarray:
     Parameters
     ----------
     decided : xarray.Dataset
-        As :meth:`~deepstreaks_dask.families.Decision.apply` gives it.
+        As :meth:`~deepstreaks_dask.decision.Decision.apply` gives it.
 
     Returns
     -------

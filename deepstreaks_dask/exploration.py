@@ -22,14 +22,13 @@ import numba
 import numpy as np
 import pandas as pd
 import xarray as xr
-import zarr
 from scipy.stats import kstwobign
 
 from deepstreaks_dask.archive import open_archive
-from deepstreaks_dask.campaign import list_runs, open_scores
+from deepstreaks_dask.decision import Decision, family_of
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.evaluation import Confusion, plausibility_labels, rate, wilson
-from deepstreaks_dask.families import Decision, family_of
+from deepstreaks_dask.runs import Run, list_runs, open_scores
 
 BINS = 100
 """Bins of the score histograms, between 0 and 1."""
@@ -146,7 +145,7 @@ class Exploration:
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.campaign.open_scores` gives it.
+        As :func:`~deepstreaks_dask.runs.open_scores` gives it.
 
     Attributes
     ----------
@@ -677,7 +676,7 @@ def _updated(url: str, run: str) -> Any:
     """Say when a run was last gone on with; None if there is no such run."""
     if run not in list_runs(url):
         return None
-    return zarr.open_group(url, path=f"runs/{run}", mode="r").attrs.get("updated")
+    return Run.attach(url, run).provenance.get("updated")
 
 
 def _strata(

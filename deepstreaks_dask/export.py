@@ -27,8 +27,8 @@ from astropy.time import Time
 import deepstreaks_dask
 from deepstreaks_dask import ades
 from deepstreaks_dask.archive import SCHEMA
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.families import Decision
 from deepstreaks_dask.simulate.streaks import simulated
 from deepstreaks_dask.storage import locate, write_whole
 
@@ -143,7 +143,7 @@ def candidates(decided: xr.Dataset) -> pd.DataFrame:
     Parameters
     ----------
     decided : xarray.Dataset
-        As :meth:`deepstreaks_dask.families.Decision.apply` gives it.
+        As :meth:`deepstreaks_dask.decision.Decision.apply` gives it.
 
     Returns
     -------

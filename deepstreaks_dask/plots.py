@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from deepstreaks_dask.decision import family_of
 from deepstreaks_dask.evaluation import Confusion
-from deepstreaks_dask.families import family_of
 
 hv.extension("bokeh", logo=False)  # type: ignore[call-arg, unused-ignore]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from PIL import Image
 
 from deepstreaks_dask import archive as archives
 from deepstreaks_dask import plots
-from deepstreaks_dask.campaign import open_scores
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation import (
     Estimate,
@@ -33,7 +34,7 @@ from deepstreaks_dask.evaluation import (
     plausibility_labels,
     rate,
 )
-from deepstreaks_dask.families import Decision
+from deepstreaks_dask.runs import open_scores
 from deepstreaks_dask.simulate.streaks import simulated
 from deepstreaks_dask.storage import locate, write_whole
 
@@ -57,7 +58,7 @@ def write_report(
     path: str | os.PathLike[str] = "report.html",
     *,
     run: str = "default",
-    decision: Decision | None = None,
+    thresholds: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Write the report of a run as one HTML file that loads nothing from elsewhere.
 
@@ -69,8 +70,8 @@ def write_report(
         The file to write, replaced in one step if it is there.
     run : str
         Which run.
-    decision : Decision, optional
-        Thresholds; by default those that the run was scored for, or 0.5 everywhere.
+    thresholds : mapping of str to float, optional
+        By member or family, in place of those that the run was scored for, or of 0.5.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def write_report(
         If there is no such archive or run, or the file cannot be written.
     """
     scores = open_scores(archive, run)
-    decision = decision or Decision.of_run(scores)
+    decision = Decision.of_run(scores, thresholds)
     evaluation = evaluate(scores, decision)
     decided = decision.apply(scores)
     charts = _charts(scores, decision, evaluation)

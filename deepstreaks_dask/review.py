@@ -668,7 +668,7 @@ def with_labels(dataset: xr.Dataset, labels: pd.DataFrame) -> xr.Dataset:
     ----------
     dataset : xarray.Dataset
         As :func:`~deepstreaks_dask.archive.open_archive` or
-        :func:`~deepstreaks_dask.campaign.open_scores` gives it.
+        :func:`~deepstreaks_dask.runs.open_scores` gives it.
     labels : DataFrame
         As :meth:`Review.labels` gives it.
 

@@ -17,8 +17,7 @@ import pandas as pd
 import zarr
 
 from deepstreaks_dask.archive import open_archive, shard_bounds
-from deepstreaks_dask.campaign import list_runs
-from deepstreaks_dask.errors import CampaignError
+from deepstreaks_dask.runs import Run
 from deepstreaks_dask.storage import locate
 
 WINDOW = 300.0
@@ -84,14 +83,10 @@ def standing(archive: str | os.PathLike[str], run: str = "default") -> Standing:
     """
     dataset = open_archive(archive)
     url, total = dataset.attrs["url"], dataset.sizes["cutout"]
-    if run not in (known := list_runs(archive)):
-        raise CampaignError(f"{archive} has no run {run!r}: it has {', '.join(known) or 'none'}")
-    group = zarr.open_group(url, path=f"runs/{run}", mode="r", use_consolidated=False)
-    array = group["scores"]
-    assert isinstance(array, zarr.Array)
+    stored = Run.open(archive, run)
+    array, provenance = stored.scores, stored.provenance
     bounds = shard_bounds(total, array.chunks[0])
     times = _times(url, run)
-    provenance: dict[str, Any] = dict(group.attrs.asdict())
     failures = [(int(a), int(b), str(why)) for a, b, why in provenance.get("failures", [])]
     failed = {first for first, _, _ in failures}
     partly = _partly(array, total)

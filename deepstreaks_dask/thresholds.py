@@ -24,8 +24,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.families import Decision
 from deepstreaks_dask.storage import locate, write_whole
 
 FORMAT = "deepstreaks-thresholds"

@@ -334,7 +334,7 @@ class Scorer(AbstractContextManager["Scorer"]):
     run : str
         Name of the run.
     thresholds : mapping of str to float
-        Of the decision, as :class:`~deepstreaks_dask.families.Decision` takes them.
+        Of the decision, as :class:`~deepstreaks_dask.decision.Decision` takes them.
     connect : callable
         Gives a Dask client, as :func:`~deepstreaks_dask.cluster.connect` does.
     """
@@ -358,7 +358,8 @@ class Scorer(AbstractContextManager["Scorer"]):
             If it cannot be done now; the next call begins with new workers if these were lost.
         """
         from deepstreaks_dask.campaign import score  # networks are not needed while nothing is new
-        from deepstreaks_dask.families import Decision, Families
+        from deepstreaks_dask.decision import Decision
+        from deepstreaks_dask.families import Families
 
         families = Families.from_zoo(self.zoo)
         if self._client is None:

@@ -9,53 +9,38 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import zarr
 
-from deepstreaks_dask.archive import CutoutBatch
+from deepstreaks_dask.archive import CutoutBatch, open_archive
+from deepstreaks_dask.runs import Run
+
+MADE_UP = {
+    "zoo": "made up",
+    "batch": 64,
+    "backend": "none",
+    "backend_version": "0",
+    "keras": "0",
+    "dtype": "float32",
+    "deepstreaks_dask": "0",
+    "started": "2026-01-01T00:00:00+00:00",
+    "updated": "2026-01-01T01:00:00+00:00",
+}
 
 
-def write_run(url, run, members, scores):
+def write_run(url, run, members, scores, **provenance):
     """Store scores ``(cutout, member)`` as a campaign would have, without networks."""
     described = [
         {
             "name": name,
             "version": "1",
-            "sha256": "0" * 64,
+            "sha256": "ab" * 32,
             "family": name.split("_")[0],
             "threshold": 0.5,
         }
         for name in members
     ]
-    group = zarr.open_group(
-        url,
-        path=f"runs/{run}",
-        mode="w",
-        zarr_format=3,
-        attributes={
-            "members": described,
-            "models": list(members),
-            "decided": None,
-            "zoo": "made up",
-            "batch": 64,
-            "backend": "none",
-            "backend_version": "0",
-            "keras": "0",
-            "dtype": "float32",
-            "deepstreaks_dask": "0",
-            "started": "2026-01-01T00:00:00+00:00",
-            "updated": "2026-01-01T01:00:00+00:00",
-            "failures": [],
-        },
-    )
-    array = group.create_array(
-        "scores",
-        shape=scores.shape,
-        chunks=(64, len(members)),
-        dtype="float32",
-        fill_value=np.nan,
-        dimension_names=["cutout", "model"],
-    )
-    array[:] = scores
+    shard = open_archive(url).attrs["shard"]
+    stored = Run.create(str(url), run, described, len(scores), shard, **(MADE_UP | provenance))
+    stored.scores[:] = scores
 
 
 _MAIN = "from deepstreaks_dask.cli import main; main()"
@@ -89,6 +74,45 @@ def served(*arguments):
         # a browser that leaves in the middle of a handshake is none of our failures
         ours = [line for line in lines if "/deepstreaks_dask/" in line and "File" in line]
         assert not ours, "".join(lines)
+
+
+@contextmanager
+def visiting(browser, *, refusals=False):
+    """Give a function that opens pages, which must load nothing from elsewhere and raise no error.
+
+    An answer of 4xx is an error unless ``refusals`` are what is tested.
+    """
+    contexts, wrong = [], []
+    refused = "Failed to load resource: the server responded with a status of 4"
+    ours = ("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:")
+
+    def heard(message):
+        if message.type == "error" and not (refusals and message.text.startswith(refused)):
+            wrong.append(f"console: {message.text}")
+
+    def requested(request):
+        if not request.url.startswith(ours):
+            wrong.append(f"loads {request.url}")
+
+    def visit(url, *, width=1400, dark=False, **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": 1000},
+            color_scheme="dark" if dark else "light",
+            **options,
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("console", heard)
+        page.on("request", requested)
+        page.goto(url)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not wrong
 
 
 def random_batch(n, *, start=0, night=20260101, seed=0, **columns):

@@ -15,12 +15,14 @@ import pytest
 from helpers import random_batch
 
 from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.campaign import Unit, list_runs, open_scores, score
+from deepstreaks_dask.campaign import Unit, score
 from deepstreaks_dask.cluster import connect
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import CampaignError
-from deepstreaks_dask.families import Decision, Families
+from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import build
 from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.runs import list_runs, open_scores
 
 CLIENT = """
 from deepstreaks_dask.campaign import score

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from deepstreaks_dask.cascade import cascade, cheapest_order
-from deepstreaks_dask.families import Decision
+from deepstreaks_dask.decision import Decision
 
 MEMBERS = [f"{family}_{k}" for family in ("rb", "sl", "kd") for k in range(3)]
 FAMILIES = {"rb": (0, 1, 2), "sl": (3, 4, 5), "kd": (6, 7, 8)}

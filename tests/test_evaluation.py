@@ -9,6 +9,7 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.evaluation import (
     auc,
     confusion,
@@ -24,7 +25,6 @@ from deepstreaks_dask.evaluation import (
     venn,
     wilson,
 )
-from deepstreaks_dask.families import Decision
 
 
 @pytest.fixture

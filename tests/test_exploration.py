@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from deepstreaks_dask import evaluation
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.exploration import Cut, Exploration, Selection, compare
-from deepstreaks_dask.families import Decision
 
 MEMBERS = ["rb_a", "rb_b", "sl_a", "kd_a", "kd_b", "kd_c", "os_a"]
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from deepstreaks_dask import ades
 from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.export import Submission, candidates, export, observations
-from deepstreaks_dask.families import Decision
 
 SUBMISSION = Submission(submitter="J. Doe", rmsRA=0.2, rmsDec=0.3)
 

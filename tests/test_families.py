@@ -11,8 +11,9 @@ from hypothesis.extra.numpy import arrays
 
 from deepstreaks_dask.archive import CutoutBatch, append, create
 from deepstreaks_dask.campaign import score
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
-from deepstreaks_dask.families import Decision, Families
+from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import build
 from deepstreaks_dask.models.zoo import Card, Zoo
 

@@ -11,14 +11,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import xarray as xr
-import zarr
-from helpers import random_batch
+from helpers import random_batch, write_run
 from PIL import Image
 
 from deepstreaks_dask import report
 from deepstreaks_dask.archive import Quarantined, append, create, open_archive
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.families import Decision
 from deepstreaks_dask.plots import DARK
 from deepstreaks_dask.report import write_report
 
@@ -65,25 +63,6 @@ class Page(HTMLParser):
         return [attributes[name] for _, attributes in self.tags if name in attributes]
 
 
-def store_run(url, values, *, models=MODELS, failures=()):
-    """Lay scores beside an archive's cutouts as a campaign does, without running networks."""
-    members = [
-        {"name": m, "version": "1", "sha256": "ab" * 32, "family": m.split("_")[0]} for m in models
-    ]
-    attributes = {
-        "members": members,
-        "models": models,
-        "zoo": "a zoo",
-        "decided": None,
-        "failures": list(failures),
-        "started": "2026-01-02T03:04:05+00:00",
-        "updated": "2026-01-02T03:05:05+00:00",
-        **dict.fromkeys(["deepstreaks_dask", "keras", "backend", "dtype", "batch"], "1"),
-    }
-    group = zarr.open_group(str(url), path="runs/default", mode="a", attributes=attributes)
-    group.create_array("scores", data=values.astype(np.float32), chunks=(64, len(models)))
-
-
 def labelled_batch(**columns):
     """60 cutouts of two nights: a third asteroids, a third cosmic rays, a third dipoles."""
     kind = np.tile(np.array(["nea", "cosmic_ray", "dipole"], dtype=object), 20)
@@ -114,7 +93,7 @@ def labelled(tmp_path):
     create(url, shard=64)
     batch = labelled_batch()
     append(url, [batch])
-    store_run(url, labelled_scores(batch))
+    write_run(url, "default", MODELS, labelled_scores(batch))
     return url
 
 
@@ -143,7 +122,7 @@ def test_page_shows_what_was_measured(labelled, tmp_path):
 
 
 def test_thresholds_are_those_of_the_decision(labelled, tmp_path):
-    page = written(labelled, tmp_path, decision=Decision({"sl": 0.05}))
+    page = written(labelled, tmp_path, thresholds={"sl": 0.05})
     assert "20 of 20" in page.text
     assert "threshold 0.05" in page.text
 
@@ -199,7 +178,7 @@ def test_user_data_never_becomes_markup(tmp_path):
         append(url, [batch])
         models = [*MODELS, f"os_{text}"]
         scores = np.column_stack([labelled_scores(batch), np.ones(60)])
-        store_run(url, scores, models=models, failures=[[0, 64, text]])
+        write_run(url, "default", models, scores, failures=[[0, 64, text]])
         return written(url, tmp_path)
 
     tame, hostile = page("tame"), page(HOSTILE)
@@ -214,7 +193,7 @@ def test_user_data_never_becomes_markup(tmp_path):
 
 def test_without_labels_it_says_so(archive, tmp_path):
     values = np.random.default_rng(0).random((150, 3))
-    store_run(archive, values)
+    write_run(archive, "default", MODELS, values)
     page = written(archive, tmp_path)
     assert "No labels to measure the decision against" in page.text
     assert "Barely plausible" in page.text
@@ -229,7 +208,7 @@ def test_without_labels_it_says_so(archive, tmp_path):
 
 @pytest.mark.parametrize("score", [0.0, np.nan])
 def test_no_candidates(archive, tmp_path, score):
-    store_run(archive, np.full((150, 3), score))
+    write_run(archive, "default", MODELS, np.full((150, 3), score))
     page = written(archive, tmp_path)
     assert f"Plausible candidates 0 of {0 if np.isnan(score) else 150} decided" in page.text
     assert "None." in page.text
@@ -240,7 +219,7 @@ def test_labels_of_one_class_only(tmp_path):
     create(url, shard=64)
     bogus = {f"label_{family}": np.zeros(30, np.int8) for family in FAMILIES}
     append(url, [random_batch(30, **bogus)])
-    store_run(url, np.full((30, 3), 0.7))
+    write_run(url, "default", MODELS, np.full((30, 3), 0.7))
     page = written(url, tmp_path)
     assert "True-positive rate none" in page.text
     assert "False-positive rate 1.0000 95 %: 0.8865 to 1.0000 30 of 30" in page.text
@@ -249,7 +228,7 @@ def test_labels_of_one_class_only(tmp_path):
 def test_missing_scores_and_failures_are_said(archive, tmp_path):
     values = np.full((150, 3), 0.9)
     values[64:128] = np.nan
-    store_run(archive, values, failures=[[64, 128, "checksum differs"]])
+    write_run(archive, "default", MODELS, values, failures=[[64, 128, "checksum differs"]])
     page = written(archive, tmp_path)
     assert "64 cutouts are not decided" in page.text
     assert "rows 64 to 127 (checksum differs)" in page.text
@@ -274,7 +253,7 @@ def test_quarantine_is_counted_and_cut(tmp_path):
     batch.quarantined = [Quarantined(f"{k}.jpg", "empty", "", 20260101) for k in range(70)]
     batch.quarantined += [Quarantined("x.jpg", "damaged", "cut short")]
     append(url, [batch])
-    store_run(url, np.full((5, 3), 0.7))
+    write_run(url, "default", MODELS, np.full((5, 3), 0.7))
     page = written(url, tmp_path)
     assert "71 inputs could not become a cutout: 70 empty, 1 damaged. The first 50:" in page.text
     assert page.text.count(".jpg") == report.QUARANTINE
@@ -294,7 +273,7 @@ def test_simulated_cutouts_are_called_so(tmp_path, kinds, source, simulated):
     create(url, shard=64)
     kind = np.array([kinds[k % len(kinds)] for k in range(12)], dtype=object)
     append(url, [random_batch(12, kind=kind, source=np.array([source] * 12, dtype=object))])
-    store_run(url, np.full((12, 3), 0.7))
+    write_run(url, "default", MODELS, np.full((12, 3), 0.7))
     page = written(url, tmp_path)
     assert ("All of these cutouts are simulated" in page.text) == simulated
 

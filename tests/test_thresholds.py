@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from deepstreaks_dask import thresholds
 from deepstreaks_dask.archive import append, open_archive, verify
 from deepstreaks_dask.cli import app
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.families import Decision
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=20)
 

@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 
 from deepstreaks_dask import depots
 from deepstreaks_dask.archive import open_archive, quarantine
-from deepstreaks_dask.campaign import open_scores
 from deepstreaks_dask.cli import app
 from deepstreaks_dask.cluster import connect
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.depots import open_depot, read_credentials
 from deepstreaks_dask.errors import DeepStreaksError, DepotError
-from deepstreaks_dask.families import Decision
 from deepstreaks_dask.ledger import Ledger
+from deepstreaks_dask.runs import open_scores
 from deepstreaks_dask.simulate import Night
 from deepstreaks_dask.simulate.depot import write_depot
 from deepstreaks_dask.watch import Scorer, Settings, nights_between, watch

@@ -26,11 +26,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
-from deepstreaks_dask.campaign import open_scores
 from deepstreaks_dask.catalogue import Catalogue, newest_commit
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.export import Submission, candidates, export, observations
-from deepstreaks_dask.families import Decision
 from deepstreaks_dask.filters import LONGEST, FilterError, Kind, complete, parse
 from deepstreaks_dask.review import (
     NOTE,
@@ -42,6 +41,7 @@ from deepstreaks_dask.review import (
     Verdict,
     WaitError,
 )
+from deepstreaks_dask.runs import open_scores
 
 COOKIE = "deepstreaks_session"
 CSRF = "X-CSRF-Token"

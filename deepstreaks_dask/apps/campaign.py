@@ -16,8 +16,8 @@ import panel as pn
 from deepstreaks_dask import plots
 from deepstreaks_dask.apps import style
 from deepstreaks_dask.archive import open_archive, quarantine
-from deepstreaks_dask.campaign import list_runs
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.runs import list_runs
 from deepstreaks_dask.standing import Standing, standing
 
 EVERY = 3000

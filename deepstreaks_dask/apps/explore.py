@@ -28,7 +28,7 @@ from deepstreaks_dask import plots, thresholds
 from deepstreaks_dask.apps import style
 from deepstreaks_dask.apps.joint import Joint, shade
 from deepstreaks_dask.archive import open_archive
-from deepstreaks_dask.campaign import list_runs
+from deepstreaks_dask.decision import DESCRIPTIONS, Decision, family_of
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation import Estimate
 from deepstreaks_dask.exploration import (
@@ -42,7 +42,7 @@ from deepstreaks_dask.exploration import (
     compare,
     explore,
 )
-from deepstreaks_dask.families import DESCRIPTIONS, Decision, family_of
+from deepstreaks_dask.runs import Run, list_runs
 
 TABS = {
     "decision": "Decision",
@@ -92,8 +92,7 @@ class Explorer:
                 f"{archive} has no scores to explore: score it first with 'deepstreaks score {archive}'"
             )
         self.run = run if run in self.runs else self.runs[0]
-        group = zarr.open_group(dataset.attrs["url"], path=f"runs/{self.run}", mode="r")
-        self.attrs = dict(group.attrs.asdict())
+        self.attrs = Run.attach(dataset.attrs["url"], self.run).provenance
         self.bridge = style.Bridge(self._receive)
         keys = ("roc", "pr", "tpr", "fpr", "candidates", "histogram", "ecdf", "joint0", "joint1")
         self.places = {key: style.place(390 if "joint" in key else 320) for key in (*keys, "drift")}
@@ -812,10 +811,10 @@ def notebook_cell(explorer: Explorer) -> str:
     shown, cut = explorer._shown, explorer.cut
     lines = [
         "from deepstreaks_dask import plots",
-        "from deepstreaks_dask.campaign import open_scores",
+        "from deepstreaks_dask.runs import open_scores",
         "from deepstreaks_dask.evaluation import evaluate",
         "from deepstreaks_dask.exploration import Cut, Exploration, Selection",
-        "from deepstreaks_dask.families import Decision",
+        "from deepstreaks_dask.decision import Decision",
         "",
         f"archive = {explorer.archive!r}",
         f"scores = open_scores(archive, {explorer.run!r})",

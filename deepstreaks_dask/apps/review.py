@@ -26,8 +26,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import deepstreaks_dask
 from deepstreaks_dask.apps.api import COOKIE, Site, api, csrf_of, explain, site_of
 from deepstreaks_dask.apps.serve import is_loopback
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.families import Decision
 from deepstreaks_dask.review import (
     NOTE,
     ROLES,

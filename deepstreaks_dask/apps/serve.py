@@ -12,8 +12,8 @@ from importlib import import_module
 
 import panel as pn
 
-from deepstreaks_dask.campaign import list_runs
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.runs import list_runs
 
 APPS = ("explore", "campaign")
 

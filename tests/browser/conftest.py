@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import write_run
+from helpers import visiting, write_run
 
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.simulate.nights import simulate_nights
@@ -30,37 +30,8 @@ def browser():
 @pytest.fixture
 def visit(browser):
     """Open pages that must load nothing from elsewhere and raise no error in the browser."""
-    contexts, wrong = [], []
-
-    def visit(url, *, width=1400, dark=False, **options):
-        context = browser.new_context(
-            viewport={"width": width, "height": 1000},
-            color_scheme="dark" if dark else "light",
-            **options,
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on(
-            "console",
-            lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None,
-        )
-        page.on(
-            "request",
-            lambda r: (
-                None
-                if r.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))
-                else wrong.append(f"loads {r.url}")
-            ),
-        )
-        page.goto(url)
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not wrong
+    with visiting(browser) as visit:
+        yield visit
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from helpers import served
 
-from deepstreaks_dask.campaign import open_scores
+from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.evaluation import evaluate
-from deepstreaks_dask.families import Decision
+from deepstreaks_dask.runs import open_scores
 
 
 @pytest.fixture(scope="module")

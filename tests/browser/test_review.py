@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import served, write_run
+from helpers import served, visiting, write_run
 
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.review import Review, archive_key, default_url
@@ -46,31 +46,8 @@ def address(browser, week):
 @pytest.fixture
 def visit(browser):
     """Open pages that must raise no error in the browser; refusals are what some tests ask for."""
-    contexts, wrong = [], []
-
-    def visit(url, *, width=1400, dark=False):
-        scheme = "dark" if dark else "light"
-        size = {"width": width, "height": 1000}
-        context = browser.new_context(viewport=size, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        refused = "Failed to load resource: the server responded with a status of 4"
-        page.on(
-            "console",
-            lambda m: (
-                wrong.append(m.text)
-                if m.type == "error" and not m.text.startswith(refused)
-                else None
-            ),
-        )
-        page.goto(url)
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not wrong
+    with visiting(browser, refusals=True) as visit:
+        yield visit
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from published import PUBLISHED, random_weights, write_pair, write_weights
 
 from deepstreaks_dask.archive import append, create
-from deepstreaks_dask.campaign import open_scores
 from deepstreaks_dask.cli import app
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models import legacy
 from deepstreaks_dask.models.hdf5 import read_hdf5
 from deepstreaks_dask.models.legacy import find_sources, import_legacy, load_legacy
 from deepstreaks_dask.models.zoo import Zoo
+from deepstreaks_dask.runs import open_scores
 
 L = tf_keras.layers
 PROJECTS = {"rb": "5b96af9c0354c9000b0aea36", "sl": "5b99b2c6aec3c500103a14de"}
