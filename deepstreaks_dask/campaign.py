@@ -33,13 +33,19 @@ from deepstreaks_dask.cascade import Look, Order, cascade, cheapest_order
 from deepstreaks_dask.decision import Decision, family_of
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.families import Families
-from deepstreaks_dask.models.forward import Forward, compile_forward
+from deepstreaks_dask.models.forward import (
+    Forward,
+    check_precision,
+    compile_forward,
+    set_precision,
+)
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.runs import Run, check_name, list_runs, open_scores
 
 _SHARDS_A_CASCADE = 4  # so many at once that what the first family leaves still fills batches
 _IN_FLIGHT = 4  # tasks queued a thread: enough to never wait, few enough for millions of shards
+_ASKED_EVERY = 2.0  # seconds from one count of the threads to the next
 
 _device = threading.Lock()  # one forward pass at a time in a worker; the other thread reads ahead
 _loading = threading.Lock()
@@ -63,6 +69,7 @@ class Unit:
     zoo: str | None
     members: tuple[tuple[str, str], ...]  # (name@version, sha256)
     batch: int
+    precision: str = "float32"
     cascade: Cascade | None = None
 
 
@@ -82,6 +89,7 @@ def score(
     run: str = "default",
     batch: int = 64,
     decide: Decision | None = None,
+    precision: str | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Score every cutout that has no scores yet.
@@ -101,6 +109,10 @@ def score(
     decide : Decision, optional
         Score only what this decision needs, which finds the same plausible cutouts for a part of the cost;
         NaN stands where a member did not look. All members look at every cutout by default.
+    precision : str, optional
+        One of :data:`~deepstreaks_dask.models.forward.PRECISIONS`, ``float32`` by default. What another one does to
+        the scores is measured on the first shard: the largest and the mean difference to ``float32`` are in the run's
+        ``precision_effect``. A run keeps the one it began with.
     progress : bool
         Show count, rate and time left.
 
@@ -112,18 +124,24 @@ def score(
     Raises
     ------
     CampaignError
-        If the archive is empty or its cutouts are not what a member takes, the run was made with other weights
-        or for another decision, or a network gives no number.
+        If the archive is empty or its cutouts are not what a member takes, the run was made with other weights,
+        for another decision or in another precision, or a network gives no number.
+    ModelError
+        If there is no such precision.
     """
     dataset = open_archive(archive)
     url, total, shard = dataset.attrs["url"], dataset.sizes["cutout"], dataset.attrs["shard"]
     if not total:
         raise CampaignError(f"{url} holds no cutouts: ingest some first")
     _check_input(dataset["cutouts"], families)
-    stored = _open_run(url, run, families, decide, total, shard, batch)
+    stored = _open_run(url, run, families, decide, total, shard, batch, precision)
     todo = list(stored.missing(total, shard))
     members = tuple((member.ref, member.sha256) for member in families.members)
-    whole = Unit(url, run, (), families.zoo, members, stored.provenance["batch"])
+    began = stored.provenance
+    whole = Unit(url, run, (), families.zoo, members, began["batch"], began["dtype"])
+    if todo and began["dtype"] != "float32" and "precision_effect" not in began:
+        looked = replace(whole, shards=tuple(todo[:_IN_FLIGHT]))
+        stored.tell(precision_effect=client.submit(measure_precision, looked, pure=False).result())
     failures: list[tuple[int, int, str]] = []
     with progress_bar(f"score {run}", sum(b - a for a, b in todo), show=progress) as bar:
         if decide is None:
@@ -139,13 +157,13 @@ def score(
             some = range(0, len(todo), _SHARDS_A_CASCADE)
             together = [tuple(todo[k : k + _SHARDS_A_CASCADE]) for k in some]
             units = iter([replace(whole, shards=shards, cascade=plan) for shards in together])
-        threads = sum(client.nthreads().values()) or 1
-        running = as_completed([_submit(client, u) for u in islice(units, _IN_FLIGHT * threads)])
+        room = _Room(client)
+        running = as_completed([_submit(client, unit) for unit in islice(units, room.tasks)])
         for future in running:
             outcome = future.result()
             bar.advance(outcome.cutouts)
             failures += outcome.failures
-            if (unit := next(units, None)) is not None:
+            for unit in islice(units, max(0, room.tasks - running.count())):
                 running.add(_submit(client, unit))
     stored.touch(failures)
     return open_scores(archive, run)
@@ -167,7 +185,7 @@ def score_unit(unit: Unit) -> Outcome:
         except Exception as error:  # codecs raise whatever their libraries do
             failures.append((first, last, str(error) or type(error).__name__))
     if read:
-        networks = _load(unit.zoo, unit.members, unit.batch)
+        networks = _load(unit.zoo, unit.members, unit.batch, unit.precision)
         pixels = np.concatenate([cutouts for _, _, cutouts in read])
         with _device:
             scores = networks.score(pixels, unit.cascade)
@@ -248,8 +266,45 @@ def measure_costs(unit: Unit) -> list[float]:
     (first, _), *_ = unit.shards
     source = zarr.open_array(unit.url, path="cutouts", mode="r")
     with _device:
-        networks = _load(unit.zoo, unit.members, unit.batch)
+        networks = _load(unit.zoo, unit.members, unit.batch, unit.precision)
         return networks.costs(np.asarray(source[first : first + unit.batch]))
+
+
+def measure_precision(unit: Unit) -> dict[str, float] | None:
+    """Compare scores with those in single precision, on the first shard that can be read; runs on a worker."""
+    source = zarr.open_array(unit.url, path="cutouts", mode="r")
+    for first, last in unit.shards:
+        try:
+            cutouts = np.asarray(source[first:last])
+        except Exception:  # noqa: S112 - who scores it says what is wrong with it
+            continue
+        with _device:
+            # the unit's own comes last, and stays loaded
+            single, own = (
+                _load(unit.zoo, unit.members, unit.batch, precision).score(cutouts, None)
+                for precision in ("float32", unit.precision)
+            )
+        difference = np.abs(own - single)
+        return {
+            "cutouts": len(cutouts),
+            "largest": float(difference.max()),
+            "mean": float(difference.mean()),
+        }
+    return None
+
+
+class _Room:
+    """How many tasks may be queued, now that workers come and go: as many as :data:`_IN_FLIGHT` a thread."""
+
+    def __init__(self, client: Client) -> None:
+        self._client, self._asked, self._tasks = client, -np.inf, 0
+
+    @property
+    def tasks(self) -> int:
+        if time.monotonic() - self._asked > _ASKED_EVERY:
+            self._tasks = _IN_FLIGHT * (sum(self._client.nthreads().values()) or 1)
+            self._asked = time.monotonic()
+        return self._tasks
 
 
 def _learn_order(client: Client, unit: Unit, stored: Run, decision: Decision) -> Outcome:
@@ -280,13 +335,17 @@ def _submit(client: Client, unit: Unit) -> Any:
     return client.submit(score_unit, unit, pure=False, retries=2)
 
 
-def _load(zoo: str | None, members: tuple[tuple[str, str], ...], batch: int) -> _Networks:
+def _load(
+    zoo: str | None, members: tuple[tuple[str, str], ...], batch: int, precision: str
+) -> _Networks:
     with _loading:  # two threads must not load the same networks at once
-        return _load_once(zoo, members, batch)
+        return _load_once(zoo, members, batch, precision)
 
 
 @lru_cache(maxsize=1)
-def _load_once(zoo: str | None, members: tuple[tuple[str, str], ...], batch: int) -> _Networks:
+def _load_once(
+    zoo: str | None, members: tuple[tuple[str, str], ...], batch: int, precision: str
+) -> _Networks:
     """Load the members once a worker; the hashes are part of the key."""
     store = Zoo(zoo)
     scalings = []
@@ -295,7 +354,11 @@ def _load_once(zoo: str | None, members: tuple[tuple[str, str], ...], batch: int
         if card.sha256 != sha256:
             raise CampaignError(f"the weights of {ref} changed since the campaign began")
         scalings.append(card.scaling)
-    return _Networks({ref: store.load(ref) for ref, _ in members}, scalings, batch)
+    models = {ref: store.load(ref) for ref, _ in members}
+    if precision != "float32":
+        for model in models.values():
+            set_precision(model, precision)
+    return _Networks(models, scalings, batch)
 
 
 def _check_input(cutouts: xr.DataArray, families: Families) -> None:
@@ -320,6 +383,7 @@ def _open_run(
     total: int,
     shard: int,
     batch: int,
+    precision: str | None,
 ) -> Run:
     """Open the run to go on with it, or make it; grow it to the archive's length."""
     check_name(name)
@@ -354,8 +418,13 @@ def _open_run(
         if (decided := has["decided"]) != limits:
             what = f"decides at {decided} only" if decided else "holds all scores"
             raise CampaignError(f"run {name!r} of {url} {what}: give another --run")
+        if precision not in (None, has["dtype"]):
+            raise CampaignError(
+                f"run {name!r} of {url} was made in {has['dtype']}: give another --run"
+            )
         run.grow(total)
         return run
+    check_precision(precision or "float32")
     if any(family_of(str(member["name"])) != member["family"] for member in wanted):
         raise CampaignError("a member's name must begin with its family and an underscore")
     return Run.create(
@@ -370,6 +439,6 @@ def _open_run(
         backend=keras.backend.backend(),
         backend_version=version(keras.backend.backend()),
         keras=keras.__version__,
-        dtype="float32",
+        dtype=precision or "float32",
         deepstreaks_dask=deepstreaks_dask.__version__,
     )

@@ -18,7 +18,7 @@ from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.campaign import Unit, score
 from deepstreaks_dask.cluster import connect
 from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.errors import CampaignError
+from deepstreaks_dask.errors import CampaignError, ModelError
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import build
 from deepstreaks_dask.models.zoo import Card, Zoo
@@ -296,3 +296,30 @@ def test_a_broken_network_is_named(archive, client, tmp_path):
     path.with_name("card.json").write_text(json.dumps(text))
     with pytest.raises(CampaignError, match=r"kd_vgg6@1 gives no finite score"):
         score(archive, Families.from_zoo(zoo.url), client, progress=False)
+
+
+def test_half_precision_is_measured_on_the_first_shard_and_kept(archive, zoo, client):
+    families = Families.from_zoo(zoo)
+    single = score(archive, families, client, run="single", progress=False)
+    half = score(archive, families, client, run="half", precision="mixed_bfloat16", progress=False)
+    difference = np.abs(half["scores"].values - single["scores"].values)
+    assert half.attrs["dtype"] == "mixed_bfloat16"
+    assert half.attrs["precision_effect"] == {
+        "cutouts": 64,
+        "largest": pytest.approx(difference[:64].max()),
+        "mean": pytest.approx(difference[:64].mean(), rel=1e-3),
+    }
+    assert 0 < difference.max() < 0.02
+    assert "precision_effect" not in single.attrs
+    append(archive, [random_batch(10, start=150)])  # into the last shard, which is scored again
+    again = score(archive, families, client, run="half", progress=False)
+    assert again.attrs["dtype"] == "mixed_bfloat16"
+    np.testing.assert_array_equal(again["scores"].values[:150], half["scores"].values)
+    with pytest.raises(CampaignError, match="was made in mixed_bfloat16: give another --run"):
+        score(archive, families, client, run="half", precision="float32", progress=False)
+
+
+def test_unknown_precision_makes_no_run(archive, zoo, client):
+    with pytest.raises(ModelError, match="no precision 'int8'"):
+        score(archive, Families.from_zoo(zoo), client, run="x", precision="int8", progress=False)
+    assert "x" not in list_runs(archive)

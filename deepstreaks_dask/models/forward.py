@@ -5,7 +5,8 @@ A batch is sent to the device once, as bytes where the archive has bytes, and sc
 and is imported nowhere else.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +15,15 @@ from keras import ops
 
 from deepstreaks_dask.errors import ModelError
 
+# Take of a GPU's memory what is needed, and not all of it at once: others compute there too. TensorFlow and JAX
+# look when they first use the card, PyTorch does so anyway. What somebody has set already stays.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 Forward = Callable[[np.ndarray], np.ndarray]
+
+PRECISIONS = "float32", "mixed_bfloat16", "mixed_float16"
+"""In what a network computes: single precision, or half with weights and scores in single."""
 
 
 def _to_unit(cutouts: Any) -> Any:
@@ -39,6 +48,53 @@ SCALINGS: Mapping[str, Callable[[Any], Any]] = {
     "none": _unscaled,
 }
 """How float32 pixels (cutout, y, x, plane) become what a network takes: 8-bit ones to 0..1, by plane, or as they are."""
+
+
+def check_precision(precision: str) -> None:
+    """Refuse what is none of `PRECISIONS`.
+
+    Raises
+    ------
+    ModelError
+        Which ones there are.
+    """
+    if precision not in PRECISIONS:
+        raise ModelError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+
+
+def set_precision(model: keras.Model, precision: str) -> None:
+    """Make a network compute in another precision from now on; its weights stay in single.
+
+    Parameters
+    ----------
+    model
+        To be changed before it is compiled. Its last layer stays in single precision: eight bits of a score near
+        a threshold would be too few.
+    precision
+        One of `PRECISIONS`.
+
+    Raises
+    ------
+    ModelError
+        If there is no such precision.
+
+    References
+    ----------
+    Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740.
+    """
+    check_precision(precision)
+    *inner, last = _leaves(model)
+    for layer in inner:
+        layer.dtype_policy = keras.DTypePolicy(precision)
+    last.dtype_policy = keras.DTypePolicy("float32")
+
+
+def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            yield layer
 
 
 def compile_forward(

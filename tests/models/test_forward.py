@@ -11,7 +11,7 @@ import pytest
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models import ARCHITECTURES, build
-from deepstreaks_dask.models.forward import compile_forward
+from deepstreaks_dask.models.forward import PRECISIONS, compile_forward, set_precision
 from deepstreaks_dask.models.zoo import Card, Zoo
 
 
@@ -150,7 +150,7 @@ def test_backends_agree(models, cutouts, tmp_path, backend):
 import sys
 import keras, numpy as np
 from deepstreaks_dask.models import ARCHITECTURES
-from deepstreaks_dask.models.forward import compile_forward
+from deepstreaks_dask.models.forward import PRECISIONS, compile_forward, set_precision
 from deepstreaks_dask.models.zoo import Zoo
 assert keras.backend.backend() == sys.argv[2]
 if sys.argv[2] != "tensorflow":
@@ -197,3 +197,49 @@ def test_triplets_are_scaled_plane_by_plane():
 def test_networks_of_several_scores_are_refused():
     with pytest.raises(ModelError, match="only one score"):
         compile_forward([build("vgg6", input_shape=(32, 32, 3), outputs=2)], 4)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precision_changes_scores_a_little_and_weights_not_at_all(cutouts, precision):
+    keras.utils.set_random_seed(3)
+    model = build("vgg6", input_shape=(32, 32, 1))
+    small = cutouts[:, :32, :32]
+    single = compile_forward([model], 7)(small)
+    set_precision(model, precision)
+    scores = compile_forward([model], 7)(small)
+    assert scores.dtype == np.float32
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    difference = np.abs(scores - single).max()
+    if precision == "float32":
+        assert difference == 0
+    else:
+        assert 0 < difference < 0.02
+        # the last layer is single: a score is none of the few numbers that 16 bits near it would be
+        assert (scores != scores.astype(np.float16)).any()
+
+
+def test_precision_reaches_layers_of_networks_in_networks():
+    inner = build("vgg6", input_shape=(32, 32, 1))
+    outer = keras.Sequential([keras.layers.Input((32, 32, 1)), inner])
+    set_precision(outer, "mixed_bfloat16")
+    *layers, last = inner.layers
+    assert {layer.compute_dtype for layer in layers} == {"bfloat16"}
+    assert last.compute_dtype == "float32"
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(ModelError, match="no precision 'int8': choose one of float32"):
+        set_precision(build("vgg6", input_shape=(32, 32, 1)), "int8")
+
+
+def test_memory_of_a_gpu_grows_unless_somebody_wants_it_whole():
+    code = (
+        "import os; import deepstreaks_dask.models.forward; "
+        "print(*(os.environ[k] for k in ('TF_FORCE_GPU_ALLOW_GROWTH', 'XLA_PYTHON_CLIENT_PREALLOCATE')))"
+    )
+    environment = {**os.environ, "TF_FORCE_GPU_ALLOW_GROWTH": "false"}
+    environment.pop("XLA_PYTHON_CLIENT_PREALLOCATE", None)
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    )
+    assert said.stdout.split() == ["false", "false"]
