@@ -32,18 +32,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import psutil
 import typer
-import zarr
+from made import MEMBERS, make
 from playwright.sync_api import Browser, Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
-from deepstreaks_dask.archive import SCHEMA, create, open_archive
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.evaluation import confusion, plausibility_labels, rates_by_night, venn
 from deepstreaks_dask.exploration import Cut, Exploration
-from deepstreaks_dask.runs import Run, open_scores
+from deepstreaks_dask.runs import open_scores
 
-MEMBERS = [f"{f}_{a}" for f in ("rb", "sl", "kd") for a in ("vgg6", "resnet50", "densenet121")]
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 _MAIN = "from deepstreaks_dask.cli import main; main()"
 _MOVED = """async value => {
@@ -73,7 +71,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         url = Path(folder) / "large.zarr"
         console.print(f"making {cutouts:,} scored cutouts of {nights} nights", highlight=False)
-        _make(url, cutouts, nights)
+        make(url, cutouts, nights)
         console.print("serving and looking at it", highlight=False)
         result = _look(url, moves, users)
         console.print("computing it anew", highlight=False)
@@ -82,51 +80,6 @@ def main(
     result["ratio_of_computing"] = result["anew_s"] / (result["compute_ms"] / 1000)
     result |= {"cutouts": cutouts, "nights": nights, "load": os.getloadavg()[0]}
     print(json.dumps(result, indent=2)) if as_json else Console().print(_table(result))
-
-
-def _make(url: Path, n: int, nights: int) -> None:
-    """Write columns and scores straight into the store; pixels are left out, and read as nothing."""
-    create(url)
-    rng = np.random.default_rng(1)
-    real, short, keep = (rng.random(n) < share for share in (0.5, 0.6, 0.4))
-    labelled = rng.random(n) < 0.3
-    days = np.datetime64("2019-01-01") + np.arange(nights)
-    night = np.array([int(str(day).replace("-", "")) for day in days], np.int32)
-    columns: dict[str, np.ndarray] = {
-        "id": np.char.add("c", np.arange(n).astype(str)).astype(object),
-        "night": np.sort(night[rng.integers(0, nights, n)]),
-        "filter": np.array(["g", "r", "i"], object)[rng.integers(0, 3, n)],
-    }
-    truths = {"rb": real, "sl": short, "kd": keep}
-    for family, truth in truths.items():
-        columns[f"label_{family}"] = np.where(labelled, truth, -1).astype(np.int8)
-    group = zarr.open_group(url, mode="r+", use_consolidated=False)
-    for name in SCHEMA:
-        array = group[name]
-        array.resize((n,))
-        if name in columns:
-            array[:] = columns[name]
-    group["cutouts"].resize((n, 144, 144))
-    described = [
-        {"name": m, "version": "1", "sha256": "", "family": m[:2], "threshold": 0.5}
-        for m in MEMBERS
-    ]
-    run = Run.create(str(url), "default", described, n, open_archive(url).attrs["shard"])
-    block = 1 << 19
-    for first in range(0, n, block):
-        part = slice(first, min(first + block, n))
-        size = part.stop - part.start
-        values = np.empty((size, len(MEMBERS)), np.float32)
-        for k, member in enumerate(MEMBERS):
-            logit = np.where(truths[member[:2]][part], 4.0, -4.0) + rng.normal(0, 2.5, size)
-            values[:, k] = 1 / (1 + np.exp(-logit))
-        run.scores[part] = values
-    zarr.consolidate_metadata(url)
-    record = json.loads((url / "zarr.json").read_text())
-    listed = record["consolidated_metadata"]["metadata"]
-    for name in [name for name in listed if name.startswith("runs")]:
-        del listed[name]
-    (url / "zarr.json").write_text(json.dumps(record))
 
 
 def _look(url: Path, moves: int, users: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from deepstreaks_dask.archive import CutoutBatch, open_archive
 from deepstreaks_dask.runs import Run
@@ -125,4 +126,27 @@ def random_batch(n, *, start=0, night=20260101, seed=0, **columns):
             "night": np.full(n, night, np.int32),
             **columns,
         },
+    )
+
+
+RUN_MEMBERS = ["rb_a", "rb_b", "sl_a", "kd_a", "kd_b", "kd_c", "os_a"]
+
+
+def random_run(n=600, *, seed=0, missing=0.02, members=RUN_MEMBERS, nights=5):
+    """Made-up scores and labels as ``open_scores`` gives them: members tell a little, some have not looked."""
+    rng = np.random.default_rng(seed)
+    truth = {f"label_{f}": rng.choice([-1, 0, 1], n, p=[0.1, 0.5, 0.4]) for f in ("rb", "sl", "kd")}
+    scores = rng.beta(0.6, 0.6, (n, len(members))).astype(np.float32)
+    for k, member in enumerate(members):
+        label = truth.get(f"label_{member[:2]}", np.zeros(n))
+        scores[:, k] = np.clip(scores[:, k] + 0.3 * label, 0, 1)
+    scores[rng.random(scores.shape) < missing] = np.nan
+    coordinates = {name: ("cutout", values.astype(np.int8)) for name, values in truth.items()}
+    coordinates["label_os"] = "cutout", rng.choice([-1, 0, 1], n, p=[0.8, 0.1, 0.1]).astype(np.int8)
+    coordinates["night"] = "cutout", (20260101 + rng.integers(0, nights, n)).astype(np.int32)
+    coordinates["filter"] = "cutout", rng.choice(np.array(["g", "r", ""], object), n)
+    coordinates["kind"] = "cutout", np.full(n, "", object)
+    coordinates["model"] = "model", members
+    return xr.Dataset(
+        {"scores": (("cutout", "model"), scores)}, coordinates, attrs={"run": "default"}
     )

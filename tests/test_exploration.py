@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from helpers import RUN_MEMBERS, random_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
@@ -10,27 +11,6 @@ from deepstreaks_dask import evaluation
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.exploration import Cut, Exploration, Selection, compare
-
-MEMBERS = ["rb_a", "rb_b", "sl_a", "kd_a", "kd_b", "kd_c", "os_a"]
-
-
-def run(n=600, *, seed=0, missing=0.02, members=MEMBERS, nights=5):
-    rng = np.random.default_rng(seed)
-    truth = {f"label_{f}": rng.choice([-1, 0, 1], n, p=[0.1, 0.5, 0.4]) for f in ("rb", "sl", "kd")}
-    scores = rng.beta(0.6, 0.6, (n, len(members))).astype(np.float32)
-    for k, member in enumerate(members):
-        label = truth.get(f"label_{member[:2]}", np.zeros(n))
-        scores[:, k] = np.clip(scores[:, k] + 0.3 * label, 0, 1)
-    scores[rng.random(scores.shape) < missing] = np.nan
-    coordinates = {name: ("cutout", values.astype(np.int8)) for name, values in truth.items()}
-    coordinates["label_os"] = "cutout", rng.choice([-1, 0, 1], n, p=[0.8, 0.1, 0.1]).astype(np.int8)
-    coordinates["night"] = "cutout", (20260101 + rng.integers(0, nights, n)).astype(np.int32)
-    coordinates["filter"] = "cutout", rng.choice(np.array(["g", "r", ""], object), n)
-    coordinates["kind"] = "cutout", np.full(n, "", object)
-    coordinates["model"] = "model", members
-    return xr.Dataset(
-        {"scores": (("cutout", "model"), scores)}, coordinates, attrs={"run": "default"}
-    )
 
 
 def assert_counts_are_evaluations(cut, scores, decision):
@@ -56,10 +36,12 @@ def assert_counts_are_evaluations(cut, scores, decision):
 @settings(max_examples=20)
 @given(
     seed=st.integers(0, 3),
-    moves=st.lists(st.tuples(st.sampled_from([*MEMBERS, "rb", "kd"]), st.floats(0, 1)), max_size=5),
+    moves=st.lists(
+        st.tuples(st.sampled_from([*RUN_MEMBERS, "rb", "kd"]), st.floats(0, 1)), max_size=5
+    ),
 )
 def test_moves_lead_where_evaluating_anew_leads(seed, moves):
-    scores, thresholds = run(seed=seed), {}
+    scores, thresholds = random_run(seed=seed), {}
     cut = Cut(Exploration(scores))
     for name, value in moves:
         thresholds[name] = value
@@ -70,7 +52,7 @@ def test_moves_lead_where_evaluating_anew_leads(seed, moves):
 
 
 def test_a_copy_is_a_person_of_its_own():
-    scores = run()
+    scores = random_run()
     first = Cut(Exploration(scores))
     second = first.copy()
     second.decide(Decision({"rb": 0.9}))
@@ -79,7 +61,7 @@ def test_a_copy_is_a_person_of_its_own():
 
 
 def test_one_filter_counts_as_if_there_were_no_other():
-    scores, decision = run(), Decision({"rb": 0.7})
+    scores, decision = random_run(), Decision({"rb": 0.7})
     cut = Cut(Exploration(scores), decision)
     part = scores.isel(cutout=(scores["filter"] == "r").values)
     assert cut.counts(filter="r").joint == evaluation.evaluate(part, decision).joint
@@ -88,7 +70,7 @@ def test_one_filter_counts_as_if_there_were_no_other():
 
 
 def test_members_count_what_passes_and_how_well():
-    scores = run(missing=0)
+    scores = random_run(missing=0)
     measured = evaluation.evaluate(scores).members.set_index("member")
     ours = Cut(Exploration(scores)).counts().members.set_index("name")
     for name in ("n_pos", "n_neg", "tpr", "fpr"):
@@ -98,7 +80,7 @@ def test_members_count_what_passes_and_how_well():
 
 @pytest.mark.parametrize("members", [("kd_b",), ("kd_a", "kd_c")])
 def test_trace_is_what_the_decision_would_do(members):
-    scores, thresholds = run(missing=0), {"rb": 0.6, "kd_b": 0.3}
+    scores, thresholds = random_run(missing=0), {"rb": 0.6, "kd_b": 0.3}
     cut = Cut(Exploration(scores), Decision(thresholds))
     trace = cut.trace(*members).set_index("threshold")
     for limit in (0.0, 0.25, 0.5, 0.75):
@@ -111,7 +93,7 @@ def test_trace_is_what_the_decision_would_do(members):
 
 @pytest.mark.parametrize("name", ["rb_b", "kd", "decision"])
 def test_curve_is_exact_where_it_is_drawn(name):
-    scores = run(3000, missing=0)
+    scores = random_run(3000, missing=0)
     exploration = Exploration(scores)
     curve = exploration.curve(name)
     label = exploration.labels(name)[exploration.cell % len(exploration.strata)]
@@ -126,7 +108,7 @@ def test_curve_is_exact_where_it_is_drawn(name):
 
 
 def test_histograms_split_by_label_night_and_filter():
-    scores = run()
+    scores = random_run()
     exploration = Exploration(scores)
     values = scores["scores"].sel(model="sl_a").values
     looked = ~np.isnan(values)
@@ -144,7 +126,7 @@ def test_histograms_split_by_label_night_and_filter():
 
 
 def test_drift_flags_the_night_that_drifts_and_no_other():
-    scores = run(6000, missing=0.01, nights=8)
+    scores = random_run(6000, missing=0.01, nights=8)
     values = scores["scores"].values
     odd = scores["night"].values == 20260104
     values[odd, 0] **= 3
@@ -159,7 +141,7 @@ def test_drift_flags_the_night_that_drifts_and_no_other():
 
 
 def test_selections_find_just_these():
-    scores, decision = run(), Decision({"sl": 0.4})
+    scores, decision = random_run(), Decision({"sl": 0.4})
     cut = Cut(Exploration(scores), decision)
     decided = decision.apply(scores)
     truth = evaluation.plausibility_labels(decided)
@@ -188,10 +170,10 @@ def test_selections_find_just_these():
 
 
 def test_compare_finds_what_changed_sides():
-    old = run(missing=0)
+    old = random_run(missing=0)
     new = old.copy(deep=True)
     new["scores"].values[:40, 2] = 1 - new["scores"].values[:40, 2]
-    grown = xr.concat([new, run(50, seed=9, missing=0)], "cutout")
+    grown = xr.concat([new, random_run(50, seed=9, missing=0)], "cutout")
     change = compare(Cut(Exploration(grown)), Cut(Exploration(old)))
     now = Decision().apply(new)["plausible"].values
     before = Decision().apply(old)["plausible"].values
@@ -208,7 +190,7 @@ def test_compare_finds_what_changed_sides():
 
 
 def test_nothing_to_explore_is_no_error():
-    exploration = Exploration(run().isel(cutout=slice(0)))
+    exploration = Exploration(random_run().isel(cutout=slice(0)))
     counts = Cut(exploration).counts()
     assert (counts.cutouts, counts.plausible, len(counts.nights)) == (0, 0, 0)
     assert exploration.groups("rb_a", "label") == {}
@@ -217,10 +199,10 @@ def test_nothing_to_explore_is_no_error():
 
 
 def test_unknown_names_and_too_many_members_are_refused():
-    exploration = Exploration(run(20))
+    exploration = Exploration(random_run(20))
     with pytest.raises(DeepStreaksError, match="no scores 'rb_z'"):
         exploration.column("rb_z")
     with pytest.raises(DeepStreaksError, match="rb_z"):
         Cut(exploration, Decision({"rb_z": 0.5}))
     with pytest.raises(CampaignError, match="at most 16"):
-        Exploration(run(20, members=[f"rb_{k}" for k in range(17)]))
+        Exploration(random_run(20, members=[f"rb_{k}" for k in range(17)]))
