@@ -29,9 +29,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.migrations import upgrade
 from deepstreaks_dask.storage import is_local, locate
-
-SCHEMA_VERSION = 1
 
 Role = Literal["viewer", "reviewer", "administrator"]
 ROLES: tuple[Role, ...] = ("viewer", "reviewer", "administrator")
@@ -75,13 +74,11 @@ class WaitError(RefusedError):
 
 
 class _Base(DeclarativeBase):
-    pass
+    type_annotation_map = {float: sa.Double}  # noqa: RUF012 - as SQLAlchemy declares it
 
 
-class _Meta(_Base):
-    __tablename__ = "meta"
-    name: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
-    value: Mapped[str] = mapped_column(sa.String(256))
+METADATA = _Base.metadata
+"""The tables as this version has them; a change to them needs a script in ``migrations/versions/``."""
 
 
 class _User(_Base):
@@ -194,12 +191,15 @@ class Review:
     Parameters
     ----------
     url : str
-        SQLAlchemy's URL: ``sqlite:////path/to/file`` or ``postgresql+psycopg://…``. Made if it is not there.
+        SQLAlchemy's URL: ``sqlite:////path/to/file`` or ``postgresql+psycopg://…``. A SQLite file is made if it is
+        not there; an older schema is brought up to date.
 
     Raises
     ------
     ReviewError
-        If the database cannot be opened, or another version of this package made it.
+        If the database cannot be opened.
+    SchemaError
+        If a newer version of this package made it.
     """
 
     def __init__(self, url: str) -> None:
@@ -208,23 +208,12 @@ class Review:
             if self.engine.dialect.name == "sqlite":
                 _prepare_sqlite(self.engine)
             with self.engine.begin() as connection:
-                if self.engine.dialect.name == "postgresql":  # two that start at once
-                    connection.execute(sa.text("select pg_advisory_xact_lock(7346211)"))
-                _Base.metadata.create_all(connection)
-                found = connection.scalar(sa.select(_Meta.value).where(_Meta.name == "schema"))
-                if found is None:
-                    connection.execute(
-                        sa.insert(_Meta).values(name="schema", value=str(SCHEMA_VERSION))
-                    )
+                _in_turn(connection, "schema")
+                upgrade(connection)
         except (sa.exc.SQLAlchemyError, ImportError) as error:
             words = str(getattr(error, "orig", None) or error).splitlines()[0]
             shown = re.sub(r"//[^@/]*@", "//…@", url)  # never a password
             raise ReviewError(f"cannot open the review database {shown}: {words}") from None
-        if found not in (None, str(SCHEMA_VERSION)):
-            raise ReviewError(
-                f"the review database has schema {found}, this package {SCHEMA_VERSION}: "
-                "use the deepstreaks_dask that made it, or a new database"
-            )
 
     @contextmanager
     def _begin(self) -> Iterator[Session]:
@@ -300,6 +289,9 @@ class Review:
         """
         hashed = _hash_password(name, password) if password is not None else None
         with self._begin() as session:
+            _in_turn(
+                session.connection(), "users"
+            )  # else two administrators could disable each other
             user = _named(session, name)
             was_administrator = user.active and user.role == "administrator"
             if role is not None and _role(role) != user.role:
@@ -348,6 +340,7 @@ class Review:
         keys = {"user": _digest(name), "address": _digest(address)}
         with self._begin() as session:
             # Counted before the slow look at the password: many at once gain nothing.
+            _in_turn(session.connection(), *keys.values())
             waits = [_wait(session, kind, key) for kind, key in keys.items()]
             if max(waits) > 0:
                 _log(session, name, "log-in put off", "", address)
@@ -432,6 +425,7 @@ class Review:
         """
         token = f"ds_{secrets.token_urlsafe(32)}"
         with self._begin() as session:
+            _in_turn(session.connection(), f"token {name}")
             user = _named(session, name)
             live = sa.select(sa.func.count(_Token.id)).where(
                 _Token.user == user.id, ~_Token.revoked
@@ -522,6 +516,9 @@ class Review:
         with self._begin() as session:
             user = _named(session, name)
             _person(user).need("reviewer")
+            _in_turn(
+                session.connection(), f"judge {name}"
+            )  # what is None stays as the act before had it
             last = session.scalar(_current(archive, cutout=cutout, user=user.id))
             act = _Act(
                 archive=archive,
@@ -554,6 +551,7 @@ class Review:
         with self._begin() as session:
             user = _named(session, name)
             _person(user).need("reviewer")
+            _in_turn(session.connection(), f"judge {name}")
             act = session.scalar(
                 sa.select(_Act)
                 .where(_Act.archive == archive, _Act.user == user.id, ~_Act.undone)
@@ -729,6 +727,14 @@ def _prepare_sqlite(engine: sa.Engine) -> None:
         # A transaction that reads first and writes later could not wait for its turn.
         reading = connection.get_execution_options().get("reading")
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _in_turn(connection: sa.Connection, *what: str) -> None:
+    """Let only one at a time go on with this until it is committed; SQLite lets only one write anyway."""
+    if connection.dialect.name == "postgresql":
+        digests = (hashlib.sha256(one.encode()).digest()[:8] for one in what)
+        for number in sorted(int.from_bytes(digest, signed=True) for digest in digests):
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
 
 
 def _current(archive: str, *, cutout: str | None = None, user: int | None = None) -> Any:

@@ -4,9 +4,12 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import uuid
+
 import hypothesis
 import keras
 import pytest
+import sqlalchemy as sa
 from helpers import random_batch
 
 from deepstreaks_dask.archive import append, create
@@ -23,6 +26,25 @@ def archive(tmp_path):
     create(url, shard=64)
     append(url, [random_batch(150)])
     return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """URL of an empty database: SQLite, and where DEEPSTREAKS_TEST_POSTGRESQL names a server, PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/review.sqlite"
+        return
+    server = os.environ.get("DEEPSTREAKS_TEST_POSTGRESQL")
+    if not server:
+        pytest.skip("DEEPSTREAKS_TEST_POSTGRESQL names no PostgreSQL")
+    name = f"t{uuid.uuid4().hex}"
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"create database {name}"))
+    yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"drop database {name} with (force)"))
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,12 @@
-"""Users, verdicts and labels, on SQLite and, where DEEPSTREAKS_TEST_POSTGRESQL names one, on PostgreSQL."""
+"""Users, verdicts and labels, on SQLite and PostgreSQL."""
 
 import multiprocessing
 import os
 import signal
+import threading
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 
 from deepstreaks_dask import review as module
 from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.review import (
     RefusedError,
     Review,
@@ -24,30 +26,15 @@ from deepstreaks_dask.review import (
 )
 
 PASSWORD = "correct horse battery"
-POSTGRESQL = os.environ.get("DEEPSTREAKS_TEST_POSTGRESQL")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/review.sqlite"
-        return
-    if not POSTGRESQL:
-        pytest.skip("DEEPSTREAKS_TEST_POSTGRESQL names no database")
-    name = f"t{uuid.uuid4().hex}"
-    engine = sa.create_engine(POSTGRESQL, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"create database {name}"))
-    yield str(sa.make_url(POSTGRESQL).set(database=name).render_as_string(hide_password=False))
 
 
 @pytest.fixture
-def review(url, monkeypatch):
+def review(database, monkeypatch):
     """A database with four people; hashing is as cheap as argon2 allows."""
     cheap = module.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     monkeypatch.setattr(module, "_hasher", cheap)
     module._nobodys_password.cache_clear()
-    made = Review(url)
+    made = Review(database)
     made.add_user("root", PASSWORD, "administrator")
     for name in ("anna", "ben"):
         made.add_user(name, PASSWORD)
@@ -231,7 +218,7 @@ def test_unknown_users_cost_a_password_check_too(review, monkeypatch):
     assert checked == ["$argon2id"] * 3
 
 
-def test_secrets_are_not_in_the_database(review, url):
+def test_secrets_are_not_in_the_database(review):
     secrets = [review.log_in("anna", PASSWORD), review.add_token("anna", "script"), PASSWORD]
     with review.engine.connect() as connection:
         stored = "".join(
@@ -283,17 +270,65 @@ def test_twenty_at_once_lose_nothing(review):
     assert all(v.note == v.who for v in said)
 
 
-def _judge_until_killed(url, pipe):
-    review = Review(url)
+def _at_once(*work):
+    """Call functions in as many threads that begin together; give what each returned or raised."""
+    start = threading.Barrier(len(work))
+
+    def one(call):
+        start.wait()
+        try:
+            return call()
+        except DeepStreaksError as error:
+            return error
+
+    with ThreadPoolExecutor(len(work)) as pool:
+        return list(pool.map(one, work))
+
+
+def test_what_one_says_in_one_breath_is_all_kept(review):
+    parts = [{"verdict": "keep"}, {"length": "short"}, {"note": "faint"}, {"marked": True}]
+    for k in range(10):
+        _at_once(*(partial(review.judge, "a", f"c{k}", "anna", **part) for part in parts))
+    for said in review.verdicts("a"):
+        assert (said.verdict, said.length, said.note, said.marked) == (
+            "keep",
+            "short",
+            "faint",
+            True,
+        )
+
+
+def test_guessing_at_once_gains_nothing(review):
+    guesses = [
+        partial(review.log_in, "anna", f"wrong {k}", address=f"10.0.0.{k}") for k in range(12)
+    ]
+    answers = _at_once(*guesses)
+    assert sum(isinstance(answer, WaitError) for answer in answers) == 7
+
+
+def test_two_administrators_cannot_disable_each_other(review):
+    review.add_user("boss", PASSWORD, "administrator")
+    for _ in range(5):
+        answers = _at_once(
+            partial(review.change_user, "root", active=False),
+            partial(review.change_user, "boss", active=False),
+        )
+        assert sum(isinstance(answer, ReviewError) for answer in answers) == 1
+        for name in ("root", "boss"):
+            review.change_user(name, active=True)
+
+
+def _judge_until_killed(database, pipe):
+    review = Review(database)
     for k in range(10_000):
         review.judge("a", f"c{k}", "anna", verdict="keep")
         pipe.send(k)
 
 
-def test_a_kill_loses_no_verdict_that_was_acknowledged(review, url):
+def test_a_kill_loses_no_verdict_that_was_acknowledged(review, database):
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(
-        target=_judge_until_killed, args=(url, there)
+        target=_judge_until_killed, args=(database, there)
     )
     process.start()
     while here.recv() < 30:
@@ -307,15 +342,8 @@ def test_a_kill_loses_no_verdict_that_was_acknowledged(review, url):
             last = here.recv()
         except EOFError:
             break
-    kept = {v.cutout for v in Review(url).verdicts("a")}
+    kept = {v.cutout for v in Review(database).verdicts("a")}
     assert kept >= {f"c{k}" for k in range(last + 1)}
-
-
-def test_a_database_of_another_version_is_refused(review, url):
-    with review.engine.begin() as connection:
-        connection.execute(sa.update(module._Meta).values(value="99"))
-    with pytest.raises(ReviewError, match="schema 99"):
-        Review(url)
 
 
 def test_errors_name_no_password():
