@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -31,6 +32,8 @@ app.add_typer(models_app, name="models")
 app.add_typer(archive_app, name="archive")
 users_app = typer.Typer(no_args_is_help=True, help="Who may log in to an archive's review.")
 app.add_typer(users_app, name="users")
+thresholds_app = typer.Typer(no_args_is_help=True, help="Find thresholds, or list those kept.")
+app.add_typer(thresholds_app, name="thresholds")
 
 ArchiveArg = Annotated[str, typer.Argument(help="Archive: a path or any fsspec URL.")]
 RunOption = Annotated[str, typer.Option("--run", help="Name of the run that holds the scores.")]
@@ -613,6 +616,99 @@ def archive_verify(archive: ArchiveArg, as_json: JsonOption = False) -> None:
             print(f"{shard.key}: rows {shard.first} to {shard.last}: {shard.why}")
         print(f"{result.shards} shards, {len(result.damaged)} damaged")
     raise typer.Exit(0 if result.ok else 2)
+
+
+@thresholds_app.command("search")
+def thresholds_search(
+    archive: ArchiveArg,
+    fpr: Annotated[float | None, typer.Option(help="False-positive rate allowed.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Or candidates a night allowed, in the mean.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="A threshold for each family or member.")] = "family",
+    run: RunOption = "default",
+    save: Annotated[
+        str | None, typer.Option(help="Name to keep them by, with the archive.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="TOML file to write them to.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the nights kept out of the search.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the thresholds with the highest true-positive rate at a price; labels are needed.
+
+    A third of the nights is kept out of the search, and says what they are worth.
+
+    Example: deepstreaks thresholds search week.zarr --fpr 0.01 --by member --save "one per cent"
+    """
+    from deepstreaks_dask.exploration import explore
+    from deepstreaks_dask.progress import progress_bar
+    from deepstreaks_dask.search import search
+    from deepstreaks_dask.thresholds import save as keep
+    from deepstreaks_dask.thresholds import to_toml
+
+    rounds = 100
+    with progress_bar("search thresholds", rounds, unit="resamplings") as bar:
+        exploration = explore(archive, run)
+        found = search(
+            exploration,
+            fpr=fpr,
+            budget=budget,
+            by=by,
+            rounds=rounds,
+            seed=seed,
+            advance=bar.advance,
+        )
+    written = [keep(archive, save, found.decision, run=run)] if save else []
+    if output:
+        name = save or output.stem
+        output.write_text(to_toml(found.decision, name, run=run, archive=archive))
+        written.append(str(output))
+    if as_json:
+        tables = {
+            name: json.loads(table.to_json(orient="records", double_precision=15))
+            for name, table in (("thresholds", found.thresholds), ("rates", found.rates))
+        }
+        _print_json({**tables, "nights": found.nights, "written": written})
+        return
+    table = Table("threshold of", "value", "95 %, nights resampled")
+    for _, row in found.thresholds.iterrows():
+        table.add_row(
+            row["name"], f"{row['threshold']:.6g}", f"{row['low']:.4g} to {row['high']:.4g}"
+        )
+    console.print(table)
+    over = f"nights over {fpr if budget is None else budget:g}"
+    table = Table("nights", "TPR", "FPR", "candidates a night", over)
+    for _, row in found.rates.iterrows():
+        cells = [
+            f"{row[k]:.{n}f} \\[{row[k + '_low']:.{n}f}, {row[k + '_high']:.{n}f}]"
+            for k, n in (("tpr", 4), ("fpr", 4), ("candidates", 1))
+        ]
+        table.add_row(f"{row['nights']} {row['part']}", *cells, str(row["over"]))
+    console.print(table)
+    print("What to expect is the last row: the others were used to choose. Brackets: 95 %.")
+    for path in written:
+        print(f"deepstreaks decide {shlex.join([archive, '--thresholds', path])}")
+
+
+@thresholds_app.command("list")
+def thresholds_list(archive: ArchiveArg, as_json: JsonOption = False) -> None:
+    """List the sets of thresholds that are kept with an archive.
+
+    Example: deepstreaks thresholds list week.zarr
+    """
+    from deepstreaks_dask.thresholds import read, saved
+
+    sets = {name: read(path) for name, path in saved(archive).items()}
+    if as_json:
+        _print_json({name: {**found.thresholds} for name, found in sets.items()})
+        return
+    for name, found in sets.items():
+        values = ", ".join(f"{key} {value:g}" for key, value in found.thresholds.items())
+        print(f"{name}: {values or 'none of its own'}; else {found.default:g}")
+    if not sets:
+        print("none yet: 'deepstreaks thresholds search' or the explore dashboard saves them")
 
 
 @users_app.command("add")

@@ -1,16 +1,22 @@
+import json
 from itertools import product
 
 import numpy as np
 import pytest
-from helpers import random_run
+from helpers import random_run, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.cli import app
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation import evaluate
-from deepstreaks_dask.exploration import Exploration
+from deepstreaks_dask.exploration import Exploration, explore
 from deepstreaks_dask.search import search
+from deepstreaks_dask.simulate.nights import simulate_nights
+from deepstreaks_dask.thresholds import read
 
 
 def of_nights(scores, nights):
@@ -153,3 +159,43 @@ def test_what_cannot_be_searched_is_refused_in_words(change, options, words):
     scores.attrs["decided"] = change.get("decided")
     with pytest.raises(DeepStreaksError, match=words):
         search(Exploration(scores), **options)
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """An archive of simulated nights whose scores tell the labels well."""
+    url = str(tmp_path / "week.zarr")
+    create(url, shard=64)
+    append(url, simulate_nights(6, 40, seed=2))
+    dataset, rng = open_archive(url), np.random.default_rng(0)
+    scores = [
+        dataset[f"label_{family}"].values * 0.5 + rng.random(240) * 0.6
+        for family in ("rb", "sl", "kd")
+    ]
+    members = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
+    write_run(url, "default", members, np.clip(np.stack(scores, 1), 0, 1).astype(np.float32))
+    return url
+
+
+def command(*arguments):
+    return CliRunner().invoke(app, ["thresholds", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_the_command_line_finds_saves_and_lists(scored, tmp_path):
+    file = tmp_path / "mine.toml"
+    options = ["--fpr", "0.05", "--by", "member", "--save", "five per cent", "-o", file]
+    result = json.loads(command("search", scored, *options, "--json").stdout)
+    found = search(explore(scored), fpr=0.05, by="member")
+    assert result["nights"] == found.nights
+    for row, (_, ours) in zip(result["rates"], found.rates.iterrows(), strict=True):
+        assert row == pytest.approx(ours.to_dict())
+    assert read(file) == found.decision
+    assert [read(path) for path in result["written"]] == [found.decision] * 2
+    (line,) = command("list", scored).stdout.splitlines()
+    assert line.startswith("five per cent: rb_vgg6 0.")
+    assert json.loads(command("list", scored, "--json").stdout) == {
+        "five per cent": dict(found.decision.thresholds)
+    }
+    said = command("search", scored, "--budget", 5).stdout
+    assert "4 searched" in said
+    assert "2 not used" in said
