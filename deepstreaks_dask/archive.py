@@ -46,6 +46,7 @@ CHUNK = 64
 """Cutouts in a chunk, the smallest piece that is read."""
 
 _COLUMN_CHUNK = 65536
+_HASHED_AT_ONCE = 2047  # bytes; from 2048 on hashlib lets other threads go first
 _QUARANTINE = ("source", "reason", "detail", "night")
 _PIXELS = "cutouts", "native"
 _GROUPS = "quarantine", "runs"
@@ -444,8 +445,18 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
 
 def digests(cutouts: np.ndarray) -> np.ndarray:
     """Hash the pixels of each cutout of ``(n, …)`` to uint64 (BLAKE2b)."""
-    hashed = b"".join(hashlib.blake2b(c.tobytes(), digest_size=8).digest() for c in cutouts)
-    return np.frombuffer(hashed, "<u8").astype(np.uint64)
+    return np.array([_digest(cutout) for cutout in cutouts], np.uint64)
+
+
+def _digest(pixels: np.ndarray) -> int:
+    """Hash piece by piece, each too small for `hashlib` to let go of Python's lock.
+
+    To get the lock back from threads that decode takes far longer than to hash a cutout.
+    """
+    hashed, data = hashlib.blake2b(digest_size=8), memoryview(pixels.tobytes())
+    for first in range(0, len(data), _HASHED_AT_ONCE):
+        hashed.update(data[first : first + _HASHED_AT_ONCE])
+    return int.from_bytes(hashed.digest(), "little")
 
 
 class _Append:
@@ -554,7 +565,8 @@ class _Append:
                 columns[name] = np.zeros(len(hashed), np.int16)
                 columns[name][keep] = [picture.shape[axis] for picture in pictures]
         self._rows.append({name: values[keep] for name, values in columns.items()})
-        self._pending.append(batch.cutouts[keep])
+        every = len(keep) == len(hashed)
+        self._pending.append(batch.cutouts if every else batch.cutouts[keep])
 
     def _complete(self, batch: CutoutBatch) -> dict[str, np.ndarray]:
         """Check a batch and give all of the archive's columns but the digest."""

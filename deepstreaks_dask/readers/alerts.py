@@ -180,7 +180,9 @@ class AlertPackets:
         metadata = read_metadata(table) if table else None
         matched = False
         folder = path if path.is_dir() else path.parent
-        for decoded in quietly(decode_all(_decode_task, _packets(folder, files), _BATCH, executor)):
+        for decoded in quietly(
+            decode_all(_decode_task, _packets(folder, files), _BATCH, executor, together=16)
+        ):
             batch, spoken = _batch([(task[0], found) for task, found in decoded], metadata, night)
             matched |= spoken
             yield batch

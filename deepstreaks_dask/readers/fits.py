@@ -174,7 +174,7 @@ class FitsFolder:
         if table:
             folder.match(read_metadata(table), table)
         work = partial(_decode_file, root=folder.root, stretch=self.stretch)
-        for decoded in quietly(decode_all(work, folder.files, _BATCH, executor)):
+        for decoded in quietly(decode_all(work, folder.files, _BATCH, executor, together=8)):
             yield folder.batch((file, found) for file, several in decoded for found in several)
 
 

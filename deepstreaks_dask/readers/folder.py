@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from dask.system import CPU_COUNT
 from PIL import Image
 
 from deepstreaks_dask.archive import SCHEMA, SIDE, CutoutBatch, Quarantined
@@ -23,6 +25,7 @@ from deepstreaks_dask.readers.tables import Metadata
 SMALLEST, LARGEST = 16, 2048
 """Sides in pixels outside of which a picture is no cutout."""
 
+_AHEAD = 3  # blocks: a caller that stops to store a shard finds the next ones done
 _ZTF_NAME = re.compile(r"(strkid\d+_pid\d+)_scimref")
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -220,8 +223,10 @@ def decode_all(
     tasks: Iterable[_Task],
     size: int,
     executor: Executor | None = None,
+    *,
+    together: int = 1,
 ) -> Iterator[list[tuple[_Task, _Result]]]:
-    """Decode in blocks of ``size``, the next one while the caller is busy with the last.
+    """Decode in blocks of ``size``, the next ones while the caller is busy with the last.
 
     Parameters
     ----------
@@ -230,9 +235,11 @@ def decode_all(
     tasks : iterable
         Files, or whatever ``decode`` takes.
     size : int
-        Tasks in a block; two blocks are in memory.
+        Tasks in a block; four blocks are in memory.
     executor : concurrent.futures.Executor, optional
         Where to decode; threads by default.
+    together : int
+        Tasks that are handed to the executor as one, where a single one takes hardly longer than handing it over.
 
     Yields
     ------
@@ -240,15 +247,28 @@ def decode_all(
         Each task of a block with its result.
     """
     stream = iter(tasks)
-    with ThreadPoolExecutor() as threads:
+    work = partial(_each, decode)
+    # Decoders hold Python's lock for a part of their time: more of them than cores only wait for it.
+    with ThreadPoolExecutor(CPU_COUNT) as threads:
         where = executor or threads
-        block = list(islice(stream, size))
-        results = where.map(decode, block)
-        while block:
-            following = list(islice(stream, size))
-            coming = where.map(decode, following)
-            yield list(zip(block, results, strict=True))
-            block, results = following, coming
+        under_way: deque[tuple[list[_Task], Iterator[list[_Result]]]] = deque()
+
+        def begin() -> None:
+            if block := list(islice(stream, size)):
+                parts = [block[k : k + together] for k in range(0, len(block), together)]
+                under_way.append((block, where.map(work, parts)))
+
+        for _ in range(_AHEAD):
+            begin()
+        while under_way:
+            block, results = under_way.popleft()
+            decoded = list(zip(block, chain.from_iterable(results), strict=True))
+            begin()
+            yield decoded
+
+
+def _each(decode: Callable[[_Task], _Result], tasks: list[_Task]) -> list[_Result]:
+    return [decode(task) for task in tasks]
 
 
 def leads_out(file: Path, root: Path) -> bool:

@@ -26,7 +26,7 @@ from deepstreaks_dask.readers.folder import (
 from deepstreaks_dask.readers.tables import read_metadata
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_BATCH = 512
+_BATCH = 256
 MOST_BYTES = LARGEST**2 * 4
 """No cutout needs more, so nothing larger is ever read."""
 
@@ -122,7 +122,7 @@ class ImageFolder:
         Yields
         ------
         CutoutBatch
-            Up to 512 cutouts. Files that are damaged, empty, no image or of a wrong shape are in ``quarantined``.
+            Up to 256 cutouts. Files that are damaged, empty, no image or of a wrong shape are in ``quarantined``.
 
         Raises
         ------
@@ -135,7 +135,7 @@ class ImageFolder:
         if table:
             folder.match(read_metadata(table), table)
         work = partial(decode_file, root=folder.root)
-        for decoded in decode_all(work, folder.files, _BATCH, executor):
+        for decoded in decode_all(work, folder.files, _BATCH, executor, together=32):
             yield folder.batch(decoded)
 
 

@@ -32,7 +32,7 @@ PROJECTS = {
 }
 """The published projects, and the family that each was for."""
 
-_BATCH = 512
+_BATCH = 256
 _MOST_BYTES = 2**27  # of a JSON file; a line of labels takes about a hundred
 _MOST_PROJECTS = 1000
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}", re.ASCII)
@@ -124,7 +124,9 @@ class Zwickyverse:
             empty = folder.batch(())
             empty.quarantined.extend(labels.refused)
             yield empty
-        for decoded in decode_all(work, [labels.places[name] for name in names], _BATCH, executor):
+        for decoded in decode_all(
+            work, [labels.places[name] for name in names], _BATCH, executor, together=32
+        ):
             yield folder.batch(decoded)
 
 
