@@ -62,7 +62,7 @@ def main(
         full = time.perf_counter() - start
         decision = Decision(_thresholds(whole["scores"].values, families))
         start = time.perf_counter()
-        partial = score(archive, families, client, run="decide", decide=decision)
+        partial = score(archive, families, client, run="decide", mode="decide", decision=decision)
         cheap = time.perf_counter() - start
     expected, decided = decision.apply(whole), decision.apply(partial)
     np.testing.assert_array_equal(decided["plausible"], expected["plausible"])

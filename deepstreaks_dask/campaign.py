@@ -14,71 +14,41 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
 import xarray as xr
-import zarr
 from dask.distributed import Client, as_completed
 
 import deepstreaks_dask
-from deepstreaks_dask.archive import digests, open_archive
-from deepstreaks_dask.cascade import Look, Order, cascade, cheapest_order
+from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.cascade import Order, cheapest_order
 from deepstreaks_dask.decision import Decision, family_of
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.families import Families
-from deepstreaks_dask.models.forward import (
-    Forward,
-    check_precision,
-    compile_forward,
-    set_precision,
-)
+from deepstreaks_dask.models.forward import check_precision
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.progress import progress_bar
-from deepstreaks_dask.runs import Run, check_name, list_runs, open_scores
+from deepstreaks_dask.pulse import beating
+from deepstreaks_dask.runs import SHIPPED, Run, check_name, list_runs, open_scores
+from deepstreaks_dask.worker import Cascade, Unit, measure_precision, sample, score_unit
 
-_SHARDS_A_CASCADE = 4  # so many at once that what the first family leaves still fills batches
+Mode = Literal["all", "decide"]
+"""Every member looks at every cutout, or only while the decision is open."""
+
+_CUTOUTS_A_CASCADE = 4096  # so many at once that what the first family leaves still fills batches
+_TASKS_A_WORKER = 2  # at least, where there are shards enough
+_SAMPLE = 512  # cutouts that tell the order, at most
+_SAMPLED = 128  # one in so many
+_BLOCKS = 8  # pieces of the archive that the sample comes from
+_EARLIER = 8192  # rows of an earlier run that tell the order
 _IN_FLIGHT = 4  # tasks queued a thread: enough to never wait, few enough for millions of shards
 _ASKED_EVERY = 2.0  # seconds from one count of the threads to the next
-
-_device = threading.Lock()  # one forward pass at a time in a worker; the other thread reads ahead
-_loading = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """How members look one after the other: each one's threshold, and the order."""
-
-    limits: tuple[float, ...]
-    order: Order
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What travels to a worker: names and numbers, never pixels or weights."""
-
-    url: str
-    run: str
-    shards: tuple[tuple[int, int], ...]  # rows [first, last) of each
-    zoo: str | None
-    members: tuple[tuple[str, str], ...]  # (name@version, sha256)
-    batch: int
-    precision: str = "float32"
-    cascade: Cascade | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What comes back: how many cutouts were dealt with, and which shards could not be read, and why."""
-
-    cutouts: int
-    failures: tuple[tuple[int, int, str], ...] = ()
 
 
 def score(
@@ -88,8 +58,11 @@ def score(
     *,
     run: str = "default",
     batch: int = 64,
-    decide: Decision | None = None,
+    mode: Mode = "all",
+    decision: Decision | None = None,
+    order: Sequence[Sequence[str]] | None = None,
     precision: str | None = None,
+    stop: threading.Event | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Score every cutout that has no scores yet.
@@ -106,13 +79,21 @@ def score(
         Name of the run that holds the scores. The same name goes on with it.
     batch : int
         Cutouts in a forward pass. A run keeps the one it began with.
-    decide : Decision, optional
-        Score only what this decision needs, which finds the same plausible cutouts for a part of the cost;
-        NaN stands where a member did not look. All members look at every cutout by default.
+    mode : {"all", "decide"}
+        ``all``: every member looks at every cutout. ``decide``: only while the decision is open, which finds
+        the same plausible cutouts for a part of the cost; NaN stands where a member did not look.
+    decision : Decision, optional
+        What ``decide`` decides; by default a threshold of 0.5 everywhere.
+    order : sequence of sequence of str, optional
+        Members in the order in which they look, family by family: ``attrs["order"]`` of an earlier run, say. By
+        default learned from an earlier run of the same members in this archive, or else from a sample.
+        Any order finds the same; it is a matter of cost.
     precision : str, optional
         One of :data:`~deepstreaks_dask.models.forward.PRECISIONS`, ``float32`` by default. What another one does to
         the scores is measured on the first shard: the largest and the mean difference to ``float32`` are in the run's
         ``precision_effect``. A run keeps the one it began with.
+    stop : threading.Event, optional
+        Once it is set, the shards under way are stored and no others begun.
     progress : bool
         Show count, rate and time left.
 
@@ -125,16 +106,22 @@ def score(
     ------
     CampaignError
         If the archive is empty or its cutouts are not what a member takes, the run was made with other weights,
-        for another decision or in another precision, or a network gives no number.
+        for another decision or in another precision, the order leaves out a member, or a network gives no number.
     ModelError
         If there is no such precision.
     """
+    if mode not in get_args(Mode):
+        raise CampaignError(f"no mode {mode!r}: choose one of {', '.join(get_args(Mode))}")
+    if mode == "all" and (decision is not None or order is not None):
+        raise CampaignError("a decision and an order matter where mode='decide' only: name it")
+    if mode == "decide":
+        decision = decision or Decision()
     dataset = open_archive(archive)
     url, total, shard = dataset.attrs["url"], dataset.sizes["cutout"], dataset.attrs["shard"]
     if not total:
         raise CampaignError(f"{url} holds no cutouts: ingest some first")
     _check_input(dataset["cutouts"], families)
-    stored = _open_run(url, run, families, decide, total, shard, batch, precision)
+    stored = _open_run(url, run, families, decision, total, shard, batch, precision)
     todo = list(stored.missing(total, shard))
     members = tuple((member.ref, member.sha256) for member in families.members)
     began = stored.provenance
@@ -143,154 +130,38 @@ def score(
         looked = replace(whole, shards=tuple(todo[:_IN_FLIGHT]))
         stored.tell(precision_effect=client.submit(measure_precision, looked, pure=False).result())
     failures: list[tuple[int, int, str]] = []
-    with progress_bar(f"score {run}", sum(b - a for a, b in todo), show=progress) as bar:
-        if decide is None:
+    with (
+        beating(client, url, run, stop),
+        progress_bar(f"score {run}", sum(b - a for a, b in todo), show=progress) as bar,
+    ):
+        if decision is None or not todo:
             units = iter([replace(whole, shards=(one,)) for one in todo])
         else:
-            while todo and "order" not in stored.provenance:
-                learned = _learn_order(
-                    client, replace(whole, shards=(todo.pop(0),)), stored, decide
-                )
-                bar.advance(learned.cutouts)
-                failures += learned.failures
-            plan = _planned(stored, decide) if todo else None
-            some = range(0, len(todo), _SHARDS_A_CASCADE)
-            together = [tuple(todo[k : k + _SHARDS_A_CASCADE]) for k in some]
+            plan = _plan(client, replace(whole, shards=tuple(todo)), stored, decision, order)
+            size = _shards_a_cascade(client, len(todo), shard)
+            together = [tuple(todo[k : k + size]) for k in range(0, len(todo), size)]
             units = iter([replace(whole, shards=shards, cascade=plan) for shards in together])
         room = _Room(client)
         running = as_completed([_submit(client, unit) for unit in islice(units, room.tasks)])
         for future in running:
+            if future.cancelled():
+                continue
             outcome = future.result()
             bar.advance(outcome.cutouts)
             failures += outcome.failures
+            if stop is not None and stop.is_set():
+                units = iter(())
+                _let_go(client, running)
             for unit in islice(units, max(0, room.tasks - running.count())):
                 running.add(_submit(client, unit))
     stored.touch(failures)
     return open_scores(archive, run)
 
 
-def score_unit(unit: Unit) -> Outcome:
-    """Read, score and store shards; runs on a worker."""
-    source, digest = (
-        zarr.open_array(unit.url, path=name, mode="r") for name in ("cutouts", "digest")
-    )
-    read, failures = [], []
-    for first, last in unit.shards:
-        try:
-            cutouts = np.asarray(source[first:last])
-            # an object that is gone reads as zeros; a damaged one fails its checksum
-            if digests(cutouts[:1])[0] != np.asarray(digest[first]):
-                raise OSError("the shard is missing")
-            read.append((first, last, cutouts))
-        except Exception as error:  # codecs raise whatever their libraries do
-            failures.append((first, last, str(error) or type(error).__name__))
-    if read:
-        networks = _load(unit.zoo, unit.members, unit.batch, unit.precision)
-        pixels = np.concatenate([cutouts for _, _, cutouts in read])
-        with _device:
-            scores = networks.score(pixels, unit.cascade)
-        stored, start = Run.attach(unit.url, unit.run, write=True).scores, 0
-        for first, last, _ in read:
-            stored[first:last] = scores[start : start + last - first]
-            start += last - first
-    return Outcome(sum(last - first for first, last in unit.shards), tuple(failures))
-
-
-class _Networks:
-    """The members on a worker: all in one pass, or one by one."""
-
-    def __init__(self, models: dict[str, keras.Model], scalings: list[str], batch: int) -> None:
-        self.models, self.scalings, self.batch = models, scalings, batch
-
-    @cached_property
-    def together(self) -> Forward:
-        return compile_forward(list(self.models.values()), self.batch, self.scalings)
-
-    @cached_property
-    def looks(self) -> list[Look]:
-        small = max(1, self.batch // 8)  # for the last few: padding them to a batch is wasted work
-
-        def look(ref: str, model: keras.Model, scaling: str) -> Look:
-            large, little = (
-                compile_forward([model], size, [scaling]) for size in (self.batch, small)
-            )
-
-            def run(cutouts: np.ndarray) -> np.ndarray:
-                full = len(cutouts) - len(cutouts) % self.batch
-                if len(cutouts) - full > self.batch // 2:
-                    full = len(cutouts)
-                columns = [
-                    *_passes(large, cutouts[:full], self.batch),
-                    *_passes(little, cutouts[full:], small),
-                ]
-                return _finite(np.concatenate(columns), [ref])[:, 0]
-
-            return run
-
-        return [
-            look(ref, model, scaling)
-            for (ref, model), scaling in zip(self.models.items(), self.scalings, strict=True)
-        ]
-
-    def score(self, cutouts: np.ndarray, plan: Cascade | None) -> np.ndarray:
-        if plan is None:
-            passes = _passes(self.together, cutouts, self.batch)
-            return _finite(np.concatenate(list(passes)), list(self.models))
-        return cascade(cutouts, self.looks, np.array(plan.limits, np.float32), plan.order)
-
-    def costs(self, cutouts: np.ndarray) -> list[float]:
-        """Seconds a cutout of each member's look."""
-        seconds = []
-        for look in self.looks:
-            look(cutouts)  # the first pass compiles
-            start = time.perf_counter()
-            look(cutouts)
-            seconds.append((time.perf_counter() - start) / len(cutouts))
-        return seconds
-
-
-def _passes(forward: Forward, cutouts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
-    return (forward(cutouts[k : k + batch]) for k in range(0, len(cutouts), batch))
-
-
-def _finite(scores: np.ndarray, refs: list[str]) -> np.ndarray:
-    broken = np.flatnonzero(~np.isfinite(scores).all(axis=0))
-    if len(broken):
-        names = ", ".join(refs[k] for k in broken)
-        raise CampaignError(f"{names} gives no finite score: its weights are broken")
-    return scores
-
-
-def measure_costs(unit: Unit) -> list[float]:
-    """Seconds a cutout that each member takes; runs on a worker."""
-    (first, _), *_ = unit.shards
-    source = zarr.open_array(unit.url, path="cutouts", mode="r")
-    with _device:
-        networks = _load(unit.zoo, unit.members, unit.batch, unit.precision)
-        return networks.costs(np.asarray(source[first : first + unit.batch]))
-
-
-def measure_precision(unit: Unit) -> dict[str, float] | None:
-    """Compare scores with those in single precision, on the first shard that can be read; runs on a worker."""
-    source = zarr.open_array(unit.url, path="cutouts", mode="r")
-    for first, last in unit.shards:
-        try:
-            cutouts = np.asarray(source[first:last])
-        except Exception:  # noqa: S112 - who scores it says what is wrong with it
-            continue
-        with _device:
-            # the unit's own comes last, and stays loaded
-            single, own = (
-                _load(unit.zoo, unit.members, unit.batch, precision).score(cutouts, None)
-                for precision in ("float32", unit.precision)
-            )
-        difference = np.abs(own - single)
-        return {
-            "cutouts": len(cutouts),
-            "largest": float(difference.max()),
-            "mean": float(difference.mean()),
-        }
-    return None
+def _let_go(client: Client, running: as_completed) -> None:
+    """Cancel the tasks that no worker has been given yet."""
+    given = {key for keys in client.processing().values() for key in keys}
+    client.cancel([future for future in list(running.futures) if future.key not in given])
 
 
 class _Room:
@@ -307,58 +178,111 @@ class _Room:
         return self._tasks
 
 
-def _learn_order(client: Client, unit: Unit, stored: Run, decision: Decision) -> Outcome:
-    """Let all members look at one shard, and keep the order that would have been the cheapest."""
-    outcome: Outcome = _submit(client, unit).result()
-    if not outcome.failures:
-        ((first, last),) = unit.shards
-        costs = client.submit(measure_costs, unit, pure=False).result()
-        models = stored.provenance["models"]
-        order = cheapest_order(
-            np.asarray(stored.scores[first:last]),
-            decision.limits(models),
-            decision.needed(models),
-            costs,
-        )
-        stored.tell(order=[[models[member] for member in family] for family in order])
-    return outcome
+def _shards_a_cascade(client: Client, shards: int, shard: int) -> int:
+    workers = len(client.nthreads()) or 1
+    return max(1, min(_CUTOUTS_A_CASCADE // shard, shards // (_TASKS_A_WORKER * workers)))
 
 
-def _planned(stored: Run, decision: Decision) -> Cascade:
-    attributes = stored.provenance
-    models = attributes["models"]
-    order = tuple(tuple(models.index(name) for name in family) for family in attributes["order"])
-    return Cascade(tuple(map(float, decision.limits(models))), order)
+def _plan(
+    client: Client,
+    unit: Unit,
+    stored: Run,
+    decision: Decision,
+    order: Sequence[Sequence[str]] | None,
+) -> Cascade:
+    """Give the cascade of a run: with the order that it keeps, that is given, or that is now learned."""
+    provenance = stored.provenance
+    models = provenance["models"]
+    limits, needed = decision.limits(models), decision.needed(models)
+    columns: Order
+    if "order" in provenance:
+        columns = _columns(provenance["order"], models)
+    elif order is not None:
+        columns = _columns(order, models)
+        if sorted(map(sorted, columns)) != sorted(map(sorted, needed.values())):
+            raise CampaignError(
+                f"the order {order} is not of the members that decide: give each once, family by family"
+            )
+    elif (earlier := _decided_alike(unit.url, provenance)) is not None:
+        columns = _columns(earlier, models)
+    else:
+        scores = _scored_in_full(unit.url, provenance)
+        # with scores at hand one batch tells the costs
+        most = _SAMPLE if scores is None else unit.batch
+        some = replace(unit, shards=_sample_of(unit, most))
+        looked = client.submit(sample, some, pure=False).result()
+        if looked is None:  # nothing can be read: any order will do to say so
+            return Cascade(tuple(map(float, limits)), tuple(map(tuple, needed.values())))
+        scores = looked.scores if scores is None else scores
+        columns = cheapest_order(scores, limits, needed, looked.costs)
+    if "order" not in provenance:
+        stored.tell(order=[[models[member] for member in family] for family in columns])
+    return Cascade(tuple(map(float, limits)), columns)
+
+
+def _columns(order: Sequence[Sequence[str]], models: list[str]) -> Order:
+    try:
+        return tuple(tuple(models.index(name) for name in family) for family in order)
+    except ValueError as error:
+        raise CampaignError(
+            f"the order {order} names a member that is not there: {error}"
+        ) from None
+
+
+def _sample_of(unit: Unit, most: int) -> tuple[tuple[int, int], ...]:
+    """Choose rows from all over what is to be done: whole batches, and of many rows fewer than one in a hundred."""
+    rows = sum(last - first for first, last in unit.shards)
+    wanted = unit.batch * max(1, round(min(most, rows // _SAMPLED) / unit.batch))
+    size = -(-wanted // _BLOCKS)
+    starts = np.cumsum([0, *(last - first for first, last in unit.shards)])
+    blocks = []
+    for place in range(0, rows, max(size, -(-rows // _BLOCKS))):
+        number = int(np.searchsorted(starts, place, side="right")) - 1
+        first, last = unit.shards[number]
+        begin = first + place - int(starts[number])
+        blocks.append((begin, min(begin + size, last)))
+    return tuple(blocks)
+
+
+def _runs_alike(url: str, provenance: dict[str, Any]) -> Iterator[Run]:
+    """Give the runs of an archive that have the same members in the same precision."""
+    for name in list_runs(url):
+        run = Run.attach(url, name)
+        has = run.provenance
+        if all(has[key] == provenance[key] for key in ("members", "dtype")):
+            yield run
+
+
+def _decided_alike(url: str, provenance: dict[str, Any]) -> list[list[str]] | None:
+    """Find the order of an earlier run for the same decision."""
+    for run in _runs_alike(url, provenance):
+        has = run.provenance
+        if has["decided"] == provenance["decided"] and "order" in has:
+            found: list[list[str]] = has["order"]
+            return found
+    return None
+
+
+def _scored_in_full(url: str, provenance: dict[str, Any]) -> np.ndarray | None:
+    """Find scores in an earlier run, float32 (cutout, member), of cutouts that all members looked at."""
+    for run in _runs_alike(url, provenance):
+        if run.provenance["decided"] is not None:
+            continue
+        rows, size = run.scores.shape[0], run.scores.chunks[0]
+        parts: list[np.ndarray] = []
+        for first in range(0, rows, max(size, -(-rows // _BLOCKS) // size * size)):
+            try:
+                values = np.asarray(run.scores[first : first + min(size, _EARLIER // _BLOCKS)])
+            except Exception:  # noqa: S112 - a torn chunk fails in its codec's own way
+                continue
+            parts.append(values[~np.isnan(values).any(axis=1)])
+        if sum(map(len, parts)) >= _SAMPLE:
+            return np.concatenate(parts)
+    return None
 
 
 def _submit(client: Client, unit: Unit) -> Any:
     return client.submit(score_unit, unit, pure=False, retries=2)
-
-
-def _load(
-    zoo: str | None, members: tuple[tuple[str, str], ...], batch: int, precision: str
-) -> _Networks:
-    with _loading:  # two threads must not load the same networks at once
-        return _load_once(zoo, members, batch, precision)
-
-
-@lru_cache(maxsize=1)
-def _load_once(
-    zoo: str | None, members: tuple[tuple[str, str], ...], batch: int, precision: str
-) -> _Networks:
-    """Load the members once a worker; the hashes are part of the key."""
-    store = Zoo(zoo)
-    scalings = []
-    for ref, sha256 in members:
-        card = store.card(ref)
-        if card.sha256 != sha256:
-            raise CampaignError(f"the weights of {ref} changed since the campaign began")
-        scalings.append(card.scaling)
-    models = {ref: store.load(ref) for ref, _ in members}
-    if precision != "float32":
-        for model in models.values():
-            set_precision(model, precision)
-    return _Networks(models, scalings, batch)
 
 
 def _check_input(cutouts: xr.DataArray, families: Families) -> None:
@@ -379,7 +303,7 @@ def _open_run(
     url: str,
     name: str,
     families: Families,
-    decide: Decision | None,
+    decision: Decision | None,
     total: int,
     shard: int,
     batch: int,
@@ -400,11 +324,11 @@ def _open_run(
     ]
     names = [member.name for member in families.members]
     limits = None
-    if decide is not None:
-        needed = {names[k] for columns in decide.needed(names).values() for k in columns}
+    if decision is not None:
+        needed = {names[k] for columns in decision.needed(names).values() for k in columns}
         limits = {
             name: float(limit)
-            for name, limit in zip(names, decide.limits(names), strict=True)
+            for name, limit in zip(names, decision.limits(names), strict=True)
             if name in needed
         }
     if name in list_runs(url):
@@ -434,7 +358,7 @@ def _open_run(
         total,
         shard,
         decided=limits,
-        zoo=families.zoo or "shipped with deepstreaks_dask",
+        zoo=families.zoo or SHIPPED,
         batch=batch,
         backend=keras.backend.backend(),
         backend_version=version(keras.backend.backend()),

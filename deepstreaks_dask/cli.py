@@ -291,7 +291,15 @@ def score(
         chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
     decision = Decision(_thresholds(threshold)) if only_decide else None
     with connect(scheduler, workers=workers) as client:
-        scores = run_campaign(archive, chosen, client, run=run, batch=batch, decide=decision)
+        scores = run_campaign(
+            archive,
+            chosen,
+            client,
+            run=run,
+            batch=batch,
+            mode="decide" if only_decide else "all",
+            decision=decision,
+        )
     failures = scores.attrs["failures"]
     looked = scores["scores"].notnull()
     done = looked.any("model") if only_decide else looked.all("model")

@@ -15,7 +15,7 @@ import pytest
 from helpers import random_batch
 
 from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.campaign import Unit, score
+from deepstreaks_dask.campaign import score
 from deepstreaks_dask.cluster import connect
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import CampaignError, ModelError
@@ -23,6 +23,7 @@ from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import build
 from deepstreaks_dask.models.zoo import Card, Zoo
 from deepstreaks_dask.runs import list_runs, open_scores
+from deepstreaks_dask.worker import Unit
 
 CLIENT = """
 from deepstreaks_dask.campaign import score
@@ -160,11 +161,11 @@ def test_new_cutouts_are_scored_and_old_ones_left(archive, zoo, client):
 
 
 def test_models_load_once_a_worker_and_do_not_travel(archive, zoo, client):
-    from deepstreaks_dask import campaign
+    from deepstreaks_dask import worker
 
-    client.run(campaign._load_once.cache_clear)
+    client.run(worker._load_once.cache_clear)
     score(archive, Families.from_zoo(zoo), client, run="counted", progress=False)
-    (info,) = client.run(campaign._load_once.cache_info).values()
+    (info,) = client.run(worker._load_once.cache_info).values()
     assert (info.misses, info.hits) == (1, 2)
     members = tuple((m.ref, m.sha256) for m in Families.from_zoo(zoo).members)
     assert len(pickle.dumps(Unit(str(archive), "x", ((0, 64),), zoo, members, 64))) < 2000
@@ -201,7 +202,9 @@ def picky(reference):
 
 def test_deciding_finds_what_all_scores_find(large, zoo, reference, client, picky):
     families = Families.from_zoo(zoo)
-    partial = score(large, families, client, run="decide", decide=picky, progress=False)
+    partial = score(
+        large, families, client, run="decide", mode="decide", decision=picky, progress=False
+    )
     values = partial["scores"].values
     looked = ~np.isnan(values)
     assert 0 < looked[64:].mean() < 0.7
@@ -215,19 +218,23 @@ def test_deciding_finds_what_all_scores_find(large, zoo, reference, client, pick
         partial.attrs["models"]
     )
     with pytest.raises(CampaignError, match=r"decides at .* only"):
-        score(large, families, client, run="decide", decide=Decision({"kd": 0.1}))
+        score(large, families, client, run="decide", mode="decide", decision=Decision({"kd": 0.1}))
     with pytest.raises(CampaignError, match="holds all scores"):
-        score(large, families, client, run="whole", decide=picky)
+        score(large, families, client, run="whole", mode="decide", decision=picky)
 
 
 def test_a_cascade_that_was_cut_short_goes_on(large, zoo, client, picky):
     families = Families.from_zoo(zoo)
-    whole = score(large, families, client, run="decide", decide=picky, progress=False)["scores"]
+    whole = score(
+        large, families, client, run="decide", mode="decide", decision=picky, progress=False
+    )["scores"]
     folder = large / "runs" / "decide" / "scores" / "c"
     before = chunks(large, "decide")
     for name in ("3", "17"):
         (folder / name / "0").unlink()
-    again = score(large, families, client, run="decide", decide=picky, progress=False)["scores"]
+    again = score(
+        large, families, client, run="decide", mode="decide", decision=picky, progress=False
+    )["scores"]
     assert again.values.tobytes() == whole.values.tobytes()
     after = chunks(large, "decide")
     assert {key for key in before if after[key] != before[key]} == {"3", "17"}

@@ -14,7 +14,10 @@ from deepstreaks_dask.decision import Decision
 
 MEMBERS = [f"{family}_{k}" for family in ("rb", "sl", "kd") for k in range(3)]
 FAMILIES = {"rb": (0, 1, 2), "sl": (3, 4, 5), "kd": (6, 7, 8)}
-SCORES = st.sampled_from([np.float32(v) for v in (0.0, 0.3, 0.5, 0.7, 1.0)])
+# few values, so that many scores lie on a threshold, and the neighbours of these in float32
+STEPS = [np.float32(v) for v in (0.0, 0.3, 0.5, 0.7, 1.0)]
+NEAR = [np.nextafter(v, np.float32(to)) for v in STEPS[1:4] for to in (0, 1)]
+SCORES = st.sampled_from(STEPS + NEAR) | st.floats(0, 1, width=32)
 ORDERS = [
     tuple(choice)
     for outer in permutations(FAMILIES.values())
