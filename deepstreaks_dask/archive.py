@@ -5,6 +5,11 @@ along the same dimension, a column each (:data:`SCHEMA`). An archive may hold ot
 triplets of alerts, ``cutouts(cutout, y, x, plane)``, and columns of its own. Small chunks for random reads sit
 in large shards, the unit of a campaign's work.
 
+An archive of *sequences* has an object a row. ``cutouts(epoch, y, x)`` then holds the stamps of all objects one after
+the other, the columns along ``epoch`` lie beside them, and ``offset(object)`` and ``epochs(object)`` say which are whose:
+the contiguous ragged array of the CF conventions (section 9.3.3), without padding. A shard, the unit of a campaign's
+work, is a number of whole objects; the pixels' own shards are so many epochs, whosever they are.
+
 The *commit record* is the root ``zarr.json``. It carries the metadata of every array inline
 (zarr's consolidated metadata), so one object, replaced in one step, says how long the archive is. A writer
 stores data beyond the committed length first and the commit record last; a reader sees all of an append
@@ -45,11 +50,15 @@ SIDE = 144
 CHUNK = 64
 """Cutouts in a chunk, the smallest piece that is read."""
 
+EPOCHS_A_SHARD = 16384
+"""Stamps in a shard of pixels of an archive of sequences, about 29 MB where they are 21 x 21 floats."""
+
 _COLUMN_CHUNK = 65536
 _HASHED_AT_ONCE = 2047  # bytes; from 2048 on hashlib lets other threads go first
 _QUARANTINE = ("source", "reason", "detail", "night")
 _PIXELS = "cutouts", "native"
 _GROUPS = "quarantine", "runs"
+_ROWS = "cutout", "object"
 _DIMS = "y", "x", "plane"
 _NATIVE_DIMS = "native_y", "native_x"
 _NATIVE_SIZES = "native_height", "native_width"
@@ -94,6 +103,23 @@ SCHEMA: dict[str, Column] = {
     "digest": Column("uint64", 0, "", "BLAKE2b-64 of the pixels"),
 }
 
+SPANS: dict[str, Column] = {
+    "offset": Column("int64", 0, "", "first epoch of the object"),
+    "epochs": Column("int32", 0, "", "number of epochs of the object"),
+}
+"""What an archive of sequences says of each object beside :data:`SCHEMA`: which epochs are its own."""
+
+EPOCHS: dict[str, Column] = {
+    "mjd": Column("float64", np.nan, "d", "modified Julian date (UTC) of mid-exposure"),
+    "band": Column("string", "", "", "filter of the exposure"),
+    "zero_point": Column("float32", np.nan, "mag", "magnitude of 1 ADU in the exposure"),
+    "fwhm": Column("float32", np.nan, "pixel", "full width at half maximum of the PSF"),
+    "sky": Column("float32", np.nan, "adu", "sky background a pixel"),
+    "exposure": Column("float32", np.nan, "s", "exposure time"),
+    "gain": Column("float32", np.nan, "electron/adu", "gain"),
+}
+"""Columns along ``epoch`` that sequences of images usually have."""
+
 
 @dataclass(frozen=True)
 class Quarantined:
@@ -119,12 +145,24 @@ class CutoutBatch:
         Inputs that were refused.
     native : sequence of ndarray, optional
         The pictures before they were resized, uint8 ``(height, width)`` each.
+    counts : ndarray, optional
+        int ``(objects,)``: how many of the cutouts each object has, for an archive of sequences. ``columns`` are then
+        of the objects, an object's cutouts follow each other in time, and those of the objects one another.
+    epochs : dict
+        Columns along the cutouts of sequences, ``mjd`` among them.
     """
 
     cutouts: np.ndarray
     columns: dict[str, np.ndarray]
     quarantined: list[Quarantined] = field(default_factory=list)
     native: Sequence[np.ndarray] | None = None
+    counts: np.ndarray | None = None
+    epochs: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows: cutouts or, of sequences, objects."""
+        return len(self.cutouts if self.counts is None else self.counts)
 
 
 @dataclass(frozen=True)
@@ -146,7 +184,8 @@ class AppendSummary:
 class DamagedShard:
     """A shard of pixels that cannot be trusted: rows ``[first, last)``, in the object ``key``.
 
-    ``shard`` is -1 where it is a piece of a column or of the quarantine table.
+    Of pixels and columns along ``epoch`` these are epochs. ``shard`` is -1 where it is a piece of a column or of
+    the quarantine table.
     """
 
     shard: int
@@ -176,10 +215,14 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class ArchiveSummary:
-    """What an archive holds: counts per night, filter, label and kind, size, runs, quarantine."""
+    """What an archive holds: counts per night, filter, label and kind, size, runs, quarantine.
+
+    ``objects`` is 0 where there are no sequences; where there are, the counts are of objects.
+    """
 
     url: str
     cutouts: int
+    objects: int
     shard: int
     bytes: int
     nights: dict[int, int]
@@ -202,6 +245,7 @@ def create(
     shape: tuple[int, ...] = (SIDE, SIDE),
     dtype: str = "uint8",
     columns: Mapping[str, Column] | None = None,
+    epochs: Mapping[str, Column] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Create an empty archive.
@@ -211,7 +255,7 @@ def create(
     url : str or path
         Local path or any fsspec URL.
     shard : int
-        Cutouts in a shard, a multiple of 64. 1024 make objects of about 20 MB.
+        Cutouts, or objects with sequences, in a shard, a multiple of 64. 1024 cutouts take about 20 MB.
     native : (int, int), optional
         Keep the pictures as they came too, up to this height and width in pixels.
     shape : tuple of int
@@ -220,6 +264,8 @@ def create(
         Type of a pixel. What an archive of floats does not know is NaN.
     columns : mapping of str to Column, optional
         Columns that this archive has beside :data:`SCHEMA`'s.
+    epochs : mapping of str to Column, optional
+        Columns along ``epoch``, such as :data:`EPOCHS`: the archive is one of sequences.
     overwrite : bool
         Replace the archive that is there.
 
@@ -238,11 +284,19 @@ def create(
             f"cutouts of shape {shape} and type {dtype}: give height, width and, where there are "
             f"several, planes, and one of {', '.join(_PIXEL_TYPES)}"
         )
-    taken = {*SCHEMA, *_PIXELS, *_NATIVE_SIZES, *_NATIVE_DIMS, *_DIMS, "cutout", *_GROUPS}
-    for name in columns or {}:
+    if native and epochs is not None:
+        raise ArchiveError("an archive of sequences keeps no native pictures")
+    if epochs is not None and "mjd" not in epochs:
+        raise ArchiveError("an archive of sequences has a column 'mjd' along its epochs: give it")
+    taken = {*SCHEMA, *_PIXELS, *_NATIVE_SIZES, *_NATIVE_DIMS, *_DIMS, *_GROUPS}
+    taken |= {*SPANS, *_ROWS, "epoch"}
+    for name in (*(columns or {}), *(epochs or {})):
         if not name.isidentifier() or name in taken:
             raise ArchiveError(f"a column cannot be named {name!r}: choose another name")
-    schema = {**SCHEMA, **(columns or {})}
+        taken.add(name)
+    schema = {**SCHEMA, **(columns or {}), **(SPANS if epochs is not None else {})}
+    row, piece = ("cutout", "cutout") if epochs is None else ("object", "epoch")
+    pixels_shard = shard if epochs is None else EPOCHS_A_SHARD
     fs, root = _locate(url)
     attributes: dict[str, Any] = {
         "format": FORMAT,
@@ -273,21 +327,31 @@ def create(
                 name,
                 shape=(0, *sides),
                 chunks=(CHUNK, *sides),
-                shards=(shard, *sides),
+                shards=(pixels_shard, *sides),
                 dtype=kind,
                 fill_value=0,
                 compressors=[ZstdCodec(level=1), Crc32cCodec()],
-                dimension_names=["cutout", *dimensions],
-                attributes={"coordinates": " ".join(schema), "long_name": long_name},
+                dimension_names=[piece, *dimensions],
+                attributes={
+                    "coordinates": " ".join([*schema, *(epochs or {})]),
+                    "long_name": long_name,
+                },
             )
         for name, column in schema.items():
-            _create_column(group, name, column)
+            _create_column(group, name, column, dimension=row)
+        for name, column in (epochs or {}).items():
+            _create_column(group, name, column, dimension="epoch")
         table = group.create_group("quarantine")
         for name in _QUARANTINE:
             column = Column("int32" if name == "night" else "string", None, "", name)
             _create_column(table, name, column, dimension="quarantined")
         names = [name for name, *_ in pixels]
-        names += [*schema, "quarantine", *(f"quarantine/{name}" for name in _QUARANTINE)]
+        names += [
+            *schema,
+            *(epochs or {}),
+            "quarantine",
+            *(f"quarantine/{name}" for name in _QUARANTINE),
+        ]
         _commit(fs, root, attributes, names)
 
 
@@ -303,7 +367,8 @@ def open_archive(url: str | os.PathLike[str]) -> xr.Dataset:
     -------
     xarray.Dataset
         ``cutouts(cutout, y, x)`` uint8, or ``(cutout, y, x, plane)``, in Dask chunks of one shard, and
-        the columns as coordinates. Plain :func:`xarray.open_zarr` opens it too.
+        the columns as coordinates. Of sequences ``cutouts(epoch, y, x)``, with columns along ``epoch`` and along
+        ``object``, ``offset`` and ``epochs`` among these. Plain :func:`xarray.open_zarr` opens it too.
 
     Raises
     ------
@@ -312,7 +377,7 @@ def open_archive(url: str | os.PathLike[str]) -> xr.Dataset:
     """
     record = _read_root(url)
     dataset = xr.open_zarr(_store(url), consolidated=True, chunks=None)
-    chunks = {"cutout": record.shard}
+    chunks = {"epoch" if record.sequences else "cutout": record.pixels_shard}
     dataset = dataset.assign({k: dataset[k].variable.chunk(chunks) for k in dataset.data_vars})
     dataset.attrs["url"] = os.fspath(url)
     return dataset
@@ -350,6 +415,8 @@ def append(url: str | os.PathLike[str], batches: Iterable[CutoutBatch]) -> Appen
 
     Notes
     -----
+    An object without epochs, or whose epochs have no times or are not in their order, is quarantined.
+
     Whoever reads the last, unfilled shard at the moment when it is replaced by a fuller one may get a
     checksum error, never wrong pixels; reading again helps.
     """
@@ -394,22 +461,59 @@ def verify(url: str | os.PathLike[str], *, progress: bool = False) -> VerifyRepo
             if why:
                 damaged.append(DamagedShard(-1, first, last, key, why))
     lost = [(d.first, d.last) for d in damaged if d.key.startswith("digest/")]
-    bounds = shard_bounds(record.total, record.shard)
-    with progress_bar("verify", record.total, show=progress) as bar:
+    known_spans = not any(d.key.startswith(("offset/", "epochs/")) for d in damaged)
+    objects = _Objects(group) if record.sequences and known_spans and not lost else None
+    bounds = shard_bounds(record.pixels, record.pixels_shard)
+    with progress_bar("verify", record.pixels, show=progress) as bar:
         for index, (first, last) in enumerate(bounds):
             for name in (name for name in _PIXELS if name in group):
                 array = _array(group, name)
                 key = _key(array, name, index)
                 pixels, why = _reread(url, array, key, first, last)
                 known = all(last <= a or first >= b for a, b in lost)
-                if name == "cutouts" and known and not why:
-                    wrong = digests(pixels) != np.asarray(_array(group, "digest")[first:last])
-                    if wrong.any():
-                        why = f"{int(wrong.sum())} cutouts differ from their digests"
+                if record.sequences:
+                    wrong = (
+                        objects.differing(first, last, None if why else pixels) if objects else 0
+                    )
+                elif name == "cutouts" and known and not why:
+                    differs = digests(pixels) != np.asarray(_array(group, "digest")[first:last])
+                    wrong = int(differs.sum())
+                else:
+                    wrong = 0
+                if wrong:
+                    why = why or f"{wrong} {_named(record)} differ from their digests"
                 if why:
                     damaged.append(DamagedShard(index, first, last, key, why))
             bar.advance(last - first)
     return VerifyReport(record.total, len(bounds), damaged)
+
+
+class _Objects:
+    """Compares objects with their digests, one shard of pixels after the other: an object may lie in several."""
+
+    def __init__(self, group: zarr.Group) -> None:
+        counts = np.asarray(_array(group, "epochs")[:], np.int64)
+        self.starts = np.asarray(_array(group, "offset")[:])
+        self.ends = self.starts + counts
+        self.digests = np.asarray(_array(group, "digest")[:])
+        self._hasher: Any = None
+
+    def differing(self, first: int, last: int, pixels: np.ndarray | None) -> int:
+        """Give how many of the objects that end in ``[first, last)`` differ; of no pixels none can be told."""
+        begin = int(np.searchsorted(self.ends, first, "right"))
+        wrong = 0
+        for row in range(begin, int(np.searchsorted(self.starts, last))):
+            start, end = int(self.starts[row]), int(self.ends[row])
+            if start >= first:
+                self._hasher = hashlib.blake2b(digest_size=8)
+            if pixels is None:
+                self._hasher = None
+            elif self._hasher is not None:
+                self._hasher.update(pixels[max(start - first, 0) : end - first].tobytes())
+                if end <= last:
+                    found = int.from_bytes(self._hasher.digest(), "little")
+                    wrong += found != int(self.digests[row])
+        return wrong
 
 
 def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
@@ -425,7 +529,8 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
 
     return ArchiveSummary(
         url=os.fspath(url),
-        cutouts=dataset.sizes["cutout"],
+        cutouts=record.pixels,
+        objects=record.total if record.sequences else 0,
         shard=record.shard,
         bytes=int(fs.du(root)),
         nights=counts("night"),
@@ -443,8 +548,8 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
     )
 
 
-def digests(cutouts: np.ndarray) -> np.ndarray:
-    """Hash the pixels of each cutout of ``(n, …)`` to uint64 (BLAKE2b)."""
+def digests(cutouts: Iterable[np.ndarray]) -> np.ndarray:
+    """Hash the pixels of each cutout of ``(n, …)``, or the stamps of each object, to uint64 (BLAKE2b)."""
     return np.array([_digest(cutout) for cutout in cutouts], np.uint64)
 
 
@@ -467,6 +572,7 @@ class _Append:
         self.fs, self.root = _locate(url)
         self.record = _read_root(url)
         self.committed = self.total = self.record.total
+        self.pixels = self.record.pixels  # stored
         with _naming_damage(url):
             self._known_ids, self._known_digests = _sorted_ids(open_archive(url))
             listed = quarantine(url)
@@ -476,16 +582,20 @@ class _Append:
             self._listed = set(zip(listed["source"], listed["reason"], strict=True))
             self._listed_rows = len(listed)
             self._repair()
-        self.columns = {
+        described = {
             name: _column(array)
             for name, array in self.arrays.items()
-            if name not in (*_PIXELS, *_NATIVE_SIZES)
+            if name not in (*_PIXELS, *_NATIVE_SIZES, *(SPANS if self.record.sequences else ()))
         }
+        self.epochs = {k: v for k, v in described.items() if k in self.record.epochs}
+        self.columns = {k: v for k, v in described.items() if k not in self.epochs}
         self.already_present = 0
         self.refused: list[Quarantined] = []
         self._new: set[str] = set()
         self._twins: dict[int, str] = {}  # digest -> the id that came first with it
         self._rows: list[dict[str, np.ndarray]] = []
+        self._epochs: list[dict[str, np.ndarray]] = []
+        self._taken = self.pixels  # cutouts stored, and those that wait
         self._pending: deque[np.ndarray] = deque()
         self._pending_native: list[np.ndarray] = []
 
@@ -493,7 +603,7 @@ class _Append:
         """Remove what a killed append left beyond the committed rows; refuse to build on a gap."""
         table = {name: _array(self.group, name) for name in self.record.quarantine}
         for name, array in {**self.arrays, **table}.items():
-            rows = self._listed_rows if name in table else self.committed
+            rows = self._listed_rows if name in table else self.record.length(name)
             full, begun = divmod(rows, (array.shards or array.chunks)[0])
             # A missing object reads as empty, and would be written back so.
             if begun and not self.fs.exists(f"{self.root}/{_key(array, name, full)}"):
@@ -516,7 +626,9 @@ class _Append:
         with _naming_damage(self.url):
             if self._pending:
                 self._store(self._pending_rows())
-            self._store_columns()
+            self._store_columns(self._rows, self.committed)
+            self._store_columns(self._epochs, self.record.pixels)
+            self.total += sum(len(rows["id"]) for rows in self._rows)
             new = self._store_refused()
             if self.total > self.committed or new:
                 _commit(self.fs, self.root, self.record.attributes, self.record.metadata)
@@ -531,13 +643,21 @@ class _Append:
 
     def _add(self, batch: CutoutBatch) -> None:
         columns = self._complete(batch)
+        epochs, unfit = self._complete_epochs(batch)
         self.refused.extend(batch.quarantined)
-        hashed = digests(batch.cutouts)
+        objects: Any = batch.cutouts
+        if batch.counts is not None:
+            objects = np.split(batch.cutouts, np.cumsum(batch.counts)[:-1]) if batch.rows else ()
+        hashed = digests(objects)
         columns["digest"] = hashed
         present = self._find(columns["id"])
         keep = []
         for row, name in enumerate(columns["id"]):
             digest = int(hashed[row])
+            if row in unfit:
+                source, night = columns["source"][row] or name, int(columns["night"][row])
+                self.refused.append(Quarantined(source, *unfit[row], night))
+                continue
             if present.get(name) == digest:
                 self.already_present += 1
                 self._twins.setdefault(digest, name)
@@ -564,36 +684,80 @@ class _Append:
             for name, axis in zip(_NATIVE_SIZES, (0, 1), strict=True):
                 columns[name] = np.zeros(len(hashed), np.int16)
                 columns[name][keep] = [picture.shape[axis] for picture in pictures]
+        if batch.counts is None:
+            every = len(keep) == len(hashed)
+            self._pending.append(batch.cutouts if every else batch.cutouts[keep])
+        else:
+            counts = np.zeros_like(batch.counts)
+            counts[keep] = batch.counts[keep]
+            columns["epochs"] = counts.astype(np.int32)
+            columns["offset"] = self._taken + np.cumsum(counts, dtype=np.int64) - counts
+            theirs = np.repeat(counts > 0, batch.counts)
+            self._epochs.append({name: values[theirs] for name, values in epochs.items()})
+            self._pending.append(batch.cutouts[theirs])
+        self._taken += len(self._pending[-1])
         self._rows.append({name: values[keep] for name, values in columns.items()})
-        every = len(keep) == len(hashed)
-        self._pending.append(batch.cutouts if every else batch.cutouts[keep])
+
+    def _complete_epochs(
+        self, batch: CutoutBatch
+    ) -> tuple[dict[str, np.ndarray], dict[int, tuple[str, str]]]:
+        """Check the epochs of sequences: give their columns, and which objects do not fit, and why."""
+        if batch.counts is None:
+            return {}, {}
+        columns = self._typed(batch.epochs, self.epochs, len(batch.cutouts))
+        unfit = {}
+        ends = np.cumsum(batch.counts)
+        for row, (count, end) in enumerate(zip(batch.counts, ends, strict=True)):
+            times = columns["mjd"][end - count : end]
+            if not count:
+                unfit[row] = "no epochs", "a sequence needs one at least"
+            elif not np.isfinite(times).all():
+                unfit[row] = "no time", f"{int((~np.isfinite(times)).sum())} epochs have no mjd"
+            elif (np.diff(times) < 0).any():
+                unfit[row] = "unsorted times", "the epochs are not in the order of their times"
+        return columns, unfit
 
     def _complete(self, batch: CutoutBatch) -> dict[str, np.ndarray]:
         """Check a batch and give all of the archive's columns but the digest."""
-        n, array = len(batch.cutouts), self.arrays["cutouts"]
+        array = self.arrays["cutouts"]
         if batch.cutouts.dtype != array.dtype or batch.cutouts.shape[1:] != array.shape[1:]:
             sides = ", ".join(map(str, array.shape[1:]))
             raise ArchiveError(
                 f"cutouts are {batch.cutouts.dtype} {batch.cutouts.shape}, but {self.url} holds "
                 f"{array.dtype} (n, {sides}): choose an archive made for them"
             )
-        unknown = sorted(set(batch.columns) - set(self.columns))
+        if (batch.counts is not None) != self.record.sequences:
+            holds = "sequences of objects" if self.record.sequences else "single cutouts"
+            raise ArchiveError(f"{self.url} holds {holds}: choose an archive made for these")
+        counts = batch.counts
+        if counts is not None and (min(counts, default=0) < 0 or sum(counts) != len(batch.cutouts)):
+            raise ArchiveError(
+                f"the batch counts {sum(counts)} epochs, but has {len(batch.cutouts)} cutouts"
+            )
+        if "id" not in batch.columns and batch.rows:
+            raise ArchiveError("the batch has no column 'id': name each cutout")
+        columns = self._typed(batch.columns, self.columns, batch.rows)
+        if not all(columns["id"]):
+            raise ArchiveError("a cutout has an empty id: give each one of its own")
+        return columns
+
+    def _typed(
+        self, given: Mapping[str, np.ndarray], wanted: Mapping[str, Column], n: int
+    ) -> dict[str, np.ndarray]:
+        """Bring columns to their types, and complete those that are not given."""
+        unknown = sorted(set(given) - set(wanted))
         if unknown:
             raise ArchiveError(f"the batch has columns that {self.url} has not: {unknown}")
-        if "id" not in batch.columns and n:
-            raise ArchiveError("the batch has no column 'id': name each cutout")
         columns = {}
-        for name, column in self.columns.items():
+        for name, column in wanted.items():
             dtype = object if column.dtype == "string" else column.dtype
-            values = batch.columns.get(name)
+            values = given.get(name)
             if values is None:
                 columns[name] = np.full(n, column.missing, dtype=dtype)
                 continue
             if len(values) != n:
                 raise ArchiveError(f"column {name!r} has {len(values)} values for {n} cutouts")
             columns[name] = _cast(name, np.asarray(values), column)
-        if not all(columns["id"]):
-            raise ArchiveError("a cutout has an empty id: give each one of its own")
         return columns
 
     def _checked_native(self, batch: CutoutBatch, row: int) -> np.ndarray:
@@ -616,11 +780,11 @@ class _Append:
         return sum(map(len, self._pending))
 
     def _room(self) -> int:
-        return self.record.shard - self.total % self.record.shard
+        return self.record.pixels_shard - self.pixels % self.record.pixels_shard
 
     def _store(self, rows: int) -> None:
         """Write the first pending rows, at most to the end of the shard."""
-        start, stop = self.total, self.total + rows
+        start, stop = self.pixels, self.pixels + rows
         array = self.arrays["cutouts"]
         array.resize((stop, *array.shape[1:]))
         array[start:stop] = self._take(rows)
@@ -632,7 +796,7 @@ class _Append:
                 padded[row, : picture.shape[0], : picture.shape[1]] = picture
             array[start:stop] = padded
             del self._pending_native[:rows]
-        self.total = stop
+        self.pixels = stop
 
     def _take(self, rows: int) -> np.ndarray:
         """Take the pixels of the first pending rows."""
@@ -645,14 +809,12 @@ class _Append:
             rows -= len(taken[-1])
         return np.concatenate(taken)
 
-    def _store_columns(self) -> None:
-        if not self._rows:
-            return
-        for name in self._rows[0]:
+    def _store_columns(self, blocks: list[dict[str, np.ndarray]], start: int) -> None:
+        for name in blocks[0] if blocks else ():
+            values = np.concatenate([block[name] for block in blocks])
             array = self.arrays[name]
-            array.resize((self.total,))
-            values = np.concatenate([rows[name] for rows in self._rows])
-            array[self.committed : self.total] = values
+            array.resize((start + len(values),))
+            array[start:] = values
 
     def _store_refused(self) -> int:
         fresh = []
@@ -690,13 +852,13 @@ def _cast(name: str, values: np.ndarray, column: Column) -> np.ndarray:
 
 def _sorted_ids(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Hashes of all ids, sorted, and the digests beside them: 16 bytes a cutout, not a Python string."""
-    n = dataset.sizes["cutout"]
+    ids = dataset["id"]
+    (row,), n = ids.dims, ids.size
     blocks = [slice(k, k + _COLUMN_CHUNK) for k in range(0, n, _COLUMN_CHUNK)]
     if not blocks:
         return np.empty(0, np.uint64), np.empty(0, np.uint64)
-    ids = dataset["id"]
     hashed = np.concatenate(
-        [pd.util.hash_array(np.asarray(ids.isel(cutout=b).values, dtype=object)) for b in blocks]
+        [pd.util.hash_array(np.asarray(ids.isel({row: b}).values, dtype=object)) for b in blocks]
     )
     order = np.argsort(hashed, kind="stable")
     return hashed[order], dataset["digest"].values[order]
@@ -727,6 +889,10 @@ def _column(array: zarr.Array) -> Column:
     kind = "string" if array.dtype.kind in "TO" else str(array.dtype)
     said = {key: str(array.attrs.get(key, "")) for key in ("units", "long_name")}
     return Column(kind, array.fill_value, **said)
+
+
+def _named(record: _Root) -> str:
+    return "objects" if record.sequences else "cutouts"
 
 
 def _storable(text: str) -> str:
@@ -804,13 +970,32 @@ class _Root:
 
     @property
     def total(self) -> int:
-        """Committed cutouts."""
-        return int(self.metadata["cutouts"]["shape"][0])
+        """Committed rows: cutouts or, of sequences, objects."""
+        return self.length("id")
 
     @property
     def shard(self) -> int:
-        """Cutouts in a shard."""
+        """Rows in a shard."""
         return int(self.attributes["shard"])
+
+    @property
+    def sequences(self) -> bool:
+        """Whether a row is an object with a sequence of cutouts."""
+        return bool(self.metadata["cutouts"]["dimension_names"][0] == "epoch")
+
+    @property
+    def pixels(self) -> int:
+        """Committed cutouts: as many as rows or, of sequences, epochs."""
+        return self.length("cutouts")
+
+    @property
+    def pixels_shard(self) -> int:
+        """Cutouts in a shard of pixels."""
+        return int(self.metadata["cutouts"]["chunk_grid"]["configuration"]["chunk_shape"][0])
+
+    def length(self, name: str) -> int:
+        """Committed length of an array."""
+        return int(self.metadata[name]["shape"][0])
 
     @property
     def native(self) -> tuple[int, int] | None:
@@ -820,8 +1005,14 @@ class _Root:
 
     @property
     def arrays(self) -> list[str]:
-        """Names of the arrays along ``cutout``."""
+        """Names of the arrays of pixels and of the columns."""
         return [name for name in self.metadata if name.split("/")[0] not in _GROUPS]
+
+    @property
+    def epochs(self) -> list[str]:
+        """Names of the columns along ``epoch``."""
+        along = [k for k in self.arrays if self.metadata[k]["dimension_names"][0] == "epoch"]
+        return [name for name in along if name not in _PIXELS]
 
     @property
     def quarantine(self) -> list[str]:
@@ -833,7 +1024,7 @@ def _read_root(url: str | os.PathLike[str]) -> _Root:
     record = _read_record(url)
     try:
         root = _Root(record["attributes"], record["consolidated_metadata"]["metadata"])
-        _ = root.total, root.shard, root.native
+        _ = root.total, root.shard, root.native, root.pixels_shard
     except (KeyError, TypeError, ValueError, IndexError):
         raise ArchiveError(f"{url} was never finished: create it again, overwriting") from None
     return root
