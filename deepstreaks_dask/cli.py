@@ -52,12 +52,38 @@ ThresholdOption = Annotated[
     list[str] | None,
     typer.Option("--threshold", "-t", help="family=0.7 or member=0.7; may be repeated."),
 ]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Workers to start.")]
+AdaptOption = Annotated[
+    tuple[int, int] | None,
+    typer.Option(help="Fewest and most workers, started and stopped as there is work for them."),
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        help="local, gpu, slurm, pbs, lsf, kubernetes, or a running scheduler: tcp://host:8786, tls://host:8786 "
+        "or its file. Default: gpu where there is one, else local."
+    ),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, mixed_bfloat16 or mixed_float16; what that does to scores is measured."
+    ),
+]
 
 ThresholdsOption = Annotated[
     str | None,
     typer.Option(
         "--thresholds", help="TOML file of thresholds, as the explore dashboard saves it."
     ),
+]
+
+RecipeOption = Annotated[
+    str, typer.Option(help="duev2019 (published), short, or a .toml file of settings.")
+]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Read cutouts while training, this many shuffled together."),
 ]
 
 console = Console()
@@ -201,51 +227,79 @@ def train(
     family: Annotated[
         list[str], typer.Option(help="rb, sl, kd or os. Repeated: trained together, saved apart.")
     ],
-    zoo: Annotated[str, typer.Option(help="Zoo that gets the network: a path or URL.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the record and networks; training/… by default.")
+    ] = None,
+    zoo: Annotated[
+        str | None, typer.Option(help="Zoo that gets the networks, too: a path or URL.")
+    ] = None,
     architecture: Annotated[str, typer.Option(help="vgg6, resnet50 or densenet121.")] = "vgg6",
     version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "1",
-    epochs: Annotated[int, typer.Option(min=1)] = 12,
-    batch: Annotated[int, typer.Option(min=1)] = 32,
-    rate: Annotated[float, typer.Option(help="Adam's learning rate.")] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
-    precision: Annotated[str, typer.Option(help="float32 or mixed_bfloat16.")] = "float32",
+    recipe: RecipeOption = "duev2019",
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    batch: Annotated[int | None, typer.Option(min=1)] = None,
+    rate: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    patience: Annotated[int | None, typer.Option(min=0, help="Of early stopping, epochs.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Column that no two parts of the data share: night, id, …")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or mixed_bfloat16.")] = None,
+    window: WindowOption = None,
     start: Annotated[
-        str | None, typer.Option(help="Network of the same zoo whose weights to start from.")
+        str, typer.Option("--from", help="Network whose weights to start from, like rb_vgg6@1.")
+    ] = "",
+    start_zoo: Annotated[
+        str | None, typer.Option("--from-zoo", help="Zoo that has it. Default: the shipped one.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a member of a family, or of several at once; whole nights are held out for the test.
+    """Train a member of a family, or of several at once. Killed? Run it again: it goes on.
 
-    Example: deepstreaks train week.zarr --family rb --zoo my-zoo --epochs 12
+    Whole nights are held out for early stopping and for the test.
+
+    Example: deepstreaks train week.zarr --family rb --recipe short --zoo my-zoo
     """
     from deepstreaks_dask.archive import open_archive
-    from deepstreaks_dask.models.zoo import Zoo
     from deepstreaks_dask.progress import progress_bar
-    from deepstreaks_dask.training import Recipe, save_member
-    from deepstreaks_dask.training import train as run
+    from deepstreaks_dask.training import publish, read_recipe, train_in
 
-    store = Zoo(zoo)
-    dataset = open_archive(archive)
-    recipe = Recipe(epochs=epochs, batch=batch, learning_rate=rate, seed=seed, precision=precision)
-    names = ", ".join(f"{name}_{architecture}" for name in family)
-    with progress_bar(f"train {names}", epochs, unit="epochs") as bar:
-        training = run(
-            dataset,
+    chosen = read_recipe(
+        recipe,
+        epochs=epochs,
+        batch=batch,
+        learning_rate=rate,
+        patience=patience,
+        by=by,
+        seed=seed,
+        precision=precision,
+        window=window,
+    )
+    folder = out or Path("training") / f"{'-'.join(family)}_{architecture}"
+    with progress_bar(f"train {folder.name}", chosen.epochs, unit="epochs") as bar:
+        record = train_in(
+            folder,
+            open_archive(archive),
             family,
             architecture,
-            recipe=recipe,
-            start=store.load(start) if start else None,
+            recipe=chosen,
+            start=start,
+            start_zoo=start_zoo,
+            version=version,
             on_epoch=lambda *_: bar.advance(),
         )
-    cards = [
-        save_member(store, training, dataset, name, version, start=start or "") for name in family
+    if zoo is not None:
+        publish(folder, zoo)
+    made = [
+        {"model": f"{card['name']}@{card['version']}", "sha256": card["sha256"], **card["metrics"]}
+        for card in record["cards"]
     ]
-    made = [{"model": card.ref, "sha256": card.sha256, **card.metrics} for card in cards]
     if as_json:
         _print_json(made)
         return
     for values in made:
         _say(False, values)
+    print(f"record: {folder}")
 
 
 @app.command()
@@ -257,8 +311,10 @@ def score(
     families_file: Annotated[
         Path | None, typer.Option(help="TOML file that says which families, in place of these two.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    workers: WorkersOption = None,
+    adapt: AdaptOption = None,
+    scheduler: SchedulerOption = None,
+    precision: PrecisionOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Cutouts in a forward pass.")] = 64,
     only_decide: Annotated[
         bool,
@@ -272,8 +328,13 @@ def score(
 ) -> None:
     """Score what has no scores yet. Killed? Run it again: it goes on where it was.
 
+    SIGTERM ('kill PID') stops it once the shards under way are stored; the exit status is 3 then.
+
     Example: deepstreaks score week.zarr --run new-weights --zoo my-zoo
     """
+    import signal
+    import threading
+
     from deepstreaks_dask.campaign import score as run_campaign
     from deepstreaks_dask.cluster import connect
     from deepstreaks_dask.decision import Decision
@@ -290,7 +351,14 @@ def score(
     else:
         chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
     decision = Decision(_thresholds(threshold)) if only_decide else None
-    with connect(scheduler, workers=workers) as client:
+    stop = threading.Event()
+
+    def asked_to_stop(*_: Any) -> None:
+        stop.set()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # who asks twice does not want to wait
+
+    signal.signal(signal.SIGTERM, asked_to_stop)
+    with connect(scheduler, workers=workers, adapt=adapt) as client:
         scores = run_campaign(
             archive,
             chosen,
@@ -299,6 +367,8 @@ def score(
             batch=batch,
             mode="decide" if only_decide else "all",
             decision=decision,
+            precision=precision,
+            stop=stop,
         )
     failures = scores.attrs["failures"]
     looked = scores["scores"].notnull()
@@ -310,9 +380,13 @@ def score(
         "looks": int(looked.sum()),
         "failures": failures,
     }
+    if "precision_effect" in scores.attrs:
+        result["precision_effect"] = scores.attrs["precision_effect"]
+    if stop.is_set():
+        result["stopped"] = True
     _say(as_json, result)
-    if failures:
-        raise typer.Exit(2)
+    if failures or stop.is_set():
+        raise typer.Exit(2 if failures else 3)
 
 
 @app.command()
@@ -408,8 +482,9 @@ def watch(
     threshold: ThresholdOption = None,
     run: RunOption = "default",
     zoo: ZooOption = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Local workers.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    workers: WorkersOption = None,
+    adapt: AdaptOption = None,
+    scheduler: SchedulerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch, append, score and record what is new in a depot, again and again. Ctrl+C ends it.
@@ -432,7 +507,7 @@ def watch(
     nights = nights_between(night or first, night or last)
     source = open_depot(depot, credentials=credentials, timeout=timeout)
     settings = Settings(archive, state, run=run, poll=poll, patience=patience, port=port)
-    connect_workers = partial(connect, scheduler, workers=workers)
+    connect_workers = partial(connect, scheduler, workers=workers, adapt=adapt)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -502,33 +577,33 @@ def dashboard(
     address: Annotated[str, typer.Option(help="Of this machine, to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 5006,
     origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="host:port of a reverse proxy, may be repeated; for the review https://name."
-        ),
+        str | None,
+        typer.Option(help="https://name of a reverse proxy on this machine; see docs/reverse-proxy.md."),
     ] = None,
     database: DatabaseOption = None,
+    zoo: ZooOption = None,
     show: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Look at scores, thresholds, candidates and campaigns in a browser. Ctrl+C stops.
 
-    The review asks people to log in: add an administrator first with 'deepstreaks users add'.
+    The review, and whatever other machines can reach, asks people to log in: add an administrator first with 'deepstreaks
+    users add'.
 
     Example: deepstreaks dashboard week.zarr --app explore
     """
-    if app == "review":
-        from deepstreaks_dask.apps import review
-
-        if len(origin or []) > 1:
-            raise DeepStreaksError("the review has one --origin: https:// and the name of the site")
-        one = origin[0] if origin else None
-        review.serve(
-            archive, run=run, database=database, host=address, port=port, origin=one, show=show
-        )
-        return
     from deepstreaks_dask.apps.serve import serve
 
-    serve(archive, app, run=run, address=address, port=port, origins=origin or [], show=show)
+    serve(
+        archive,
+        app,
+        run=run,
+        database=database,
+        zoo=zoo,
+        address=address,
+        port=port,
+        origin=origin,
+        show=show,
+    )
 
 
 @models_app.command("list")

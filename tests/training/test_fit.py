@@ -1,0 +1,187 @@
+"""Training: equal arguments give equal losses, families learn their own labels, a kill changes nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.errors import TrainingError
+from deepstreaks_dask.models import build
+from deepstreaks_dask.models.forward import compile_forward
+from deepstreaks_dask.training import Recipe, split_groups, train, train_in
+from deepstreaks_dask.training.checkpoints import FILE
+from deepstreaks_dask.training.fit import groups_of
+
+QUICK = Recipe(epochs=3, batch=32, test=0.25, validation=0.2, seed=3)
+
+
+def scores_of(model, pixels):
+    return compile_forward([model], len(pixels))(pixels)[:, 0]
+
+
+def test_two_trainings_of_one_seed_are_equal(tiny):
+    dataset = open_archive(tiny)
+    losses = []
+    one, two = (
+        train(dataset, ["rb"], recipe=QUICK, on_epoch=lambda _, logs: losses.append(logs["loss"]))
+        for _ in range(2)
+    )
+    assert one.history == two.history
+    assert losses == one.history["loss"] * 2
+    for a, b in zip(one.models["rb"].get_weights(), two.models["rb"].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    json.dumps(one.record(), allow_nan=False)
+    assert one.record()["changes"] == {
+        "epochs": 3,
+        "test": 0.25,
+        "validation": 0.2,
+        "seed": 3,
+    }
+    assert one.data["train"]["cutouts"] == 5 * 40
+
+
+def test_families_trained_together_learn_their_own_labels(tiny):
+    """One family's labels are turned upside down and known of every other cutout only."""
+    dataset = open_archive(tiny)
+    recipe = Recipe(epochs=12, batch=16, test=0.25, validation=0.2, precision="mixed_bfloat16")
+    training = train(dataset, ["rb", "kd"], recipe=recipe)
+    assert training.record()["trained_together"] == ["rb", "kd"]
+    assert 0 < sum(training.counts["kd"].values()) < sum(training.counts["rb"].values())
+    members = [training.models[family] for family in ("rb", "kd")]
+    assert {weight.dtype for model in members for weight in model.weights} == {"float32"}
+    rows = training.split.rows(dataset["night"].values, "test")
+    truth = dataset["label_rb"].values[rows] == 1
+    scores = compile_forward(members, int(rows.sum()))(dataset["cutouts"].values[rows])
+    assert scores[truth, 0].mean() > scores[~truth, 0].mean() + 0.4
+    assert scores[truth, 1].mean() < scores[~truth, 1].mean() - 0.4
+
+
+def test_streaming_trains_alike(tiny):
+    """Only the order of the cutouts differs."""
+    dataset = open_archive(tiny)
+    recipe = Recipe(epochs=8, batch=16, test=0.25, validation=0.2, window=100)
+    training = train(dataset, ["rb"], recipe=recipe)
+    rows = training.split.rows(dataset["night"].values, "test")
+    truth = dataset["label_rb"].values[rows] == 1
+    scores = scores_of(training.models["rb"], dataset["cutouts"].values[rows])
+    assert ((scores > 0.5) == truth).mean() > 0.9
+
+
+def test_training_goes_on_from_a_member(tiny):
+    dataset = open_archive(tiny)
+    keras.utils.set_random_seed(5)
+    start = build("vgg6", (24, 24, 1))
+    pixels = dataset["cutouts"].values[:8]
+    still = Recipe(epochs=1, batch=32, test=0.25, validation=0.2, learning_rate=1e-12)
+    training = train(dataset, ["rb", "sl"], recipe=still, start=start)
+    before = scores_of(start, pixels)
+    for model in training.models.values():
+        np.testing.assert_allclose(scores_of(model, pixels), before, atol=1e-6)
+    with pytest.raises(TrainingError, match="do not fit a vgg6"):
+        train(dataset, ["rb"], recipe=QUICK, start=build("vgg6", (30, 30, 1)))
+
+
+_TRAIN = """
+import sys
+from pathlib import Path
+from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.training import read_recipe, train_in
+train_in(Path(sys.argv[2]), open_archive(sys.argv[1]), ["rb"], recipe=read_recipe(sys.argv[3]))
+"""
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny, tmp_path):
+    """Killed with SIGKILL; the losses are those of a training in one go, to the last bit."""
+    recipe = Recipe(epochs=8, batch=16, test=0.25, validation=0.2, patience=4, window=64)
+    (tmp_path / "r.toml").write_text(recipe.to_toml())
+    folder, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([sys.executable, "-c", _TRAIN, tiny, folder, tmp_path / "r.toml"])
+    end = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < end:
+        curves = folder / "curves.csv"
+        if curves.exists() and len(curves.read_text().splitlines()) > 2:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    assert process.wait() == -signal.SIGKILL
+    done = len(pd.read_csv(folder / "curves.csv"))
+    assert 2 <= done < 8
+    assert (folder / FILE).exists()
+    assert not (folder / "record.json").exists()
+    dataset = open_archive(tiny)
+    resumed, straight = (train_in(f, dataset, ["rb"], recipe=recipe) for f in (folder, whole))
+    assert resumed["history"] == straight["history"]
+    assert resumed["cards"][0]["sha256"] == straight["cards"][0]["sha256"]
+    assert (folder / "curves.csv").read_text() == (whole / "curves.csv").read_text()
+    assert not (folder / FILE).exists()
+
+
+def test_a_stopped_training_stays_stopped(tiny, tmp_path):
+    """Killed between its last checkpoint and its record: early stopping does not begin anew."""
+    dataset = open_archive(tiny)
+    recipe = Recipe(epochs=60, batch=32, test=0.25, validation=0.2, patience=1)
+    first = train(dataset, ["rb"], recipe=recipe, folder=tmp_path)
+    again = train(dataset, ["rb"], recipe=recipe, folder=tmp_path)
+    assert len(first.history["loss"]) < 60
+    assert again.history == first.history
+    for a, b in zip(first.models["rb"].weights, again.models["rb"].weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_a_checkpoint_of_another_training_is_refused(tiny, tmp_path):
+    dataset = open_archive(tiny)
+    train(dataset, ["rb"], recipe=Recipe(epochs=1, test=0.25, validation=0.2), folder=tmp_path)
+    with pytest.raises(TrainingError, match="recipe differ"):
+        train(dataset, ["rb"], recipe=Recipe(epochs=2, test=0.25), folder=tmp_path)
+    (tmp_path / FILE).write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    with pytest.raises(TrainingError, match="no checkpoint"):
+        train(dataset, ["rb"], recipe=Recipe(epochs=1, test=0.25, validation=0.2), folder=tmp_path)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tiny):
+    wild = Recipe(epochs=5, test=0.25, validation=0.2, learning_rate=1e38)
+    with pytest.raises(TrainingError, match="lower learning rate"):
+        train(open_archive(tiny), ["rb"], recipe=wild)
+
+
+def test_a_shard_lost_while_streaming_is_named(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "t.zarr")
+    (tmp_path / "t.zarr" / "cutouts" / "c" / "1" / "0" / "0").unlink()
+    recipe = Recipe(epochs=1, test=0.25, validation=0.2, window=64)
+    with pytest.raises(TrainingError, match=r"cannot be read .*archive verify"):
+        train(open_archive(tmp_path / "t.zarr"), ["rb"], recipe=recipe)
+
+
+def test_mistakes_are_named(tiny):
+    dataset = open_archive(tiny)
+    with pytest.raises(TrainingError, match="no labels of family 'xx'"):
+        train(dataset, ["xx"])
+    with pytest.raises(TrainingError, match="at least 3"):
+        train(dataset.isel(cutout=slice(0, 60)), ["rb"])
+    with pytest.raises(TrainingError, match="each once"):
+        train(dataset, ["rb", "rb"])
+    with pytest.raises(TrainingError, match="no column 'object'"):
+        train(dataset, ["rb"], recipe=Recipe(by="object"))
+    with pytest.raises(TrainingError, match="takes bytes"):
+        train(dataset.assign(cutouts=dataset["cutouts"].astype("float32")), ["rb"])
+    one = dataset.assign_coords(label_rb=("cutout", np.ones(320, np.int8)))
+    with pytest.raises(TrainingError, match="one class only"):
+        train(one, ["rb"])
+
+
+def test_objects_may_be_parted_in_place_of_nights(tiny):
+    dataset = open_archive(tiny)
+    recipe = Recipe(by="kind", seed=4)
+    split = split_groups(groups_of(dataset, "kind"), recipe)
+    training = train(dataset, ["rb"], recipe=Recipe(by="kind", seed=4, epochs=1))
+    assert training.split == split
+    assert training.data["by"] == "kind"
