@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -197,6 +198,16 @@ def ingest(
     night: Annotated[int | None, typer.Option(help="Night of all cutouts, YYYYMMDD.")] = None,
     reader: Annotated[str | None, typer.Option(help="Format; found out by default.")] = None,
     shard: Annotated[int, typer.Option(help="Cutouts a shard of a new archive.")] = 1024,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Dask workers that read. Default: threads, and one a core for many FITS files or alerts.",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers read.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add cutouts to an archive, which is made if it does not exist.
@@ -207,7 +218,7 @@ def ingest(
     """
     from deepstreaks_dask.archive import append, create
     from deepstreaks_dask.progress import progress_bar
-    from deepstreaks_dask.readers import get_reader, layout_of, sniff
+    from deepstreaks_dask.readers import get_reader, layout_of, sniff, wants_processes
     from deepstreaks_dask.storage import locate
 
     chosen = get_reader(reader) if reader else sniff(source)
@@ -215,8 +226,15 @@ def ingest(
     fs, root = locate(archive)
     if not fs.exists(root):
         create(archive, shard=shard, **layout_of(chosen))
-    with progress_bar("ingest", total) as bar:
-        batches = chosen.read(source, table=table, night=night)
+    with ExitStack() as stack:
+        executor = None
+        if workers or scheduler or wants_processes(chosen, total):
+            from deepstreaks_dask.cluster import connect
+
+            client = stack.enter_context(connect(scheduler, workers=workers))
+            executor = client.get_executor()
+        bar = stack.enter_context(progress_bar("ingest", total))
+        batches = chosen.read(source, table=table, night=night, executor=executor)
         result = append(archive, _counted(batches, bar))
     _say(as_json, result.to_dict())
 
