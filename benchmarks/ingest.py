@@ -4,13 +4,18 @@ For each format, on the same files, warm in the page cache, and on the same core
 
 (a) the bare loop: open every file and make it 8-bit, grey and 144 x 144, with Pillow alone for JPEG, with
     astropy and the same stretch for FITS, in as many threads as there are cores;
-(b) `append()` with the reader: the same, and hashed, checked for duplicates, compressed and stored.
+(b) `append()` with the reader, in threads or on Dask's workers as `deepstreaks ingest` does it: the same, and hashed,
+    checked for duplicates, compressed and stored. The workers have started before.
 
 The two take turns, the order changing from turn to turn, so that a busy machine slows them alike; rates are medians,
 and the ratio is the median of the ratios within a turn. Each way runs once before it is timed, and what (b) has stored
 is compared with what (a) has made.
 
+Then `deepstreaks ingest` reads a tenth of the files, and all of them, in processes of its own: the peaks of their resident
+memory, and the ratio, which is near 1 where memory is bounded.
+
     python benchmarks/ingest.py
+    python benchmarks/ingest.py --cutouts 50000 --repeats 1 --formats jpeg
     python benchmarks/ingest.py --cutouts 1024 --repeats 3 --formats jpeg --json
 """
 
@@ -18,10 +23,13 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -33,13 +41,21 @@ from rich.console import Console
 from rich.table import Table
 
 from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.readers import get_reader
+from deepstreaks_dask.cluster import connect
+from deepstreaks_dask.readers import get_reader, wants_processes
 from deepstreaks_dask.readers.fits import develop
 from deepstreaks_dask.simulate.nights import Night
 
 WANTED = {"jpeg": 0.8}
 SIMULATED = 128
 NIGHT = 20260101
+_INGEST = """
+from pathlib import Path
+from deepstreaks_dask.cli import app
+app(standalone_mode=False)
+# ru_maxrss would count what the process was forked from
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
 READERS = {"jpeg": "images", "fits": "fits"}
 
 
@@ -55,15 +71,23 @@ def main(
         raise typer.BadParameter(f"no format {unknown[0]!r}: {', '.join(READERS)}")
     if min(cutouts, repeats) < 1:
         raise typer.BadParameter("numbers must be 1 or more")
-    with tempfile.TemporaryDirectory() as folder:
-        results = [_measure(name, cutouts, repeats, Path(folder)) for name in names]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        results = []
+        for name in names:
+            executor = None
+            if wants_processes(get_reader(READERS[name]), cutouts):
+                executor = stack.enter_context(connect()).get_executor()
+            results.append(_measure(name, cutouts, repeats, Path(folder), executor))
     if as_json:
         print(json.dumps(results, indent=2))
     else:
         Console().print(_table(results))
 
 
-def _measure(name: str, n: int, repeats: int, folder: Path) -> dict[str, object]:
+def _measure(
+    name: str, n: int, repeats: int, folder: Path, executor: Executor | None
+) -> dict[str, object]:
+    reader = get_reader(READERS[name])
     files, archive = folder / name, folder / "archive.zarr"
     paths = _write_files(files, name, n)
     cores = len(os.sched_getaffinity(0))
@@ -75,7 +99,7 @@ def _measure(name: str, n: int, repeats: int, folder: Path) -> dict[str, object]
     def b() -> None:
         shutil.rmtree(archive, ignore_errors=True)
         create(archive)
-        append(archive, get_reader(READERS[name]).read(files))
+        append(archive, reader.read(files, executor=executor))
 
     expected = a()
     b()
@@ -86,12 +110,40 @@ def _measure(name: str, n: int, repeats: int, folder: Path) -> dict[str, object]
         seconds.append({way.__name__: _seconds(way) for way in ways})
     rates = {way: n / statistics.median(turn[way] for turn in seconds) for way in "ab"}
     ratio = statistics.median(turn["a"] / turn["b"] for turn in seconds)
-    return {"format": name, "cutouts": n, "repeats": repeats, "cores": cores, **rates, "b/a": ratio}
+    memory = {part: _peak(files / part, READERS[name], archive) for part in ("tenth", "")}
+    return {
+        "format": name,
+        "cutouts": n,
+        "repeats": repeats,
+        "cores": cores,
+        **rates,
+        "b/a": ratio,
+        "memory": memory[""],
+        "memory ratio": memory[""] / memory["tenth"],
+    }
+
+
+def _peak(files: Path, reader: str, archive: Path) -> float:
+    """Peak of resident memory, in MB, of a process that ingests ``files``."""
+    shutil.rmtree(archive, ignore_errors=True)
+    command = [
+        sys.executable,
+        "-c",
+        _INGEST,
+        "ingest",
+        str(files),
+        str(archive),
+        "--reader",
+        reader,
+    ]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1]) / 1024
 
 
 def _write_files(folder: Path, name: str, n: int) -> list[Path]:
     """Write ``n`` different files: simulated cutouts, over again but shifted."""
-    folder.mkdir()
+    (folder / "tenth").mkdir(parents=True)
+    (folder / "rest").mkdir()
     night = Night.draw(NIGHT, seed=0)
     pictures = [
         np.asarray(night.cutout(number)[0].picture.convert("L"))
@@ -100,13 +152,14 @@ def _write_files(folder: Path, name: str, n: int) -> list[Path]:
     paths = []
     for number in range(n):
         shift, which = divmod(number, len(pictures))
-        picture = np.roll(pictures[which], shift, axis=(0, 1))
-        paths.append(folder / f"strkid{number:08d}_pid{NIGHT}_scimref.{name}")
+        picture = np.roll(pictures[which], divmod(shift, 64), axis=(0, 1))
+        part = "tenth" if number < n / 10 else "rest"
+        paths.append(folder / part / f"strkid{number:08d}_pid{NIGHT}_scimref.{name}")
         if name == "jpeg":
             Image.fromarray(picture).save(paths[-1], quality=92)
         else:
             fits.PrimaryHDU(255 - picture.astype(np.float32), _header(number)).writeto(paths[-1])
-    return paths
+    return sorted(paths)
 
 
 def _header(number: int) -> fits.Header:
@@ -142,7 +195,7 @@ def _table(results: list[dict[str, object]]) -> Table:
         caption="(a) bare decode-and-resize loop; (b) append() with the reader, folder to archive",
     )
     table.add_column("format")
-    for column in ("cutouts", "a", "b", "b/a", "wanted"):
+    for column in ("cutouts", "a", "b", "b/a", "wanted", "peak MB", "of a tenth's"):
         table.add_column(column, justify="right")
     for row in results:
         name = str(row["format"])
@@ -153,6 +206,8 @@ def _table(results: list[dict[str, object]]) -> Table:
             f"{row['b']:,.0f}",
             f"{row['b/a']:.2f}",
             f"≥ {WANTED[name]:.2f}" if name in WANTED else "",
+            f"{row['memory']:,.0f}",
+            f"{row['memory ratio']:.2f}",
         )
     return table
 

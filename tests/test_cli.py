@@ -5,7 +5,9 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from astropy.io import fits
 
 COMMANDS = ["simulate", "ingest", "train", "score", "decide", "evaluate", "report", "quickstart"]
 
@@ -57,6 +59,18 @@ class Resources(HTMLParser):
         for name, value in attrs:
             if name in ("src", "srcset") or (name == "href" and tag == "link"):
                 self.fetched.append(value)
+
+
+def test_dask_workers_read_in_silence(tmp_path):
+    folder, archive = tmp_path / "20260101", tmp_path / "a.zarr"
+    folder.mkdir()
+    for k in range(3):
+        image = np.random.default_rng(k).normal(100, 5, (157, 157)).astype(np.float32)
+        header = fits.Header({"RADECSYS": "FK5", "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN"})
+        fits.PrimaryHDU(image, header).writeto(folder / f"c{k}.fits")
+    done = run("ingest", folder, archive, "--workers", 1, "--json")
+    assert json.loads(done.stdout)["appended"] == 3
+    assert "Warning" not in done.stderr
 
 
 def test_quickstart_removes_nothing_that_it_did_not_make(tmp_path):

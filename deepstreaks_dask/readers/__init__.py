@@ -17,11 +17,14 @@ from typing import Any, Protocol
 from deepstreaks_dask.archive import CutoutBatch
 from deepstreaks_dask.errors import ReaderError
 
+_MANY = 2000
+
 
 class Reader(Protocol):
     """What a format's module gives as ``READER``.
 
-    One whose cutouts are others than the usual also has a ``layout``: see :func:`layout_of`.
+    One whose cutouts are others than the usual also has a ``layout``: see :func:`layout_of`. One that decodes in
+    Python more than in libraries has ``processes = True``: see :func:`wants_processes`.
     """
 
     name: str
@@ -75,6 +78,11 @@ def get_reader(name: str) -> Reader:
 def layout_of(reader: Reader) -> Mapping[str, Any]:
     """Give what an archive for a reader's cutouts is created with: ``shape``, ``dtype``, ``columns``."""
     return getattr(reader, "layout", {})
+
+
+def wants_processes(reader: Reader, inputs: int) -> bool:
+    """Say whether so many inputs are read faster by processes, which take seconds to start, than by threads."""
+    return getattr(reader, "processes", False) and inputs >= _MANY
 
 
 def sniff(path: Path) -> Reader:

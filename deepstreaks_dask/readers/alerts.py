@@ -125,6 +125,7 @@ class AlertPackets:
     """Reader ``alerts``: see :meth:`read`."""
 
     name = "alerts"
+    processes = True
     layout: Mapping[str, Any] = {
         "shape": (SIDE, SIDE, len(PLANES)),
         "dtype": "float32",

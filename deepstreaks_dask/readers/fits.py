@@ -121,6 +121,7 @@ class FitsFolder:
 
     stretch: str = ZTF_STRETCH
     name = "fits"
+    processes = True
 
     def sniff(self, path: Path) -> bool:
         """Say whether ``path`` is a FITS file, or a folder with some and no pictures of other formats."""

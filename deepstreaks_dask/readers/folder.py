@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -247,7 +249,7 @@ def decode_all(
         Each task of a block with its result.
     """
     stream = iter(tasks)
-    work = partial(_each, decode)
+    work = partial(_each, decode, quiet=executor is not None)
     # Decoders hold Python's lock for a part of their time: more of them than cores only wait for it.
     with ThreadPoolExecutor(CPU_COUNT) as threads:
         where = executor or threads
@@ -267,8 +269,12 @@ def decode_all(
             yield decoded
 
 
-def _each(decode: Callable[[_Task], _Result], tasks: list[_Task]) -> list[_Result]:
-    return [decode(task) for task in tasks]
+def _each(decode: Callable[[_Task], _Result], tasks: list[_Task], *, quiet: bool) -> list[_Result]:
+    """Decode a part; ``quiet`` where the caller's filter of warnings does not reach, in another process."""
+    with warnings.catch_warnings() if quiet else nullcontext():
+        if quiet:
+            warnings.simplefilter("ignore")
+        return [decode(task) for task in tasks]
 
 
 def leads_out(file: Path, root: Path) -> bool:
