@@ -79,3 +79,11 @@ def test_explore_measures_the_dashboard_as_a_browser_sees_it():
     result = json.loads(done.stdout)
     assert min(result[key] for key in ("paint_s", "move_ms", "compute_ms", "anew_s")) > 0
     assert result["ratio"] == pytest.approx(result["anew_s"] / result["move_ms"] * 1000)
+
+
+def test_reading_measures_every_codec():
+    done = _run(BENCHMARKS / "reading.py", "--cutouts", "64", "--turns", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["codec"] for row in rows if row["chosen"]] == ["zstd 1"]
+    assert all(min(row["read"], row["write"], row["ratio"]) > 0 for row in rows)
