@@ -31,6 +31,7 @@ pn.extension(design="native", notifications=False, sizing_mode="stretch_width")
 
 _log = logging.getLogger(__name__)
 _workers = ThreadPoolExecutor(2, thread_name_prefix="dashboard")
+_patient = ThreadPoolExecutor(1, thread_name_prefix="dashboard-long")
 
 
 class Bridge(pn.custom.JSComponent):
@@ -85,8 +86,21 @@ class Bridge(pn.custom.JSComponent):
         """Send a message to the page's script."""
         self._send_msg({"what": what, **message})
 
-    def later(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Do slow work on another thread, then show its result here."""
+    def soon(self, then: Callable[[], None]) -> None:
+        """Show something once what was sent so far is on its way to the page."""
+        document = self._document
+        assert document is not None, "work begins with a message of the page"
+
+        def show() -> None:
+            with set_curdoc(document), self.shown(), self.together():
+                then()
+
+        document.add_next_tick_callback(show)
+
+    def later(
+        self, work: Callable[[], Any], then: Callable[[Any], None], *, long: bool = False
+    ) -> None:
+        """Do slow work on another thread, then show its result here; ``long`` work waits for its like."""
         document = self._document
         assert document is not None, "work begins with a message of the page"
 
@@ -98,7 +112,7 @@ class Bridge(pn.custom.JSComponent):
             if document.session_context is not None and not document.session_context.destroyed:
                 document.add_next_tick_callback(lambda: show(future))
 
-        _workers.submit(work).add_done_callback(schedule)
+        (_patient if long else _workers).submit(work).add_done_callback(schedule)
 
 
 def page(

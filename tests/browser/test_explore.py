@@ -3,7 +3,7 @@ import tomllib
 
 import numpy as np
 import pytest
-from helpers import served
+from helpers import served, visiting
 
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.evaluation import evaluate
@@ -16,12 +16,32 @@ def address(explored):
         yield url
 
 
+@pytest.fixture(scope="module")
+def opened(browser, address):
+    options = {"permissions": ["clipboard-read", "clipboard-write"], "accept_downloads": True}
+    with visiting(browser) as visit:
+        page = visit(address, **options)
+        page.wait_for_function(
+            "document.querySelector('#path-words').textContent.includes('Purple')"
+        )
+        yield page
+
+
 @pytest.fixture
-def page(visit, address):
-    page = visit(address, permissions=["clipboard-read", "clipboard-write"], accept_downloads=True)
-    page.wait_for_selector("#confusion button")
-    page.wait_for_function("document.querySelector('#path-words').textContent.includes('Purple')")
-    return page
+def page(opened, explored):
+    """One page for all tests, put back to where it began: opening one takes seconds."""
+    opened.evaluate(
+        """() => {
+          document.querySelector("#large").close()
+          document.querySelector("#filter").value = "*"
+          document.querySelector("#filter").dispatchEvent(new Event("change"))
+          document.querySelector("#reset").click()
+          document.querySelector("#tab-decision").click()
+          document.querySelector("#cell-words").textContent = ""
+        }"""
+    )
+    assert_shows(opened, explored, {})
+    return opened
 
 
 def numbers(page, selector):
@@ -173,8 +193,9 @@ def test_scores_by_bin_night_and_filter(page, explored):
     gallery(page, "rb_vgg6 from 0.2 to 0.7", int(inside.sum()))
 
 
-def test_a_box_in_a_joint_view_is_marked_and_shown(page):
-    page.get_by_role("tab", name="Joint views").click()
+def drag(page):
+    """Drag a box in the first joint view, and wait until it is marked and shown."""
+    page.wait_for_selector("#view-joint .card canvas")
     page.wait_for_timeout(1500)
     place = page.locator("#view-joint .card canvas").first.bounding_box()
     page.mouse.move(place["x"] + 90, place["y"] + 60)
@@ -187,6 +208,11 @@ def test_a_box_in_a_joint_view_is_marked_and_shown(page):
     page.wait_for_function(
         "document.querySelector('#joint-words').textContent.includes('selected (purple)')"
     )
+
+
+def test_a_box_in_a_joint_view_is_marked_and_shown(page):
+    page.get_by_role("tab", name="Joint views").click()
+    drag(page)
     page.locator("#joint-clear").click()
     page.wait_for_function(
         "document.querySelector('#joint-words').textContent === 'Nothing is selected.'"
@@ -239,27 +265,152 @@ def test_thresholds_are_saved_loaded_and_exported(page, explored):
     assert_shows(page, explored, {"rb": 0.7, "kd_vgg6": 0.25})
 
 
-@pytest.mark.parametrize("tab", ["Decision", "Scores", "Joint views", "Drift", "Compare runs"])
-def test_the_notebook_cell_runs(page, explored, tab):
-    page.locator("#range-rb").fill("0.6")
-    assert_shows(page, explored, {"rb": 0.6})
-    page.get_by_role("tab", name=tab).click()
-    if tab == "Compare runs":
-        page.select_option("#compare-run", "other")
-        page.wait_for_selector("[data-change]")
-    if tab == "Decision":
-        page.locator("[data-cell=tp]").click()
-        page.wait_for_selector("#gallery button")
+def copied(page):
+    """Run the notebook cell that the page copies; give its names and what it displays."""
+    page.evaluate("document.querySelector('#cell-words').textContent = ''")
     page.get_by_role("button", name="Copy a notebook cell").click()
-    page.wait_for_selector("#code:not([hidden])")
+    page.wait_for_function("document.querySelector('#cell-words').textContent.startsWith('Copied')")
     code = page.evaluate("navigator.clipboard.readText()")
     assert code == page.locator("#code").text_content()
     displayed, names = [], {}
     exec(code, {"display": displayed.append}, names)  # our own page's text, in a test
-    assert names["decision"] == Decision({"rb": 0.6})
     assert names["view"] is not None
-    if tab == "Decision":
-        assert len(displayed) == 1
+    return names, displayed
+
+
+def drawn(page, title):
+    """Wait for a figure of this title, and give the columns of what is drawn in it."""
+    return page.wait_for_function(
+        """title => {
+          const all = views => views.flatMap(v => [v, ...all([...(v.child_views ?? [])])])
+          const figure = all([...Bokeh.index.roots]).find(v => v.model?.title?.text === title)
+          if (!figure) return null
+          const sources = figure.model.renderers.map(r => r.data_source?.data).filter(Boolean)
+          const plain = v => Array.isArray(v) || ArrayBuffer.isView(v) ? Array.from(v) : v
+          return sources.map(data => Object.fromEntries(Object.entries(data).map(([k, v]) => [k, plain(v)])))
+        }""",
+        arg=title,
+    ).json_value()
+
+
+def until(page, done):
+    for _ in range(100):
+        if done():
+            return
+        page.wait_for_timeout(100)
+    pytest.fail("it never came to that")
+
+
+def test_the_notebook_cell_has_the_numbers_of_the_decision(page, explored):
+    page.locator("#range-rb").fill("0.6")
+    assert_shows(page, explored, {"rb": 0.6})
+    page.locator("[data-cell=fn]").click()
+    joint = evaluate(open_scores(explored), Decision({"rb": 0.6})).joint
+    gallery(page, "Missed", joint.fn)
+    names, displayed = copied(page)
+    assert names["decision"] == Decision({"rb": 0.6})
+    assert names["evaluation"].joint == joint
+    assert numbers(page, "#confusion button b") == [joint.tp, joint.fn, joint.fp, joint.tn]
+    assert numbers(page, "#venn .n") == list(names["evaluation"].venn.values())
+    assert (
+        page.locator("#gallery-words").inner_text().endswith(f"{len(names['places']):,} cutouts.")
+    )
+    shown = page.locator("#gallery b").all_inner_texts()
+    assert {str(name) for name in names["pictures"]["id"].values} <= {
+        str(open_scores(explored)["id"].values[row])
+        for row in names["exploration"].rows[names["places"]]
+    }
+    assert len(shown) == min(24, joint.fn)
+    assert len(displayed) == 1
+    page.select_option("#filter", "r")
+    scores = open_scores(explored)
+    part = evaluate(scores.isel(cutout=(scores["filter"] == "r").values), Decision({"rb": 0.6}))
+    assert 0 < part.joint.fn < joint.fn
+    gallery(page, "Missed", part.joint.fn)
+    names, _ = copied(page)
+    assert names["evaluation"].joint == part.joint
+    assert len(names["places"]) == part.joint.fn
+
+
+def test_the_notebook_cell_has_the_numbers_of_the_scores(page, explored):
+    page.get_by_role("tab", name="Scores").click()
+    page.select_option("#scores-name", "kd_vgg6")
+    page.select_option("#scores-by", "label")
+    page.locator("#scores-log").uncheck()
+    names, _ = copied(page)
+    scores, wanted = open_scores(explored), []
+    for words, groups in names["groups"].items():
+        label = {"label 1": 1, "label 0": 0, "no label": -1}[words]
+        chosen = scores["scores"].sel(model="kd_vgg6").values[scores["label_kd"].values == label]
+        wanted.append(np.histogram(chosen, 100, (0, 1))[0].tolist())
+        assert groups.tolist() == wanted[-1]
+
+    def heights():  # each step has two corners
+        bars = drawn(page, "Scores of kd_vgg6")
+        return [bar["cutouts"][:-1:2] for bar in bars if "cutouts" in bar]
+
+    until(page, lambda: heights() == wanted)
+    shares = drawn(page, "Cumulative scores of kd_vgg6")
+    assert sum("share at or below" in line for line in shares) == len(names["groups"]) > 1
+    for by in ("night", "filter"):
+        page.select_option("#scores-by", by)
+        names, _ = copied(page)
+        assert sum(counts.sum() for counts in names["groups"].values()) == 300
+
+
+@pytest.mark.parametrize("box", [False, True])
+def test_the_notebook_cell_has_the_joint_views(page, box):
+    page.get_by_role("tab", name="Joint views").click()
+    page.select_option(".axis[data-pair='1'][data-axis='y']", "rb_vgg6")
+    if box:
+        drag(page)
+    names, _ = copied(page)
+    assert len(names["view"]) == 2
+    if box:
+        assert page.locator("#joint-words").inner_text().startswith(f"{len(names['places']):,} cut")
+
+
+def test_the_notebook_cell_has_the_numbers_of_the_drift(page):
+    page.get_by_role("tab", name="Drift").click()
+    page.select_option("#drift-name", "rb_vgg6")
+    page.wait_for_selector("#drift-table td")
+    dots = [d for d in drawn(page, "Drift of the scores of rb_vgg6") if "psi" in d]
+    names, _ = copied(page)
+    table = names["exploration"].drift("rb_vgg6")
+    assert sorted(v for d in dots for v in d["psi"]) == pytest.approx(sorted(table["psi"]))
+
+
+def test_the_notebook_cell_has_the_numbers_of_the_comparison(page):
+    page.get_by_role("tab", name="Compare runs").click()
+    page.select_option("#compare-run", "other")
+    page.wait_for_selector("[data-change]")
+    names, _ = copied(page)
+    changed = names["change"].table[["gained", "lost"]].to_numpy().ravel()
+    assert numbers(page, "[data-change]") == changed[changed > 0].tolist()
+
+
+def test_thresholds_are_found_and_taken_over(page, explored):
+    page.get_by_role("tab", name="Find thresholds").click()
+    page.locator("#search-value").fill("0.05")
+    page.select_option("#search-by", "member")
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_selector("#use")
+    names, displayed = copied(page)
+    found = names["found"]
+    assert found.rates["fpr"][0] <= 0.05
+    rows = page.locator("#found table").first.locator("tr").all()[1:]
+    for row, (_, rate) in zip(rows, found.rates.iterrows(), strict=True):
+        cells = row.locator("td").all_inner_texts()
+        assert cells[0] == f"{rate['nights']} {rate['part']}"
+        assert cells[1] == f"{rate['tpr']:.4f}"
+        assert cells[7] == str(rate["over"])
+    assert displayed[0] is found.thresholds
+    page.locator("#use").click()
+    assert_shows(page, explored, found.decision.thresholds)
+    page.locator("#search-value").fill("2")
+    page.get_by_role("button", name="Search", exact=True).click()
+    page.get_by_text("give a number between 0 and 1").wait_for()
+    assert page.get_by_role("button", name="Search", exact=True).is_enabled()
 
 
 def test_the_other_run_has_its_own_page(visit, address, explored):
@@ -292,7 +443,7 @@ def test_tabs_answer_to_arrow_keys(page):
     assert page.locator("#view-scores").is_visible()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
-    assert page.locator("#view-compare").is_visible()
+    assert page.locator("#view-search").is_visible()
 
 
 @pytest.mark.parametrize(
@@ -306,6 +457,8 @@ def test_tabs_answer_to_arrow_keys(page):
         {"do": "show", "selection": {"ranges": [["rb", "a", 1]]}},
         {"do": "compare", "run": "../default"},
         {"do": "drift", "name": "<script>"},
+        {"do": "search", "target": "fpr", "value": "much", "by": "family"},
+        {"do": "search", "target": "__class__", "value": 1, "by": "family"},
     ],
 )
 def test_hostile_messages_are_refused_in_words(page, explored, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,12 +34,13 @@ class DecisionTab:
         self._traced: Any = None
 
     def begin(self) -> None:
-        """Follow the curves, which takes a while."""
-        exploration = self.explorer.exploration
-        self._moving = tuple(
-            m for m in exploration.members if family_of(m) == exploration.families[0]
-        )
-        self.explorer.bridge.later(self._curves, self._draw_curves)
+        """Draw one picture after the other, each shown as soon as it is there."""
+        explorer = self.explorer
+        first = explorer.exploration.families[0]
+        self._moving = tuple(m for m in explorer.exploration.members if family_of(m) == first)
+        for key in _NIGHT_PLACES:
+            explorer.bridge.soon(partial(self._draw_nights_first, key))
+        explorer.bridge.later(self._curves, self._draw_curves)
 
     def moved(self, name: str) -> None:
         """Note which members a threshold of this name moves."""
@@ -49,10 +51,10 @@ class DecisionTab:
             if member == name or (family_of(member) == name and member not in chosen)
         )
 
-    def draw(self, counts: Counts) -> None:
+    def follow(self) -> None:
         """Follow the thresholds."""
-        self._draw_nights(counts.nights)
-        self._draw_points(counts)
+        self._draw_nights(self.explorer.counts.nights)
+        self._draw_points(self.explorer.counts)
 
     # Nights
 
@@ -75,6 +77,10 @@ class DecisionTab:
                 parts["intervals"].data = columns.intervals
                 parts["dots"].data = {**parts["dots"].data, **columns.dots}
             _fit(self.explorer.figures[key].y_range, *limits)
+
+    def _draw_nights_first(self, key: str) -> None:
+        if key not in self._nights:
+            self._draw_nights_anew(key, self.explorer.counts.nights)
 
     def _draw_nights_anew(self, key: str, nights: pd.DataFrame) -> None:
         explorer = self.explorer

@@ -6,6 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,9 +78,13 @@ class Galleries:
         self.explorer.bridge.later(gallery.first, gallery.show)
 
     def follow(self) -> None:
-        """Look anew for cutouts that depend on the thresholds, if these have moved."""
-        old = self.shown
-        if old is not None and old.follows and old.decision != self.explorer.cut.decision:
+        """Look anew for cutouts that depend on what has changed: the filter, or the thresholds."""
+        old, explorer = self.shown, self.explorer
+        if old is None:
+            return
+        if old.chosen is not None and old.chosen.filter != explorer.filter:
+            self.select(replace(old.chosen, filter=explorer.filter), old.words)
+        elif old.follows and old.decision != explorer.cut.decision:
             self.open(old.find, old.words, follows=True, chosen=old.chosen)
 
     def _show(self, message: dict[str, Any]) -> None:

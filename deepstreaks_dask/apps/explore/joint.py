@@ -141,22 +141,20 @@ class JointTab:
         self._boxed: tuple[tuple[str, float, float], ...] = ()
 
     def begin(self) -> None:
-        """Make the views; they are drawn when somebody looks at them."""
-        explorer = self.explorer
-        pairs = self._first_pairs()
-        self.views = [Joint(*pair) for pair in pairs]
-        for k, joint in enumerate(self.views):
-            self._listen(k, joint)
-        self.draw_lines()
-        names = explorer.exploration.names
-        explorer.bridge.send("joint", names=names, pairs=[list(pair) for pair in pairs])
+        """Choose the first pairs."""
+        names, pairs = self.explorer.exploration.names, self._first_pairs()
+        self.explorer.bridge.send("joint", names=names, pairs=[list(pair) for pair in pairs])
 
-    def draw(self) -> None:
-        """Draw all cutouts, and those selected."""
+    def open(self) -> None:
+        """Draw all cutouts, and those selected; the figures are made when somebody first looks."""
+        if not self.views:
+            self.views = [Joint(*pair) for pair in self._first_pairs()]
+            for k, joint in enumerate(self.views):
+                self._listen(k, joint)
         for pair in range(len(self.views)):
             self._draw(pair)
 
-    def draw_lines(self) -> None:
+    def follow(self) -> None:
         """Move the lines that mark thresholds."""
         for joint in self.views:
             for name, line in zip(joint.names, joint.lines, strict=True):
@@ -208,7 +206,7 @@ class JointTab:
         joint = self.views[pair]
         joint.names["xy".index(axis)] = one_of(message.get("name"), self.explorer.exploration.names)
         joint.label()
-        self.draw_lines()
+        self.follow()
         self._draw(pair)
 
     def _draw(self, pair: int) -> None:

@@ -1,8 +1,11 @@
-"""What a page may say: each part of a message is checked before it is used."""
+"""What a page may say, each part checked before it is used, and tables as it can be told them."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import pandas as pd
 
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.exploration import Selection
@@ -77,3 +80,14 @@ def selection(chosen: dict[str, Any], filter: str | None) -> Selection:
         "region": None if chosen.get("region") is None else str(chosen["region"]),
     }
     return Selection(filter=filter, ranges=tuple(named), **optional)
+
+
+def plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Give a table's rows as JSON can hold them; NaN becomes None."""
+    return [
+        {
+            str(key): None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in row.items()
+        }
+        for row in table.to_dict("records")
+    ]

@@ -65,6 +65,15 @@ def notebook_cell(explorer: Explorer) -> str:
             f"change = compare(Cut(exploration, decision), Cut(other, Decision({dict(other.decision.thresholds)!r})))",
             "view = change.table",
         ]
+    elif explorer.tab == "search" and explorer.search.found is not None:
+        options = ", ".join(f"{key}={value!r}" for key, value in explorer.search.options.items())
+        lines += [
+            "from deepstreaks_dask.search import search",
+            "",
+            f"found = search(Exploration(open_scores(archive, {explorer.run!r})), {options})",
+            "display(found.thresholds)",
+            "view = found.rates",
+        ]
     else:
         lines += [
             "evaluation = evaluate(scores, decision)",

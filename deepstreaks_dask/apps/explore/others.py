@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import pandas as pd
 
 from deepstreaks_dask import plots
 from deepstreaks_dask.apps import style
-from deepstreaks_dask.apps.explore.messages import one_of
+from deepstreaks_dask.apps.explore.messages import one_of, plain
 from deepstreaks_dask.exploration import DECISION, Change, Cut, Exploration, compare, explore
 
 if TYPE_CHECKING:
@@ -25,8 +24,8 @@ class DriftTab:
         self.handlers = {"drift": self._choose}
         self.name = ""
 
-    def open(self) -> None:
-        """Draw the decision's drift, the first time that somebody looks."""
+    def follow(self) -> None:
+        """Draw the decision's drift the first time; the scores do not follow thresholds."""
         if not self.name:
             self._choose({"name": DECISION})
 
@@ -93,7 +92,7 @@ class CompareTab:
                 run=explorer.run,
                 other=other.exploration.attrs["run"],
                 table=change.table.to_dict("records"),
-                members=_plain(change.members.to_dict("records")),
+                members=plain(change.members),
             )
 
         explorer.bridge.later(work, show)
@@ -110,10 +109,3 @@ class CompareTab:
         chosen = places[of_row == truth]
         words = str(message.get("words", ""))[:200]
         self.explorer.galleries.open(lambda: chosen, words, follows=False)
-
-
-def _plain(rows: list[dict[Any, Any]]) -> list[dict[str, Any]]:
-    return [
-        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-        for row in rows
-    ]

@@ -15,6 +15,7 @@ from deepstreaks_dask import plots, thresholds
 from deepstreaks_dask.apps import style
 from deepstreaks_dask.apps.explore.counts import confusion, tiles
 from deepstreaks_dask.apps.explore.decision import DecisionTab
+from deepstreaks_dask.apps.explore.finding import SearchTab
 from deepstreaks_dask.apps.explore.gallery import Galleries
 from deepstreaks_dask.apps.explore.joint import JointTab
 from deepstreaks_dask.apps.explore.messages import one_of, share, whole
@@ -33,6 +34,7 @@ TABS = {
     "joint": "Joint views",
     "drift": "Drift",
     "compare": "Compare runs",
+    "search": "Find thresholds",
 }
 
 
@@ -96,6 +98,7 @@ class Explorer:
         self.joint = JointTab(self)
         self.drift = DriftTab(self)
         self.compare = CompareTab(self)
+        self.search = SearchTab(self)
         self.galleries = Galleries(self)
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "theme": self._theme,
@@ -114,6 +117,7 @@ class Explorer:
             **self.joint.handlers,
             **self.drift.handlers,
             **self.compare.handlers,
+            **self.search.handlers,
             **self.galleries.handlers,
         }
 
@@ -180,7 +184,7 @@ class Explorer:
             span=f"{len(exploration):,} cutouts of {len(nights):,} night{plural}{from_to}",
         )
         self._show_saved()
-        self._show_state()
+        self._send_state()
         self.scores.begin()
         self.joint.begin()
         self.decision.begin()
@@ -190,16 +194,15 @@ class Explorer:
         for drawn in [*self.figures.values(), *(joint.figure for joint in self.joint.views)]:
             style.recolour(drawn, self.dark)
         if self.tab == "joint":
-            self.joint.draw()
+            self.joint.open()
 
     def _open_tab(self, message: dict[str, Any]) -> None:
         self.tab = one_of(message.get("name"), TABS)
         if self.tab == "joint":
-            self.joint.draw()
-        elif self.tab == "drift":
-            self.drift.open()
+            self.joint.open()
         elif self.tab == "compare":
             self.compare.draw()
+        self._follow_state()
 
     # Thresholds
 
@@ -227,7 +230,6 @@ class Explorer:
         value = message.get("value")
         self.filter = None if value == "*" else one_of(value, self.exploration.filters)
         self._show_state()
-        self.scores.draw()
 
     def _load(self, message: dict[str, Any]) -> None:
         sets = thresholds.saved(self.archive)
@@ -256,6 +258,21 @@ class Explorer:
     # What follows from the thresholds
 
     def _show_state(self, number: int = 0) -> None:
+        self._send_state(number)
+        self._follow_state()
+
+    def _follow_state(self) -> None:
+        """Let the open tab follow; the others do once they are opened."""
+        followers = {
+            "decision": self.decision.follow,
+            "scores": self.scores.follow,
+            "joint": self.joint.follow,
+            "drift": self.drift.follow,
+        }
+        if self.tab in followers:
+            followers[self.tab]()
+
+    def _send_state(self, number: int = 0) -> None:
         counts, decision = self.cut.counts(filter=self.filter), self.cut.decision
         self.counts = counts
         members = counts.members.to_dict("records")
@@ -282,9 +299,6 @@ class Explorer:
                 "regions": [{"region": r, "count": n} for r, n in counts.venn.items()],
             },
         )
-        self.decision.draw(counts)
-        self.scores.draw_lines()
-        self.joint.draw_lines()
 
     def _settled(self, message: dict[str, Any]) -> None:
         """Bring up to date what is too slow to follow every step of a slider."""

@@ -25,15 +25,20 @@ class ScoresTab:
         self.handlers = {"scores": self._choose}
         self.name, self.by, self.night, self.log = "", "label", 0, True
         self._limits: list[Span] = []
+        self._drawn: tuple[Any, ...] = ()
 
     def begin(self) -> None:
-        """Show the first member."""
+        """Choose the first member."""
         self.name = self.explorer.exploration.members[0]
-        self.draw()
 
-    def draw_lines(self) -> None:
-        """Move the lines that mark the threshold."""
-        limit = self.explorer.limit(self.name) if self.name else None
+    def follow(self) -> None:
+        """Follow the thresholds and the filter."""
+        if self._drawn != self._wanted():
+            self._draw()
+        self._draw_lines()
+
+    def _draw_lines(self) -> None:
+        limit = self.explorer.limit(self.name)
         for line in self._limits:
             line.visible = limit is not None
             if limit is not None:
@@ -44,15 +49,15 @@ class ScoresTab:
         self.by = one_of(message.get("by"), ("label", "night", "filter"))
         self.night = whole(message.get("night"))
         self.log = message.get("log") is True
-        self.draw()
+        self._draw()
 
     def _wanted(self) -> tuple[str, str, int, bool, str | None]:
         return self.name, self.by, self.night, self.log, self.explorer.filter
 
-    def draw(self) -> None:
-        """Count and draw."""
+    def _draw(self) -> None:
         explorer, wanted = self.explorer, self._wanted()
         name, by, night, log, filter = wanted
+        self._drawn = wanted
 
         def count() -> dict[str, np.ndarray]:
             return explorer.exploration.groups(name, by, night=night, filter=filter)
@@ -72,7 +77,7 @@ class ScoresTab:
                 self._limits += drawn.select(Span)
                 explorer.figures[key] = drawn
                 style.put(explorer.places[key], drawn)
-            self.draw_lines()
+            self._draw_lines()
 
         explorer.bridge.later(count, draw)
 

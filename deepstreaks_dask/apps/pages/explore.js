@@ -6,6 +6,20 @@ addEventListener("DOMContentLoaded", () => {
     select.replaceChildren(...pairs.map(([value, words]) => make("option", { value, selected: value === chosen }, words)));
   };
   const fresh = (id, ...children) => $(id).replaceChildren(...children);
+  // What has the shape that is there already takes its place piece by piece: quicker, and the focus stays.
+  const renew = (id, ...children) => {
+    const place = $(id);
+    if (children.length !== place.childNodes.length || !children.every((child, k) => adopt(place.childNodes[k], child))) place.replaceChildren(...children);
+  };
+  const adopt = (old, now) => {
+    if (old.nodeName !== now.nodeName || old.childNodes.length !== now.childNodes.length) return false;
+    if (old.nodeType === Node.TEXT_NODE) {
+      if (old.data !== now.data) old.data = now.data;
+      return true;
+    }
+    for (const { name, value } of now.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    return [...now.childNodes].every((child, k) => adopt(old.childNodes[k], child));
+  };
   const rows = {}; // threshold rows by member or family
   let latest = 0, answered = 0, queued = null, settled = 0;
 
@@ -78,16 +92,16 @@ addEventListener("DOMContentLoaded", () => {
       row.own.hidden = !own;
       row.row.classList.toggle("follows", member !== undefined && !own && name !== member.family);
     }
-    fresh("tiles", ...tiles.map(tile));
+    renew("tiles", ...tiles.map(tile));
     if (confusion) {
       const cell = (key, kind, words, truth, plausible) => make("td", { class: kind }, make("button", { type: "button", "data-cell": key, onclick: () => select({ truth, plausible }, words) }, make("b", {}, count(confusion[key][0])), make("span", {}, confusion[key][1])));
-      fresh("confusion", make("table", {},
+      renew("confusion", make("table", {},
         make("tr", {}, make("th", {}, ""), make("th", { scope: "col" }, "found plausible"), make("th", { scope: "col" }, "rejected")),
         make("tr", {}, make("th", { scope: "row" }, "labelled plausible"), cell("tp", "right", "True positives", 1, true), cell("fn", "wrong", "Missed", 1, false)),
         make("tr", {}, make("th", { scope: "row" }, "labelled other"), cell("fp", "wrong", "False positives", 0, true), cell("tn", "right", "Rightly rejected", 0, false))));
-    } else fresh("confusion", make("p", { class: "soft" }, "No labels to measure the decision against."));
+    } else renew("confusion", make("p", { class: "soft" }, "No labels to measure the decision against."));
     const widest = Math.max(1, ...venn.regions.map((r) => r.count));
-    fresh("venn", ...venn.regions.map(({ region, count: size }) => {
+    renew("venn", ...venn.regions.map(({ region, count: size }) => {
       const inside = region.split("&");
       return make("button", { type: "button", "data-region": region, class: region === venn.all ? "all" : "", onclick: () => select({ region }, region === "none" ? "Passing no family" : `Passing just ${inside.join(" and ")}`), "aria-label": `${region === "none" ? "no family" : `just ${inside.join(" and ")}`}: ${count(size)} cutouts` },
         make("span", { class: "dots" }, ...venn.families.map((f) => make("i", { class: inside.includes(f) ? "in" : "" }, `${inside.includes(f) ? "●" : "○"} ${f}`))),
@@ -167,6 +181,32 @@ addEventListener("DOMContentLoaded", () => {
         make("tr", {}, ...["member", "cutouts", "mean change of score", "largest", "crossed its threshold"].map((w) => make("th", { scope: "col" }, w))),
         ...members.map((m) => make("tr", {}, make("td", {}, m.member), make("td", {}, count(m.cutouts)), make("td", {}, digits(m.mean)), make("td", {}, digits(m.largest)), make("td", {}, count(m.crossed)))))) :
         make("p", { class: "soft" }, "The two runs have no member of the same name."));
+  });
+
+  // Search
+  $("search").addEventListener("submit", (event) => {
+    event.preventDefault();
+    clearProblem();
+    send({ do: "search", target: $("search-target").value, value: Number($("search-value").value), by: $("search-by").value });
+  });
+  $("search-target").addEventListener("change", (event) => { $("search-value").value = event.target.value === "fpr" ? 0.01 : 100; });
+  const within = (low, high, n) => (low === null ? "not known" : `${digits(low, n)} to ${digits(high, n)}`);
+  on("searching", () => {
+    $("search").querySelector("button").disabled = true;
+    fresh("found", make("p", { class: "soft busy" }, "Searching, and searching again on resampled nights"));
+  });
+  on("found", ({ words, thresholds, rates, target }) => {
+    $("search").querySelector("button").disabled = false;
+    if (words) { fresh("found", make("p", {}, words)); return; }
+    const heads = (...names) => make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, name)));
+    const cells = (...values) => make("tr", {}, ...values.map((value) => make("td", {}, String(value))));
+    fresh("found",
+      make("div", { class: "row" }, make("h3", {}, "What was found"), make("button", { type: "button", class: "main", id: "use", onclick: () => send({ do: "use" }) }, "Use these thresholds")),
+      make("div", { class: "scroll" }, make("table", {}, heads("nights", "TPR", "95 %", "FPR", "95 %", "candidates a night", "95 %", `nights over ${target}`),
+        ...rates.map((r) => cells(`${count(r.nights)} ${r.part}`, digits(r.tpr), within(r.tpr_low, r.tpr_high, 4), digits(r.fpr), within(r.fpr_low, r.fpr_high, 4), digits(r.candidates, 1), within(r.candidates_low, r.candidates_high, 1), count(r.over))))),
+      make("p", { class: "soft small" }, "Nights searched were used to choose, and flatter the thresholds: expect what the nights not used say. Intervals: nights drawn with replacement."),
+      make("div", { class: "scroll" }, make("table", {}, heads("threshold of", "value", "95 %, searching again on resampled nights"),
+        ...thresholds.map((t) => cells(t.name, Number(t.threshold.toPrecision(6)), within(t.low, t.high, 4))))));
   });
 
   // The gallery, and one cutout large
