@@ -139,7 +139,7 @@ def read_pulse(url: str, run: str) -> Pulse | None:
             str(found["dashboard"]),
             found["pausing"] is True,
         )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     known = urlsplit(pulse.dashboard).scheme in ("http", "https", "")
     return pulse if known else None

@@ -1,30 +1,26 @@
 """How far the runs of an archive are, told from what lies in the store.
 
 A campaign writes one object a shard, once, in one step. Which there are and when they were written says what is
-done, how fast, and whether anyone is still at work, wherever the workers run and without asking them.
+done and how fast, wherever the workers run and without asking them; its pulse says whether it is at work.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import zarr
 
 from deepstreaks_dask.archive import open_archive, shard_bounds
+from deepstreaks_dask.pulse import Pulse, read_pulse
 from deepstreaks_dask.runs import Run
 from deepstreaks_dask.storage import locate
 
 WINDOW = 300.0
 """Seconds before the last shard over which the rate is taken."""
-
-AT_WORK = 120.0
-"""A run that wrote a shard within as many seconds is taken to be at work."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,8 @@ class Standing:
         Cutouts a second over the last :data:`WINDOW` seconds of work; NaN with fewer than two shards.
     seconds_left : float
         At that rate; NaN if it is not known, 0 if all is done.
-    at_work : bool
+    pulse : Pulse or None
+        Of the campaign that is at work on it, or was killed; None if none is.
     failures : list of (int, int, str)
         First and last row, and why, as the last campaign to end listed them.
     provenance : dict
@@ -57,9 +54,14 @@ class Standing:
     written: pd.DataFrame
     rate: float
     seconds_left: float
-    at_work: bool
+    pulse: Pulse | None
     failures: list[tuple[int, int, str]]
     provenance: dict[str, Any]
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a campaign works on it now."""
+        return self.pulse is not None and self.pulse.fresh
 
     def count(self, state: str) -> int:
         """Count the shards in a state."""
@@ -88,12 +90,14 @@ def standing(archive: str | os.PathLike[str], run: str = "default") -> Standing:
     bounds = shard_bounds(total, array.chunks[0])
     times = _times(url, run)
     failures = [(int(a), int(b), str(why)) for a, b, why in provenance.get("failures", [])]
-    failed = {first for first, _, _ in failures}
-    partly = _partly(array, total)
+    size = array.chunks[0]
+    failures = [(a, b, why) for a, b, why in failures if _unscored(array, a, b)]
+    failed = {first // size for first, _, _ in failures}
+    partly = _partly(stored, total)
     shards = np.array(
         [
-            "done" if k in times and k != partly else "failed" if first in failed else "left"
-            for k, (first, _) in enumerate(bounds)
+            "failed" if k in failed else "done" if k in times and k != partly else "left"
+            for k in range(len(bounds))
         ],
         dtype=object,
     )
@@ -112,8 +116,8 @@ def standing(archive: str | os.PathLike[str], run: str = "default") -> Standing:
         written=written,
         rate=rate,
         seconds_left=left / rate if left else 0.0,
-        at_work=bool(left and len(when) and time.time() - when.max() < AT_WORK),
-        failures=[f for f in failures if shards[f[0] // array.chunks[0]] == "failed"],
+        pulse=read_pulse(url, run),
+        failures=failures,
         provenance=provenance,
     )
 
@@ -126,7 +130,7 @@ def _times(url: str, run: str) -> dict[int, float]:
     times = {}
     for path, entry in fs.find(folder, detail=True).items():
         parts = path.removeprefix(folder).strip("/").split("/")
-        if len(parts) == 2 and parts[0].isdigit():  # no temporary file of a write under way
+        if len(parts) == 2 and "".join(parts).isdigit():  # no file of a write under way, or killed
             stamp = entry.get("mtime") or entry.get("LastModified") or entry.get("updated") or 0.0
             times[int(parts[0])] = (
                 stamp.timestamp() if isinstance(stamp, datetime) else float(stamp)
@@ -134,8 +138,17 @@ def _times(url: str, run: str) -> dict[int, float]:
     return times
 
 
-def _partly(array: zarr.Array, total: int) -> int:
+def _unscored(array: zarr.Array, first: int, last: int) -> bool:
+    """Say whether rows that could not be read still have no scores."""
+    try:
+        return bool(np.isnan(array[first:last]).all())
+    except Exception:  # a torn chunk fails in its codec's own way
+        return True
+
+
+def _partly(stored: Run, total: int) -> int:
     """Number of the last shard if the archive has grown within it since it was scored; -1 if not."""
+    array = stored.scores
     scored, size = array.shape[0], array.chunks[0]
     if scored < total:
         return scored // size if scored % size else -1
@@ -146,7 +159,8 @@ def _partly(array: zarr.Array, total: int) -> int:
         last = np.asarray(array[total - 1])
     except Exception:  # a torn chunk fails in its codec's own way, and is to be scored again
         return shard
-    return shard if np.isnan(last).all() else -1
+    left = np.isnan(last).all() and stored.kept(total - 1, total).all()
+    return shard if left else -1
 
 
 def _rate(written: pd.DataFrame) -> float:

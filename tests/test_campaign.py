@@ -22,6 +22,7 @@ from deepstreaks_dask.errors import CampaignError, ModelError
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import build
 from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.pulse import read_pulse
 from deepstreaks_dask.runs import list_runs, open_scores
 from deepstreaks_dask.worker import Unit
 
@@ -120,6 +121,32 @@ def test_a_killed_worker_loses_nothing(large, zoo, reference):
         (second,) = client.run(os.getpid).values()
     assert second != first, "the worker was not killed in the middle"
     assert scored["scores"].values.tobytes() == reference.tobytes()
+
+
+def test_a_campaign_that_is_asked_to_stop_keeps_what_it_did(large, zoo, reference, client):
+    stop, families = threading.Event(), Families.from_zoo(zoo)
+
+    def ask():
+        while len(chunks(large, "stopped")) < 3:
+            time.sleep(0.01)
+        pulse.append(read_pulse(str(large), "stopped"))
+        stop.set()
+
+    pulse: list = []
+    asker = threading.Thread(target=ask, daemon=True)
+    asker.start()
+    partial = score(large, families, client, run="stopped", stop=stop, progress=False)
+    asker.join()
+    before = chunks(large, "stopped")
+    assert 3 <= len(before) < 24
+    done = ~np.isnan(partial["scores"].values).any(axis=1)
+    np.testing.assert_array_equal(partial["scores"].values[done], reference[done])
+    assert (pulse[0].workers, pulse[0].here, pulse[0].pid) == (1, True, os.getpid())
+    assert read_pulse(str(large), "stopped") is None
+    finished = score(large, families, client, run="stopped", progress=False)
+    assert finished["scores"].values.tobytes() == reference.tobytes()
+    after = chunks(large, "stopped")
+    assert {key: after[key] for key in before} == before
 
 
 def test_a_torn_chunk_is_computed_again(archive, zoo, client):

@@ -1,4 +1,6 @@
+import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from helpers import random_batch, write_run
 
 from deepstreaks_dask.archive import append
 from deepstreaks_dask.errors import CampaignError
+from deepstreaks_dask.pulse import FRESH
 from deepstreaks_dask.standing import standing
 
 
@@ -34,14 +37,44 @@ def test_a_run_at_work_and_its_failures(archive):
     os.utime(chunks / "0" / "0", (now - 10, now - 10))
     found = standing(archive)
     assert (found.count("done"), found.count("left"), found.count("failed")) == (2, 1, 0)
-    assert found.at_work
     assert found.rate == pytest.approx(6.4, rel=1e-3)
     assert found.seconds_left == pytest.approx(22 / 6.4, rel=1e-3)
     os.utime(chunks / "1" / "0", (now - 1000, now - 1000))
     os.utime(chunks / "0" / "0", (now - 1000, now - 1000))
+    assert np.isnan(standing(archive).rate)
+
+
+def test_whether_a_campaign_is_at_work_is_told_by_its_pulse(archive):
+    made(archive, rows=128)
+    assert not standing(archive).at_work
+    path = archive / "runs" / "default" / "pulse.json"
+    beat = {"host": "elsewhere", "pid": 7, "workers": 3, "threads": 6, "dashboard": ""}
+    path.write_text(json.dumps({**beat, "beat": time.time(), "pausing": False}))
+    found = standing(archive)
+    assert found.at_work
+    assert (found.pulse.workers, found.pulse.here) == (3, False)
+    path.write_text(json.dumps({**beat, "beat": time.time() - 2 * FRESH, "pausing": False}))
     found = standing(archive)
     assert not found.at_work
-    assert np.isnan(found.rate)
+    assert found.pulse is not None  # it was killed
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "[]", "{}", "null", '{"beat": "now"}', "[" * 9000, '"' + "x" * 20_000],
+)
+def test_what_is_no_pulse_is_none(archive, wrong):
+    made(archive)
+    (archive / "runs" / "default" / "pulse.json").write_text(wrong)
+    assert standing(archive).pulse is None
+
+
+def test_a_pulse_leads_nowhere_but_to_a_web_page(archive):
+    made(archive)
+    beat = {"beat": time.time(), "host": "h", "pid": 1, "workers": 1, "threads": 1}
+    path = archive / "runs" / "default" / "pulse.json"
+    path.write_text(json.dumps({**beat, "pausing": False, "dashboard": "javascript:alert(1)"}))
+    assert standing(archive).pulse is None
 
 
 def test_failed_shards_are_named_until_they_are_scored(archive):

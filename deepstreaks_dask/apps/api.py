@@ -1,13 +1,10 @@
 """The HTTP API of a review: query streaks, stream them as JSON lines, post verdicts; log in and out.
 
-A program shows a token (``Authorization: Bearer …``), a browser its session's cookie and, for whatever changes
-something, a second secret that only pages of this site can read. ``/api/v1/openapi.json`` describes all of it.
+``/api/v1/openapi.json`` describes all of it; :mod:`~deepstreaks_dask.apps.access` says who may ask.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import re
 import tempfile
@@ -22,15 +19,24 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import StreamingResponse
+from pydantic import Field
 
+from deepstreaks_dask.apps.access import (
+    COOKIE,
+    PROBLEMS,
+    Administrator,
+    Problem,
+    Reviewer,
+    Session,
+    Strict,
+    Viewer,
+    csrf_of,
+)
 from deepstreaks_dask.catalogue import Catalogue, newest_commit
 from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.export import Submission, candidates, export, observations
-from deepstreaks_dask.filters import LONGEST, FilterError, Kind, complete, parse
+from deepstreaks_dask.filters import LONGEST, Kind, complete, parse
 from deepstreaks_dask.review import (
     NOTE,
     Person,
@@ -43,8 +49,6 @@ from deepstreaks_dask.review import (
 )
 from deepstreaks_dask.runs import open_scores
 
-COOKIE = "deepstreaks_session"
-CSRF = "X-CSRF-Token"
 MOST = 10_000
 """Streaks in an answer at most."""
 
@@ -71,10 +75,17 @@ class Site:
     review: Review
     decision: Decision | None = None
     hosts: frozenset[str] = frozenset()
+    zoo: str | None = None
+    cookie: str = COOKIE
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _catalogue: Catalogue | None = None
     _commit: str = ""
     _looked: float = float("-inf")
+
+    @property
+    def door(self) -> Review:
+        """Who is let in."""
+        return self.review
 
     def catalogue(self) -> Catalogue:
         """Give the run as it is now."""
@@ -103,92 +114,24 @@ class Site:
         return row
 
 
-def csrf_of(secret: str) -> str:
-    """Give the second secret of a session."""
-    return hmac.new(secret.encode(errors="replace"), b"csrf", hashlib.sha256).hexdigest()
-
-
 def site_of(request: Request) -> Site:
     """Give the site that a request is for."""
     site: Site = request.app.state.site
     return site
 
 
-_bearer = HTTPBearer(auto_error=False, description="A token of the page 'Account'")
-_cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="A browser's session")
-
-
-def person(
-    request: Request,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    cookie: Annotated[str | None, Depends(_cookie)],
-) -> Person:
-    """Give who asks.
-
-    Raises
-    ------
-    HTTPException
-        401 if that is not known; 403 if a change was asked for by a page of another site.
-    """
-    review = site_of(request).review
-    if request.headers.get("authorization"):
-        found = review.person_of_token(bearer.credentials) if bearer else None
-    else:
-        found = review.person_of(cookie) if cookie else None
-        if found and cookie and request.method not in ("GET", "HEAD"):
-            shown = request.headers.get(CSRF, "").encode()
-            if not hmac.compare_digest(shown, csrf_of(cookie).encode()):
-                raise HTTPException(403, "this change was not asked for by a page of this site")
-    if found is None:
-        raise HTTPException(401, "log in, or show a token", {"WWW-Authenticate": "Bearer"})
-    return found
-
-
-def needs(role: Role) -> Any:
-    """Make a dependency that gives who asks, if that person may do what ``role`` may."""
-
-    def check(who: Annotated[Person, Depends(person)]) -> Person:
-        who.need(role)
-        return who
-
-    return Depends(check)
-
-
 Here = Annotated[Site, Depends(site_of)]
-Viewer = Annotated[Person, needs("viewer")]
-Reviewer = Annotated[Person, needs("reviewer")]
-Administrator = Annotated[Person, needs("administrator")]
 Id = Annotated[str, Query(min_length=1, max_length=512, description="Id of a cutout")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Problem(BaseModel):
-    """What was wrong; for a filter, with the characters at fault."""
-
-    detail: str | list[Any]
-    start: int | None = None
-    end: int | None = None
-
-
-class Login(_Strict):
+class Login(Strict):
     """Name and password."""
 
     name: str = Field(max_length=64)
     password: str = Field(max_length=256)
 
 
-class Session(_Strict):
-    """Who is logged in."""
-
-    name: str
-    role: Role
-    csrf: str
-
-
-class Judgement(_Strict):
+class Judgement(Strict):
     """What to say of a cutout; what is left out stays as it was."""
 
     id: str = Field(min_length=1, max_length=512)
@@ -198,7 +141,7 @@ class Judgement(_Strict):
     marked: bool | None = Field(None, strict=True)
 
 
-class Said(_Strict):
+class Said(Strict):
     """What a person says of a cutout."""
 
     cutout: str
@@ -210,7 +153,7 @@ class Said(_Strict):
     at: str
 
 
-class NewUser(_Strict):
+class NewUser(Strict):
     """A user to add."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._@-]{0,63}$")
@@ -218,7 +161,7 @@ class NewUser(_Strict):
     role: Role = "reviewer"
 
 
-class UserChange(_Strict):
+class UserChange(Strict):
     """What to change of a user."""
 
     role: Role | None = None
@@ -226,7 +169,7 @@ class UserChange(_Strict):
     password: str | None = Field(None, min_length=12, max_length=256)
 
 
-class User(_Strict):
+class User(Strict):
     """A user."""
 
     name: str
@@ -235,28 +178,20 @@ class User(_Strict):
     created: str
 
 
-class Passwords(_Strict):
+class Passwords(Strict):
     """One's own password, and the new one."""
 
     old: str = Field(max_length=256)
     new: str = Field(min_length=12, max_length=256)
 
 
-class TokenName(_Strict):
+class TokenName(Strict):
     """What to call a token."""
 
     name: str = Field(min_length=1, max_length=64)
 
 
-_problems: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "Not as it must be"},
-    401: {"model": Problem, "description": "Not logged in"},
-    403: {"model": Problem, "description": "Not allowed"},
-    404: {"model": Problem, "description": "No such thing here"},
-    413: {"model": Problem, "description": "Too much at once"},
-    422: {"model": Problem, "description": "Not of the form described here"},
-}
-api = APIRouter(prefix="/api/v1", responses=_problems)
+api = APIRouter(prefix="/api/v1", responses=PROBLEMS)
 _slowed: dict[int | str, dict[str, Any]] = {
     429: {"model": Problem, "description": "Too many failed attempts"}
 }
@@ -347,10 +282,11 @@ def streaks(
 def _stream(catalogue: Catalogue, people: _People, rows: np.ndarray) -> Iterator[str]:
     for first in range(0, len(rows), 500):
         some = rows[first : first + 500]
-        columns = {name: catalogue[name][some] for name in _LISTED}
-        frame = pd.DataFrame({"id": catalogue["id"][some], **columns})
+        columns = {name: catalogue.take(name, some) for name in ("id", *_LISTED)}
+        frame = pd.DataFrame(columns)
         records = json.loads(frame.to_json(orient="records", double_precision=10))
-        scores = {name: catalogue[name][some] for name in (*catalogue.families, *catalogue.members)}
+        names = (*catalogue.families, *catalogue.members)
+        scores = {name: catalogue.take(name, some) for name in names}
         lines = []
         for k, record in enumerate(records):
             values = {n: float(v[k]) if np.isfinite(v[k]) else None for n, v in scores.items()}
@@ -613,25 +549,3 @@ def audit(
 ) -> list[dict[str, Any]]:
     """List who did what to users, sessions and tokens, the newest first."""
     return site.review.log(limit=limit, offset=offset)
-
-
-@api.get("/openapi.json", include_in_schema=False)
-def openapi(request: Request, who: Viewer) -> dict[str, Any]:
-    """Describe this API."""
-    described: dict[str, Any] = request.app.openapi()
-    return described
-
-
-def explain(request: Request, error: Exception) -> JSONResponse:
-    """Turn a mistake of the user's into an answer that says what was wrong."""
-    body: dict[str, Any] = {"detail": str(error)}
-    headers = {}
-    status = 400
-    if isinstance(error, WaitError):
-        status, headers = 429, {"Retry-After": str(max(1, round(error.seconds)))}
-    elif isinstance(error, RefusedError):
-        status = 403
-    elif isinstance(error, FilterError):
-        body = {"detail": error.words, "start": error.start, "end": error.end}
-    assert isinstance(error, DeepStreaksError)
-    return JSONResponse(body, status, headers)

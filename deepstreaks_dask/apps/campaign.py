@@ -1,6 +1,7 @@
-"""The campaign dashboard: how far a run is, how fast, what failed, what made its scores.
+"""The campaign dashboard: how far a run is, how fast, who is at work, what failed, what made its scores.
 
-It reads the store alone, so that it shows campaigns of any machine, and looks again every few seconds.
+What it shows it reads from the store, so that it shows campaigns of any machine, and looks again every few seconds.
+To begin, pause and go on, its page asks the API of :mod:`~deepstreaks_dask.apps.campaigns`, where there is one.
 """
 
 from __future__ import annotations
@@ -15,20 +16,26 @@ import panel as pn
 
 from deepstreaks_dask import plots
 from deepstreaks_dask.apps import style
-from deepstreaks_dask.archive import open_archive, quarantine
+from deepstreaks_dask.apps.campaigns import known, look, state_of
+from deepstreaks_dask.archive import quarantine
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.runs import list_runs
-from deepstreaks_dask.standing import Standing, standing
+from deepstreaks_dask.launch import Campaign
+from deepstreaks_dask.standing import Standing
 
 EVERY = 3000
 """Milliseconds between two looks at the store."""
+
+ALL = 10
+"""Looks at one run to each at all of them."""
 
 LISTED = 100
 CELLS = 400
 """Shards, or groups of as many shards, in the picture of all."""
 
 
-def app(archive: str | os.PathLike[str], run: str = "default") -> pn.Template:
+def app(
+    archive: str | os.PathLike[str], run: str = "default", *, control: bool = False
+) -> pn.Template:
     """Make the page for one person; ``?run=NAME`` in its address names another run.
 
     Parameters
@@ -37,6 +44,8 @@ def app(archive: str | os.PathLike[str], run: str = "default") -> pn.Template:
         Path or URL.
     run : str
         Run that is shown first.
+    control : bool
+        The API is served beside the page.
 
     Raises
     ------
@@ -44,16 +53,15 @@ def app(archive: str | os.PathLike[str], run: str = "default") -> pn.Template:
         If there is no such archive.
     """
     asked = [value.decode(errors="replace") for value in pn.state.session_args.get("run", [])]
-    return Watcher(os.fspath(archive), (asked or [run])[0]).page()
+    return Watcher(os.fspath(archive), (asked or [run])[0], control).page()
 
 
 class Watcher:
     """One person's look at a campaign."""
 
-    def __init__(self, archive: str, run: str) -> None:
-        self.archive = archive
-        self.url = open_archive(archive).attrs["url"]
-        self.runs = list_runs(archive)
+    def __init__(self, archive: str, run: str, control: bool) -> None:
+        self.archive, self.control = archive, control
+        self.runs = known(archive)
         self.run = run if run in self.runs else (self.runs or [run])[0]
         self.bridge = style.Bridge(self._receive)
         self.place = style.place()
@@ -61,6 +69,7 @@ class Watcher:
         self._drawn: Any = None
         self._known: Any = None
         self._looking = False
+        self._looks = 0
         self._repeat: Any = None
 
     def page(self) -> pn.Template:
@@ -73,15 +82,17 @@ class Watcher:
             heading=self.archive.rstrip("/").rsplit("/", 1)[-1],
             runs=self.runs,
             run=self.run,
+            control=self.control,
+            most=os.cpu_count() or 1,
             command=f"deepstreaks score {shlex.quote(self.archive)}",
+            dashboard=f"deepstreaks dashboard {shlex.quote(self.archive)} --app campaign",
         )
 
     def _receive(self, message: dict[str, Any]) -> None:
         do = message.get("do")
         if do == "hello":
             self.dark = message.get("dark") is True
-            if self.runs:
-                self._repeat = pn.state.add_periodic_callback(self._look, EVERY)
+            self._repeat = pn.state.add_periodic_callback(self._look, EVERY)
             self._look()
         elif do == "theme":
             self.dark = message.get("dark") is True
@@ -99,21 +110,43 @@ class Watcher:
             return
         self._looking = True
 
-        def look() -> tuple[Standing | None, pd.DataFrame] | DeepStreaksError:
+        every = self._looks % ALL == 0
+        self._looks += 1
+
+        def find() -> dict[str, Any] | DeepStreaksError:
             try:
-                return (standing(self.archive, self.run) if self.runs else None), quarantine(
-                    self.archive
-                )
+                state, campaign = look(self.archive, self.run)
+                found: dict[str, Any] = {"state": state, "campaign": campaign}
+                if every:
+                    found["quarantine"] = quarantine(self.archive)
+                    found["all"] = [_row(self.archive, run) for run in known(self.archive)]
+                return found
             except DeepStreaksError as error:  # shown below, and the next look may find it mended
                 return error
 
-        self.bridge.later(look, self._show)
+        self.bridge.later(find, self._show)
 
     def _show(self, found: Any) -> None:
         self._looking = False
         if isinstance(found, DeepStreaksError):
             raise found
-        state, refused = found
+        if "quarantine" in found:
+            self._show_all(found["all"], found["quarantine"])
+        state, campaign = found["state"], found["campaign"]
+        self.bridge.send("campaign", **_told(state, campaign))
+        if state is None:
+            return
+        self.bridge.send("standing", **_words(state, self.archive))
+        drawn = len(state.written), state.cutouts
+        if drawn != self._known:
+            self._known = drawn
+            self._drawn = style.figure(
+                plots.campaign_history(state.written, state.cutouts), self.dark
+            )
+            style.put(self.place, self._drawn)
+
+    def _show_all(self, rows: list[list[str]], refused: pd.DataFrame) -> None:
+        self.bridge.send("all", rows=rows)
         reasons = {str(k): int(v) for k, v in refused["reason"].value_counts().items()}
         self.bridge.send(
             "quarantine",
@@ -129,16 +162,47 @@ class Watcher:
                 for _, row in refused.head(LISTED).iterrows()
             ],
         )
-        if state is None:
-            return
-        self.bridge.send("standing", **_words(state, self.archive))
-        known = len(state.written), state.cutouts
-        if known != self._known:
-            self._known = known
-            self._drawn = style.figure(
-                plots.campaign_history(state.written, state.cutouts), self.dark
-            )
-            style.put(self.place, self._drawn)
+
+
+_SAYS = {
+    "starting": "The campaign is starting: its networks are being loaded.",
+    "at work": "Shards are being scored.",
+    "stopping": "It stops as soon as the shards under way are stored.",
+    "stopped": "Nothing is at work. A campaign goes on where it was.",
+    "killed": "It ended without a word: it was killed, or its machine stopped. A campaign goes on where it was.",
+    "done": "All cutouts have scores.",
+}
+
+
+def _told(state: Standing | None, campaign: Campaign | None) -> dict[str, Any]:
+    """Say what is at work, as the page shows it."""
+    word = state_of(state, campaign)
+    pulse = state.pulse if state is not None and state.at_work else None
+    mine = campaign is not None and campaign.alive
+    words = _SAYS[word]
+    if word == "at work" and pulse is not None and not mine:
+        words = f"It was started elsewhere: end process {pulse.pid} on {pulse.host} to pause it."
+    return {
+        "state": word,
+        "words": words,
+        "mine": mine,
+        "last": campaign.last_words() if campaign and word in ("stopped", "killed") else "",
+        "workers": pulse.workers if pulse else None,
+        "threads": pulse.threads if pulse else None,
+        "dashboard": pulse.dashboard if pulse else "",
+        "host": pulse.host if pulse else "",
+    }
+
+
+def _row(archive: str, run: str) -> list[str]:
+    """Tell of a run in one line."""
+    state, campaign = look(archive, run)
+    share = f"{100 * state.done / state.cutouts:.1f} %" if state and state.cutouts else "none"
+    made = state.provenance if state else {}
+    members = ", ".join(f"{m.get('name')}@{m.get('version')}" for m in made.get("members", []))
+    began = str(made.get("started", campaign.started if campaign else ""))
+    times = [time[:16].replace("T", " ") for time in (began, str(made.get("updated", "")))]
+    return [run, state_of(state, campaign), share, *times, members]
 
 
 def _words(state: Standing, archive: str) -> dict[str, Any]:
@@ -146,15 +210,6 @@ def _words(state: Standing, archive: str) -> dict[str, Any]:
     share = state.done / state.cutouts if state.cutouts else 0.0
     left = state.count("left")
     known = state.rate == state.rate
-    if state.done == state.cutouts:
-        status, words = "done", "All cutouts have scores."
-    elif state.at_work:
-        status, words = "at work", "Shards are being written."
-    else:
-        status, words = (
-            "stopped",
-            "No shard was written lately. Run the command below: it goes on where it was.",
-        )
     tiles = [
         {
             "title": "Scored",
@@ -180,7 +235,7 @@ def _words(state: Standing, archive: str) -> dict[str, Any]:
             else "none"
             if share == 1
             else "unknown",
-            "note": words,
+            "note": "at the rate of the last five minutes of work",
         },
     ]
     made = state.provenance
@@ -200,7 +255,6 @@ def _words(state: Standing, archive: str) -> dict[str, Any]:
         if made.get(key) not in (None, "")
     ]
     return {
-        "status": status,
         "share": share,
         "tiles": tiles,
         "cells": _cells(state),

@@ -7,11 +7,7 @@ Panel are mounted behind the same log-in.
 from __future__ import annotations
 
 import os
-import re
-import socket
 import threading
-import time
-import webbrowser
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,22 +17,21 @@ import jinja2
 import uvicorn
 from fastapi import Cookie, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import deepstreaks_dask
-from deepstreaks_dask.apps.api import COOKIE, Site, api, csrf_of, explain, site_of
-from deepstreaks_dask.apps.serve import is_loopback
+from deepstreaks_dask.apps.access import COOKIE, csrf_of
+from deepstreaks_dask.apps.api import Site, api, site_of
+from deepstreaks_dask.apps.site import close, is_loopback, listen, make_app, run_app
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.review import (
     NOTE,
     ROLES,
-    Person,
     Review,
     ReviewError,
     archive_key,
     default_url,
 )
+from deepstreaks_dask.runs import Run, list_runs
 
 PAGES = Path(__file__).with_name("pages")
 _ASSETS = {
@@ -52,51 +47,37 @@ _ASSETS = {
     )
 }
 Secret = Annotated[str, Cookie(alias=COOKIE)]
-_OPEN = re.compile(r"/(login|assets/[a-z]+\.(css|js)|favicon\.ico)|/api/v1/.*")
-_ICON = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" '
-    'fill="#141a24"/><path d="M3 13 13 3" stroke="#56b4e9" stroke-width="2.4" stroke-linecap="round"/></svg>'
-)
-_LARGEST = 64 * 1024  # bytes of what a request may bring
-_ASK_AGAIN = 10.0  # seconds after which an open websocket must be somebody's again
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-}
-_POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-_PANEL_POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' blob:; "
-    "object-src 'none'; base-uri 'self'; frame-ancestors 'none'"
-)
 
 
 def serve(
     archive: str | os.PathLike[str],
     *,
+    app: str = "review",
     run: str = "default",
     database: str | None = None,
     thresholds: Mapping[str, float] | None = None,
+    zoo: str | None = None,
     host: str = "127.0.0.1",
     port: int = 5006,
     origin: str | None = None,
     show: bool = False,
 ) -> None:
-    """Serve the review of an archive until interrupted. Nobody sees anything without logging in.
+    """Serve all dashboards of an archive until interrupted. Nobody sees anything without logging in.
 
     Parameters
     ----------
     archive : str or path
-        A scored archive.
+        A scored archive; for ``campaign`` one without scores, too.
+    app : str
+        What is shown first: ``review``, ``explore`` or ``campaign``.
     run : str
         Whose scores to show.
     database : str, optional
         SQLAlchemy's URL; by default a SQLite file beside the archive.
     thresholds : mapping of str to float, optional
         By member or family; by default as the run was decided.
+    zoo : str, optional
+        Of campaigns that are begun here; the shipped one by default.
     host : str
         Where to listen; other machines cannot reach the default.
     port : int
@@ -119,28 +100,23 @@ def serve(
             f"listening on {host} would let passwords travel unencrypted: put a reverse proxy with TLS before it "
             "and name its --origin https://…"
         )
-    try:
-        listening = socket.create_server((host, port))  # before the address is told to anybody
-    except OSError as error:
-        raise DeepStreaksError(
-            f"cannot serve on {host}:{port} ({error.strerror or error}): give another --port"
-        ) from error
-    port = int(listening.getsockname()[1])
-    hosts = {public.netloc.lower()} if public else set()
-    hosts |= {f"{name}:{port}" for name in (host, "localhost", "127.0.0.1")}
-    app = create_app(archive, run=run, database=database, thresholds=thresholds, hosts=hosts)
-    address = origin or f"http://{host}:{port}"
-    print(f"Review of {os.fspath(archive)} at {address}")
-    if show:
-        webbrowser.open(address)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        proxy_headers=public is not None,  # else anybody could name any address
-        server_header=False,
-        ws_max_size=20 * 2**20,
+    if app != "campaign":
+        Run.open(archive, run)
+    listening, hosts = listen(host, port)
+    if public:
+        hosts.add(public.netloc.lower())
+    made = create_app(
+        archive,
+        run=run,
+        database=database,
+        thresholds=thresholds,
+        zoo=zoo,
+        hosts=hosts,
+        begin=f"/{app}",
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    own, behind = f"http://{host}:{listening.getsockname()[1]}", public is not None
+    words = f"{app.capitalize()} of {os.fspath(archive)}"
+    run_app(made, listening, origin or own, words, behind_proxy=behind, show=show)
 
 
 def create_app(
@@ -149,17 +125,21 @@ def create_app(
     run: str = "default",
     database: str | None = None,
     thresholds: Mapping[str, float] | None = None,
+    zoo: str | None = None,
     hosts: set[str],
+    begin: str = "/review",
     dashboards: Mapping[str, Callable[[], Any]] | None = None,
 ) -> FastAPI:
     """Make the site of one archive.
 
     Parameters
     ----------
-    archive, run, database, thresholds
+    archive, run, database, thresholds, zoo
         As :func:`serve` takes them.
     hosts : set of str
         ``name:port`` that browsers may name this site by.
+    begin : str
+        Where ``/`` leads.
     dashboards : mapping of str to callable, optional
         Panel pages by path; by default explore and campaign.
 
@@ -176,35 +156,35 @@ def create_app(
             f"'deepstreaks users add NAME --role administrator --archive {archive}'"
         )
     decision = Decision(dict(thresholds)) if thresholds else None
-    site = Site(archive, run, archive_key(archive), review, decision, frozenset(hosts))
-    site.catalogue()  # whatever is wrong is said now
-    app = FastAPI(
-        title="DeepStreaks review",
-        version=deepstreaks_dask.__version__,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-    )
-    app.state.site = site
-    app.state.dashboards = []
-    app.add_exception_handler(DeepStreaksError, explain)
+    key = archive_key(archive)
+    site = Site(archive, run, key, review, decision, frozenset(hosts), zoo)
+    if run in list_runs(archive):
+        site.catalogue()  # whatever is wrong is said now
+    app = make_app(site, "DeepStreaks review")
     app.include_router(api)
-    _add_pages(app)
     mounted = _dashboards(archive, run) if dashboards is None else dashboards
-    if mounted:
-        from panel.io.fastapi import add_applications
-
-        titles = {path: f"DeepStreaks {path.strip('/')}" for path in mounted}
-        add_applications(dict(mounted), app=app, title=titles, websocket_origins=sorted(hosts))
-        app.state.dashboards = sorted(mounted)
-    app.add_middleware(_Guard, site=site)
+    app.state.dashboards = sorted(mounted)
+    _add_pages(app, begin)
+    close(app, site, mounted, entrance="/login")
     return app
 
 
 def _dashboards(archive: str, run: str) -> dict[str, Callable[[], Any]]:
-    from deepstreaks_dask.apps import explore
+    import panel as pn
 
-    return {"/explore": lambda: explore.app(archive, run)}
+    from deepstreaks_dask.apps import campaign, explore
+
+    def explored() -> Any:
+        if not list_runs(archive):
+            return pn.pane.HTML(
+                '<p>Nothing is scored yet: <a href="/campaign">begin there</a>.</p>'
+            )
+        return explore.app(archive, run)
+
+    return {
+        "/explore": explored,
+        "/campaign": lambda: campaign.app(archive, run, control=True),
+    }
 
 
 def door(archive: str, port: str = "5007") -> Any:
@@ -237,104 +217,7 @@ def door(archive: str, port: str = "5007") -> Any:
     )
 
 
-class _Guard:
-    """Lets nobody in who is not logged in, and nothing that is too large or from another site."""
-
-    def __init__(self, app: ASGIApp, site: Site) -> None:
-        self.app, self.site = app, site
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        known = headers.get("host", "").lower() in self.site.hosts
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send, headers, known)
-            return
-        send = _with_headers(scope, send)
-        if not known:
-            await Response("This site has another name.", 421)(scope, receive, send)
-            return
-        if not _OPEN.fullmatch(scope["path"]) and await self._who(scope) is None:
-            away: Response = Response("Log in first.", 401)
-            if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-                away = RedirectResponse("/login", 303)
-            await away(scope, receive, send)
-            return
-        body = b""
-        while len(body) <= _LARGEST:
-            message = await receive()
-            body += message.get("body", b"")
-            if message["type"] != "http.request" or not message.get("more_body"):
-                break
-        if len(body) > _LARGEST:
-            await Response('{"detail":"too much at once"}', 413, media_type="application/json")(
-                scope, receive, send
-            )
-            return
-        waiting = [{"type": "http.request", "body": body}]
-
-        async def replay() -> Message:
-            return waiting.pop() if waiting else await receive()
-
-        await self.app(scope, replay, send)
-
-    async def _websocket(
-        self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], known: bool
-    ) -> None:
-        from_here = urlsplit(headers.get("origin", "")).netloc.lower() in self.site.hosts
-        if not (known and from_here and await self._who(scope)):
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        asked = time.monotonic()
-
-        async def checked() -> Message:
-            nonlocal asked
-            message = await receive()
-            if message["type"] == "websocket.receive" and time.monotonic() - asked > _ASK_AGAIN:
-                asked = time.monotonic()
-                if await self._who(scope) is None:
-                    await send({"type": "websocket.close", "code": 1008})
-                    return {"type": "websocket.disconnect", "code": 1008}
-            return message
-
-        await self.app(scope, checked, send)
-
-    async def _who(self, scope: Scope) -> Person | None:
-        from starlette.concurrency import run_in_threadpool
-        from starlette.requests import HTTPConnection
-
-        secret = HTTPConnection(scope).cookies.get(COOKIE)
-        return await run_in_threadpool(self.site.review.person_of, secret) if secret else None
-
-
-def _with_headers(scope: Scope, send: Send) -> Send:
-    path = scope["path"]
-    own = path in ("/", "/login", "/review", "/account", "/admin") or path.startswith(
-        ("/assets/", "/api/")
-    )
-    added = {**_HEADERS, "Content-Security-Policy": _POLICY if own else _PANEL_POLICY}
-    if scope["scheme"] == "https":
-        added["Strict-Transport-Security"] = "max-age=31536000"
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            present = {name.lower() for name, _ in message["headers"]}
-            more = dict(added)
-            if b"cache-control" not in present:
-                more["Cache-Control"] = "no-store"
-            message["headers"] = [
-                *message["headers"],
-                *((k.lower().encode(), v.encode()) for k, v in more.items()),
-            ]
-        await send(message)
-
-    return sending
-
-
-def _add_pages(app: FastAPI) -> None:
+def _add_pages(app: FastAPI, begin: str) -> None:
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGES),
         autoescape=True,
@@ -359,14 +242,16 @@ def _add_pages(app: FastAPI) -> None:
 
     @app.get("/", include_in_schema=False)
     def root() -> RedirectResponse:
-        return RedirectResponse("/review", 303)
+        return RedirectResponse(begin, 303)
 
     @app.get("/login", include_in_schema=False)
     def login(request: Request, secret: Secret = "") -> HTMLResponse:
         return page("login", request)
 
     @app.get("/review", include_in_schema=False)
-    def review(request: Request, secret: Secret = "") -> HTMLResponse:
+    def review(request: Request, secret: Secret = "") -> Response:
+        if site_of(request).run not in list_runs(site_of(request).archive):
+            return RedirectResponse("/campaign", 303)
         catalogue = site_of(request).catalogue()
         sorts = ["jd", "mag", "length", "snr", *catalogue.families, *catalogue.members]
         simulated = any("simulat" in str(source) for source in catalogue["source"][:50])
@@ -382,10 +267,6 @@ def _add_pages(app: FastAPI) -> None:
         if who is not None:
             who.need("administrator")
         return page("admin", request, secret, roles=ROLES)
-
-    @app.get("/favicon.ico", include_in_schema=False)
-    def icon() -> Response:
-        return Response(_ICON, media_type="image/svg+xml")
 
     @app.get("/assets/{name}", include_in_schema=False)
     def asset(name: str) -> Response:

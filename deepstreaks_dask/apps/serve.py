@@ -1,21 +1,16 @@
-"""Serve the dashboards of one archive, to this machine alone."""
+"""Serve the dashboards of one archive: to this machine alone, or behind a log-in."""
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
-from importlib import import_module
-
-import panel as pn
 
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.runs import list_runs
 
-APPS = ("explore", "campaign")
+APPS = ("explore", "campaign", "review")
 
 
 def serve(
@@ -23,12 +18,17 @@ def serve(
     app: str = "explore",
     *,
     run: str = "default",
+    database: str | None = None,
+    zoo: str | None = None,
     address: str = "127.0.0.1",
     port: int = 5006,
-    origins: Sequence[str] = (),
+    origin: str | None = None,
     show: bool = True,
 ) -> None:
     """Serve a dashboard until interrupted.
+
+    The review, and whatever other machines can reach, is behind a log-in, and all three are served there. On this machine
+    alone, explore asks for nothing; campaign, which can begin work, for a key that is in the address it prints.
 
     Parameters
     ----------
@@ -38,12 +38,16 @@ def serve(
         One of :data:`APPS`.
     run : str
         Run that is shown first.
+    database : str, optional
+        Of the people who may log in: SQLAlchemy's URL; by default a file beside the archive.
+    zoo : str, optional
+        Of campaigns that are begun from the page; the shipped one by default.
     address : str
-        To listen on. These dashboards ask for no password: only this machine's own addresses are taken.
+        To listen on.
     port : int
         0 takes a free one.
-    origins : sequence of str
-        ``host:port`` by which a reverse proxy, which asks for one, is reached.
+    origin : str, optional
+        ``https://…`` of a reverse proxy on this machine.
     show : bool
         Open a browser.
 
@@ -52,43 +56,63 @@ def serve(
     DeepStreaksError
         If the archive, the app or the address cannot be served.
     """
+    from deepstreaks_dask.apps.site import is_loopback, listen, own_machine, run_app
+
     if app not in APPS:
         raise DeepStreaksError(f"no dashboard {app!r}: there are {', '.join(APPS)}")
-    if not is_loopback(address):
-        raise DeepStreaksError(
-            f"{address} can be reached from other machines, and the {app} dashboard asks for no password: "
-            "serve it on 127.0.0.1, and go there by 'ssh -L' or through a reverse proxy that asks for one"
+    if app == "review" or origin is not None or not is_loopback(address):
+        from deepstreaks_dask.apps import review
+
+        review.serve(
+            archive,
+            app=app,
+            run=run,
+            database=database,
+            zoo=zoo,
+            host=address,
+            port=port,
+            origin=origin,
+            show=show,
         )
+        return
     runs = list_runs(archive)  # a mistyped path is an error now, not on the first visit
-    make = import_module(f"deepstreaks_dask.apps.{app}").app
-    if app == "explore" and runs:
+    if app == "explore":
+        _explore(os.fspath(archive), run, runs, address, port, show)
+        return
+    from deepstreaks_dask.apps import campaign
+
+    path = os.fspath(archive)
+    listening, hosts = listen(address, port)
+    pages = {"/campaign": lambda: campaign.app(path, run, control=True)}
+    made = own_machine(path, pages, run=run, zoo=zoo, hosts=hosts)
+    where = f"http://{address}:{listening.getsockname()[1]}/enter?key={made.state.site.key}"
+    run_app(made, listening, where, f"Campaigns of {path}", show=show)
+
+
+def _explore(archive: str, run: str, runs: list[str], address: str, port: int, show: bool) -> None:
+    import panel as pn
+
+    from deepstreaks_dask.apps import explore
+
+    if runs:
         first = run if run in runs else runs[0]
-        threading.Thread(target=_preload, args=(os.fspath(archive), first), daemon=True).start()
+        threading.Thread(target=_preload, args=(archive, first), daemon=True).start()
     try:
         port = port or _free_port(address)
         hosts = [f"{host}:{port}" for host in dict.fromkeys((address, "127.0.0.1", "localhost"))]
         pn.serve(
-            {app: lambda: make(archive, run)},
+            {"explore": lambda: explore.app(archive, run)},
             address=address,
             port=port,
-            websocket_origin=[*hosts, *origins],
+            websocket_origin=hosts,
             show=show,
-            title=f"DeepStreaks {app}",
+            title="DeepStreaks explore",
             index=None,
         )
     except OSError as error:
         raise DeepStreaksError(
             f"cannot serve on {address}:{port} ({error.strerror or error}): give another --port"
         ) from error
-
-
-def is_loopback(address: str) -> bool:
-    """Say whether an address can be reached from this machine alone."""
-    try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(address, None)}
-    except (OSError, UnicodeError):
-        return False
-    return bool(found) and all(ipaddress.ip_address(ip.split("%")[0]).is_loopback for ip in found)
 
 
 def _free_port(address: str) -> int:

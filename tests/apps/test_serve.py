@@ -1,6 +1,7 @@
 import pytest
 
-from deepstreaks_dask.apps.serve import is_loopback, serve
+from deepstreaks_dask.apps.serve import serve
+from deepstreaks_dask.apps.site import is_loopback
 from deepstreaks_dask.errors import DeepStreaksError
 
 
@@ -10,10 +11,21 @@ def test_addresses_of_this_machine_alone(address):
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.7", "", "no such host.invalid"])
-def test_addresses_that_others_reach_are_refused(address, archive):
+@pytest.mark.parametrize("app", ["explore", "campaign", "review"])
+def test_nothing_is_served_to_others_without_encryption(address, app, archive):
     assert not is_loopback(address)
-    with pytest.raises(DeepStreaksError, match="can be reached from other machines"):
-        serve(archive, address=address)
+    with pytest.raises(DeepStreaksError, match="unencrypted"):
+        serve(archive, app, address=address)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("app", ["explore", "campaign", "review"])
+def test_nothing_is_served_behind_a_proxy_without_a_log_in(address, app, archive):
+    from helpers import write_run
+
+    write_run(archive, "default", ["rb_a"], [[0.5]] * 150)
+    with pytest.raises(DeepStreaksError, match="users add"):
+        serve(archive, app, address=address, port=0, origin="https://review.example.org")
 
 
 def test_what_cannot_be_served_is_an_error_at_once(archive, tmp_path):

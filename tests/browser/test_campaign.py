@@ -1,9 +1,31 @@
+"""Campaigns as people follow them, and as administrators begin, pause and resume them."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+
 import numpy as np
+import psutil
 import pytest
 import zarr
-from helpers import served, write_run
+from helpers import random_batch, served, write_run
 
 from deepstreaks_dask.archive import CutoutBatch, Quarantined, append, create
+from deepstreaks_dask.launch import launched
+from deepstreaks_dask.review import Review, default_url
+from deepstreaks_dask.runs import open_scores
+
+PASSWORD = "correct horse battery"
+CAMPAIGN = ("--app", "campaign", "--no-show", "--port", "0")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def state(tmp_path_factory):
+    """What is started here is written down here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +50,19 @@ def under_way(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(under_way):
-    with served("dashboard", under_way, "--app", "campaign", "--no-show", "--port", "0") as url:
+    with served("dashboard", under_way, *CAMPAIGN) as url:
         yield url
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1400, False), (420, True)])
+def until(page, words):
+    page.wait_for_function(f"() => {words}", timeout=300_000)
+
+
+def status(page, *words):
+    until(page, f"{json.dumps(words)}.includes(document.getElementById('status').textContent)")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (390, True)])
 def test_a_campaign_is_followed_without_a_reload(visit, address, under_way, width, dark):
     page = visit(address, width=width, dark=dark)
     page.wait_for_selector("#failures td")
@@ -50,7 +80,7 @@ def test_a_campaign_is_followed_without_a_reload(visit, address, under_way, widt
     page.wait_for_function("document.querySelector('.tile .value').textContent === '50.0 %'")
 
 
-def test_looking_again_can_be_stopped(visit, address, under_way):
+def test_looking_again_can_be_stopped(visit, address):
     page = visit(address)
     page.wait_for_selector("#failures td")
     page.locator("#repeat").uncheck()
@@ -62,12 +92,92 @@ def test_looking_again_can_be_stopped(visit, address, under_way):
     page.wait_for_function("document.querySelector('.tile .value').textContent !== 'mine'")
 
 
-def test_an_archive_without_a_run_says_what_to_do(visit, tmp_path):
-    create(tmp_path / "new.zarr")
-    url = tmp_path / "new.zarr"
-    with served("dashboard", url, "--app", "campaign", "--no-show", "--port", "0") as address:
+def test_a_campaign_of_another_machine_is_shown_and_not_offered_to_be_paused(
+    visit, address, under_way
+):
+    path = under_way / "runs" / "default" / "pulse.json"
+    beat = {"host": "elsewhere", "pid": 7, "workers": 3, "threads": 6, "pausing": False}
+    path.write_text(
+        json.dumps({**beat, "beat": time.time(), "dashboard": "http://127.0.0.1:8787/status"})
+    )
+    try:
         page = visit(address)
-        page.wait_for_function(
-            "document.querySelector('#quarantine').textContent === 'Every input became a cutout.'"
-        )
-        assert "deepstreaks score" in page.locator("main pre").inner_text()
+        status(page, "at work")
+        assert "end process 7 on elsewhere" in page.inner_text("#words")
+        assert "3 workers, 6 threads" in page.inner_text("#dask")
+        assert page.get_attribute("#dask a", "href") == "http://127.0.0.1:8787/status"
+        until(page, "!document.getElementById('begin').hidden")
+        assert not page.is_visible("#pause")
+        assert not page.is_visible("#resume")
+    finally:
+        path.unlink()
+
+
+def test_nobody_without_the_key_gets_in(address):
+    root = address.partition("/enter")[0]
+    for path in ("/campaign", "/api/v1/campaigns", "/api/v1/session", "/enter?key=guessed"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(root + path)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """An archive of noise without a run, in so many shards that it is not done before it is paused."""
+    url = tmp_path_factory.mktemp("fresh") / "new.zarr"
+    create(url, shard=64)
+    append(url, [random_batch(64 * 40)])
+    Review(default_url(url)).add_user("root", PASSWORD, "administrator")
+    Review(default_url(url)).add_user("vera", PASSWORD, "viewer")
+    return url
+
+
+def enter(visit, address, name, **options):
+    page = visit(address, **options)
+    page.fill("#name", name)
+    page.fill("#password", PASSWORD)
+    page.click("#login button")
+    page.click("nav >> text=Campaign")
+    return page
+
+
+def test_a_campaign_is_begun_paused_and_resumed_to_the_end(visit, fresh):
+    """Its dashboard ends on the way, and the campaign does not."""
+    with served("dashboard", fresh, *CAMPAIGN) as address:
+        page = visit(address)
+        page.wait_for_selector("text=No campaign yet")
+        page.wait_for_selector("#begin:not([hidden])")
+        page.fill("#begin [name=workers]", "1")
+        page.click("#begin button")
+        page.wait_for_url("**/campaign?run=default")
+        status(page, "at work")
+    process = psutil.Process(launched(fresh)["default"].pid)
+    assert process.is_running()  # its dashboard is gone
+    assert process.cmdline()[-2:] == ["--", str(fresh)]
+    with served("dashboard", fresh, "--app", "review", *CAMPAIGN[2:]) as address:
+        looker = enter(visit, address, "vera")
+        looker.wait_for_selector("text=An administrator begins, pauses and resumes")
+        page = enter(visit, address, "root")
+        until(page, "/^[1-9]/.test(document.querySelectorAll('.tile .value')[1]?.textContent)")
+        status(page, "at work")
+        assert "1 worker, 2 threads" in page.inner_text("#dask")
+        assert not looker.is_visible("#pause")
+        page.click("#pause")
+        status(page, "stopping", "stopped")
+        status(page, "stopped")
+        psutil.wait_procs([process], timeout=60)
+        done = int(np.isfinite(open_scores(fresh)["scores"].values).all(axis=1).sum())
+        assert 0 < done < 64 * 40
+        until(page, f"document.querySelector('.tile p').textContent.startsWith('{done:,} of')")
+        page.wait_for_selector("#resume:not([hidden])")
+        assert not looker.is_visible("#resume")
+        page.click("#resume")
+        status(page, "starting", "at work")
+        status(page, "done")
+        assert page.locator(".tile .value").first.inner_text() == "100.0 %"
+        assert not page.is_visible("#control")
+        page.fill("#begin [name=run]", "other")
+        page.fill("#begin [name=families]", "rb, xx")
+        page.click("#begin button")
+        page.wait_for_url("**/campaign?run=other")
+        page.wait_for_selector("#last:has-text(\"no member of family 'xx'\")", timeout=300_000)
+    assert np.isfinite(open_scores(fresh)["scores"].values).all()

@@ -4,8 +4,7 @@ addEventListener("DOMContentLoaded", () => {
   const table = (heads, rows, none) => (rows.length ? make("table", { class: "left" },
     ...(heads ? [make("tr", {}, ...heads.map((h) => make("th", { scope: "col" }, h)))] : []),
     ...rows.map((row) => make("tr", {}, ...row.map((cell) => make("td", {}, String(cell)))))) : make("p", { class: "soft" }, none));
-  on("standing", ({ status, share, tiles, cells, failures, failed, members, facts, command }) => {
-    $("status").textContent = status;
+  on("standing", ({ share, tiles, cells, failures, failed, members, facts, command }) => {
     $("share").value = share;
     $("tiles").replaceChildren(...tiles.map((t) => make("section", { class: "card tile" }, make("h3", {}, t.title), make("div", { class: "value" }, t.value), make("p", {}, t.note))));
     $("cells").replaceChildren(...cells.map((c) => {
@@ -19,6 +18,78 @@ addEventListener("DOMContentLoaded", () => {
     $("members").replaceChildren(table(["name", "version", "family", "SHA-256 of the weights"], members, "None."));
     $("facts").replaceChildren(table(null, facts, "None."));
     $("command").textContent = command;
+  });
+  // Who is at work, and what may be done about it
+
+  let who = null; // name, role and csrf, where there is an API and it knows us
+  let now = null;
+  const may = () => who?.role === "administrator";
+  const here = $("main").dataset;
+  const ask = async (path, body) => {
+    const headers = { "X-CSRF-Token": who?.csrf ?? "", ...(body && { "Content-Type": "application/json" }) };
+    const answer = await fetch(`/api/v1${path}`, { method: body === undefined ? "GET" : "POST", headers, body: body && JSON.stringify(body) }).catch(() => { throw new Error("The server does not answer. Is it running?"); });
+    const said = await answer.json().catch(() => ({}));
+    if (answer.ok) return said;
+    const detail = Array.isArray(said.detail) ? said.detail.map((one) => `${one.loc?.at(-1) ?? ""}: ${one.msg}`).join("; ") : said.detail;
+    throw new Error(answer.status === 401 ? "You are not logged in any more: load this page again." : detail ?? `That failed on the server's side (${answer.status}).`);
+  };
+  const doing = async (words, work) => {
+    const place = $("control-words") ?? $("begin-words");
+    const buttons = document.querySelectorAll("#control button, #begin button");
+    buttons.forEach((button) => { button.disabled = true; });
+    place.textContent = words;
+    try { await work(); } catch (error) { place.textContent = ""; window.deepstreaks.clearProblem(); $("problem").textContent = error.message; $("problem").hidden = false; $("problem").scrollIntoView({ block: "nearest" }); }
+    buttons.forEach((button) => { button.disabled = false; });
+  };
+  const buttons = () => {
+    if (!$("control") || !now) return;
+    const mayPause = may() && now.mine && now.state === "at work";
+    const mayResume = may() && ["stopped", "killed"].includes(now.state);
+    $("pause").hidden = !mayPause;
+    $("resume").hidden = !mayResume;
+    $("control").hidden = !mayPause && !mayResume;
+  };
+  on("campaign", (told) => {
+    if (now && now.state !== told.state && $("control-words")) $("control-words").textContent = "";
+    now = told;
+    if (!$("status")) return;
+    $("status").textContent = told.state;
+    $("words").textContent = told.words;
+    $("last").hidden = !told.last;
+    $("last").textContent = told.last && `It said last: ${told.last}`;
+    const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
+    $("dask").hidden = !told.workers;
+    $("dask").replaceChildren(`${count(told.workers ?? 0)} worker${told.workers === 1 ? "" : "s"}, ${count(told.threads ?? 0)} threads. `, ...(!told.dashboard ? [] : local || !/^https?:\/\/(localhost|127\.|\[::1\])/.test(told.dashboard)
+      ? [make("a", { href: told.dashboard, target: "_blank", rel: "noopener noreferrer" }, "Dask's own dashboard"), ` on ${told.host}`]
+      : [`Dask's own dashboard asks for no password, and so it is on the loopback interface of ${told.host} alone: ${told.dashboard}`]));
+    buttons();
+  });
+  const begin = async () => {
+    if (here.control !== "yes") return;
+    try { who = await ask("/session"); } catch (error) { $("begin-words").textContent = error.message; return; }
+    $("begin").hidden = !may();
+    $("begin-words").textContent = may() ? "It goes on when this page is closed, and when its server ends." : "An administrator begins, pauses and resumes campaigns.";
+    if (who.name !== "you") {
+      $("nav").hidden = false;
+      $("nav").replaceChildren(make("a", { href: "/review" }, "Review"), make("a", { href: "/explore" }, "Explore"), make("a", { href: "/account" }, "Account"));
+    }
+    buttons();
+  };
+  begin();
+  $("begin")?.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const { run, families, workers } = event.target.elements;
+    doing("Beginning", async () => {
+      const body = { run: run.value, families: families.value.split(",").map((name) => name.trim()), workers: Number(workers.value) };
+      await ask("/campaigns", body);
+      location.search = new URLSearchParams({ run: run.value });
+    });
+  });
+  $("resume")?.addEventListener("click", () => doing("Starting again", () => ask("/campaigns", { run: here.run })));
+  $("pause")?.addEventListener("click", () => doing("Asked to stop", () => ask(`/campaigns/${encodeURIComponent(here.run)}/pause`, {})));
+  on("all", ({ rows }) => {
+    const line = ([run, ...rest]) => make("tr", {}, make("th", { scope: "row" }, make("a", { href: `?${new URLSearchParams({ run })}`, ...(run === here.run && { "aria-current": "page" }) }, run)), ...rest.map((cell) => make("td", {}, cell)));
+    $("all").replaceChildren(rows.length ? make("table", { class: "left" }, make("thead", {}, make("tr", {}, ...["run", "state", "scored", "begun", "last worked on", "networks"].map((h) => make("th", { scope: "col" }, h)))), make("tbody", {}, ...rows.map(line))) : make("p", { class: "soft" }, "None yet."));
   });
   on("quarantine", ({ reasons, total, rows }) => {
     const words = Object.entries(reasons).map(([reason, n]) => `${count(n)} ${reason}`).join(", ");

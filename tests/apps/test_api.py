@@ -5,65 +5,16 @@ import json
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from helpers import write_run
 from starlette.websockets import WebSocketDisconnect
 
-from deepstreaks_dask import review as module
-from deepstreaks_dask.apps.api import COOKIE, CSRF
-from deepstreaks_dask.apps.review import create_app, serve
-from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.apps.access import COOKIE, CSRF
+from deepstreaks_dask.apps.review import serve
+from deepstreaks_dask.archive import open_archive
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.review import Review, default_url
-from deepstreaks_dask.simulate.nights import simulate_nights
+from deepstreaks_dask.review import default_url
 
 PASSWORD = "correct horse battery"
 MEMBERS = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
-PEOPLE = {"root": "administrator", "anna": "reviewer", "ben": "reviewer", "vera": "viewer"}
-
-
-@pytest.fixture(scope="session")
-def reviewed(tmp_path_factory):
-    """An archive of three simulated nights, scored by networks that are always right."""
-    url = str(tmp_path_factory.mktemp("reviewed") / "week.zarr")
-    create(url, shard=64)
-    batches = list(simulate_nights(3, 60, seed=5))
-    for batch in batches:  # what is known to be simulated is not to be submitted
-        batch.columns["source"][:] = "a survey"
-        batch.columns["kind"][:] = ""
-    append(url, batches)
-    dataset = open_archive(url)
-    labels = [dataset[f"label_{member[:2]}"].values for member in MEMBERS]
-    write_run(url, "default", MEMBERS, np.stack(labels, axis=1).clip(0, 1).astype(np.float32))
-    return url
-
-
-@pytest.fixture
-def app(reviewed, tmp_path, monkeypatch):
-    cheap = module.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(module, "_hasher", cheap)
-    module._nobodys_password.cache_clear()
-    database = f"sqlite:///{tmp_path}/review.sqlite"
-    review = Review(database)
-    for name, role in PEOPLE.items():
-        review.add_user(name, PASSWORD, role)
-    return create_app(reviewed, database=database, hosts={"testserver"}, dashboards={})
-
-
-@pytest.fixture
-def client(app):
-    """A browser without a session."""
-    return TestClient(app, follow_redirects=False)
-
-
-@pytest.fixture
-def of(app):
-    """Make a program that shows somebody's token: ``of("anna").get(...)``."""
-
-    def make(name):
-        token = app.state.site.review.add_token(name, "test")
-        return TestClient(app, headers={"Authorization": f"Bearer {token}"})
-
-    return make
 
 
 def log_in(client, name="anna"):
@@ -79,72 +30,6 @@ def lines(answer):
 
 def streaks(client, **parameters):
     return lines(client.get("/api/v1/streaks", params=parameters))
-
-
-def routes(app):
-    return [
-        (method.upper(), path)
-        for path, methods in app.openapi()["paths"].items()
-        for method in methods
-    ]
-
-
-def test_nothing_is_seen_without_logging_in(app, client):
-    listed = routes(app)
-    assert len(listed) > 15
-    for method, path in [*listed, ("GET", "/api/v1/openapi.json")]:
-        if path == "/api/v1/login":
-            continue
-        path = path.replace("{number}", "1").replace("{name}", "anna")
-        for headers in ({}, {"Authorization": "Bearer ds_wrong"}, {"Authorization": "Basic x"}):
-            answer = client.request(method, path, headers=headers, params={"id": "x"})
-            assert answer.status_code in (401, 422), (method, path)
-            assert answer.status_code == 401 or method in ("POST", "PATCH"), (method, path)
-    for path in (
-        "/",
-        "/review",
-        "/account",
-        "/admin",
-        "/explore",
-        "/static/js/bokeh.min.js",
-        "/nowhere",
-    ):
-        assert client.get(path).status_code == 401
-        page = client.get(path, headers={"Accept": "text/html"})
-        assert (page.status_code, page.headers["location"]) == (303, "/login")
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/explore/ws"):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("role", "refused"),
-    [
-        ("vera", {"verdicts", "undo", "export", "users", "users/{name}", "audit", "labels"}),
-        ("anna", {"users", "users/{name}", "audit", "labels"}),
-        ("root", set()),
-    ],
-)
-def test_roles(app, of, role, refused):
-    bodies = {
-        "verdicts": {"id": "nowhere", "verdict": "keep"},
-        "users": {"name": "zoe", "password": PASSWORD},
-        "users/{name}": {"active": True},
-    }
-    someone = of(role)
-    found = set()
-    for method, path in routes(app):
-        name = path.removeprefix("/api/v1/")
-        if name in ("login", "logout", "password") or name.startswith("tokens"):
-            continue
-        answer = someone.request(
-            method,
-            path.replace("{name}", "ben"),
-            params={"id": "nowhere"} if method == "GET" else None,
-            json=bodies.get(name) if method != "GET" else None,
-        )
-        if answer.status_code == 403:
-            found.add(name)
-    assert found == refused
 
 
 def test_log_in_and_out(client):
@@ -390,6 +275,31 @@ def test_serving_needs_an_administrator_and_encryption(archive, reviewed, tmp_pa
     with pytest.raises(DeepStreaksError, match="write it like"):
         serve(reviewed, database=database, origin="http://review.example.org")
     assert default_url(reviewed).endswith("week.zarr.review.sqlite")
+
+
+def test_campaigns_are_begun_and_paused_by_administrators(of, started, reviewed):
+    anna, root = of("anna"), of("root")
+    (done,) = root.get("/api/v1/campaigns").json()
+    assert (done["run"], done["state"], done["done"], done["cutouts"]) == (
+        *("default", "done"),
+        *(180, 180),
+    )
+    body = {"run": "new", "families": ["rb", "kd"], "workers": 1}
+    assert anna.post("/api/v1/campaigns", json=body).status_code == 403
+    assert started == []
+    begun = root.post("/api/v1/campaigns", json=body)
+    assert (begun.status_code, begun.json()["by"]) == (201, "root")
+    ((*_, run, families, workers, _, url),) = started
+    assert (run, families, workers, url) == (
+        *("--run=new", "--families=rb,kd"),
+        *("--workers=1", reviewed),
+    )
+    assert {one["run"] for one in anna.get("/api/v1/campaigns").json()} == {"default", "new"}
+    assert anna.post("/api/v1/campaigns/new/pause").status_code == 403
+    assert root.post("/api/v1/campaigns/default/pause").status_code == 400  # nothing is at work
+    assert root.post("/api/v1/campaigns/nowhere/pause").status_code == 404
+    for wrong in ({"run": "../x"}, {"run": "-x"}, {"zoo": "/etc"}, {"families": ["$(id)"]}):
+        assert root.post("/api/v1/campaigns", json=wrong).status_code == 422
 
 
 def test_schemathesis_finds_nothing(app, of):
