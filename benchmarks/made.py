@@ -24,7 +24,6 @@ def make(url: Path, n: int, nights: int, *, pictures: bool = False) -> None:
     pictures : bool
         Write noise for the pixels of the last night; all other pixels are left out, and read as nothing.
     """
-    create(url)
     rng = np.random.default_rng(1)
     real, short, keep = (rng.random(n) < share for share in (0.5, 0.6, 0.4))
     labelled = rng.random(n) < 0.3
@@ -38,16 +37,12 @@ def make(url: Path, n: int, nights: int, *, pictures: bool = False) -> None:
     truths = {"rb": real, "sl": short, "kd": keep}
     for family, truth in truths.items():
         columns[f"label_{family}"] = np.where(labelled, truth, -1).astype(np.int8)
-    group = zarr.open_group(url, mode="r+", use_consolidated=False)
-    for name in SCHEMA:
-        array = group[name]
-        array.resize((n,))
-        if name in columns:
-            array[:] = columns[name]
+    create(url)
+    group = _rows(url, n, columns)
     pixels, shard = group["cutouts"], open_archive(url).attrs["shard"]
-    pixels.resize((n, 144, 144))
     if pictures:
-        for first in range(int(np.searchsorted(columns["night"], night[-1])), n, shard):
+        begin = int(np.searchsorted(columns["night"], night[-1]))
+        for first in range(begin - begin % shard, n, shard):
             size = min(shard, n - first)
             pixels[first : first + size] = rng.integers(0, 256, (size, 144, 144), np.uint8)
     described = [
@@ -64,6 +59,28 @@ def make(url: Path, n: int, nights: int, *, pictures: bool = False) -> None:
             logit = np.where(truths[member[:2]][part], 4.0, -4.0) + rng.normal(0, 2.5, size)
             values[:, k] = 1 / (1 + np.exp(-logit))
         run.scores[part] = values
+    _commit(url)
+
+
+def lay_out(url: Path, n: int, shard: int) -> None:
+    """Write an archive of ``n`` cutouts of which nothing is known, not even pixels."""
+    create(url, shard=shard)
+    _rows(url, n, {})
+    _commit(url)
+
+
+def _rows(url: Path, n: int, columns: dict[str, np.ndarray]) -> zarr.Group:
+    group = zarr.open_group(url, mode="r+", use_consolidated=False)
+    for name in SCHEMA:
+        array = group[name]
+        array.resize((n,))
+        if name in columns:
+            array[:] = columns[name]
+    group["cutouts"].resize((n, 144, 144))
+    return group
+
+
+def _commit(url: Path) -> None:
     zarr.consolidate_metadata(url)
     record = json.loads((url / "zarr.json").read_text())
     listed = record["consolidated_metadata"]["metadata"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
 
@@ -26,12 +28,14 @@ from deepstreaks_dask.simulate.streaks import simulated
 EXPOSURE = 30.0
 """Seconds that a streak was exposed, where the archive does not say: ZTF's."""
 
-_CHUNKS = 64  # of cutouts, 1.3 MB each, kept in memory
 _OWN = ("plausible", "undecided")
+_BLOCK = 65536  # rows of a column that are read together
+_BLOCKS = 48
+_PIXELS = 400_000_000  # bytes of cutouts that are kept: those of a night's candidates and more
 
 
 class Catalogue(Mapping[str, np.ndarray]):
-    """The columns of a decided run, each loaded when it is first asked for.
+    """The columns of a decided run, each loaded when it is first asked for; :meth:`take` reads parts of them.
 
     There are the archive's own, a column of scores a member, one a family (the best of its members' scores, which
     is what a threshold is compared with), ``plausible`` and ``undecided``.
@@ -53,13 +57,16 @@ class Catalogue(Mapping[str, np.ndarray]):
         self.kinds |= dict.fromkeys([*self.families, *self.members], "number")
         self.kinds |= dict.fromkeys(_OWN, "truth")
         self._columns: dict[str, np.ndarray] = {}
-        self._chunks: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._blocks: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._chunks: OrderedDict[int, Future[np.ndarray]] = OrderedDict()
         self._reading = threading.Lock()
+        self._loading = threading.RLock()  # what takes seconds and gigabytes is loaded once
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._columns:
-            self._columns[name] = self._load(name)
-        return self._columns[name]
+        with self._loading:
+            if name not in self._columns:
+                self._columns[name] = self._load(name)
+            return self._columns[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.kinds)
@@ -73,18 +80,48 @@ class Catalogue(Mapping[str, np.ndarray]):
         return int(self.decided.sizes["cutout"])
 
     @cached_property
-    def index(self) -> pd.Index:
+    def index(self) -> Ids:
         """The ids, to look rows up by."""
-        return pd.Index(self["id"])
+        with self._loading:
+            return Ids(self._in_blocks("id"))
 
     @cached_property
     def simulated(self) -> np.ndarray:
         """What bears the simulator's marks, and is not to be taken for a detection."""
-        return simulated(self["kind"], self["source"])
+        nothing = np.array([""], dtype=object)
+        with self._loading:
+            by_kind = simulated(self["kind"], nothing)
+            parts = [simulated(nothing, source) for source in self._in_blocks("source")]
+        return by_kind | np.concatenate([np.zeros(0, bool), *parts])
+
+    def take(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Give some rows of a column without loading all of it.
+
+        Parameters
+        ----------
+        name : str
+            One of the columns.
+        rows : ndarray
+            int ``(n,)``.
+        """
+        if name in self._columns:
+            return self._columns[name][rows]
+        if name in self.families:
+            of = [k for k, member in enumerate(self.members) if family_of(member) == name]
+            return np.fmax.reduce(self.decided["scores"].values[rows][:, of], axis=1)
+        if name in (*self.members, *_OWN):
+            return self[name][rows]
+        blocks, places = np.divmod(np.asarray(rows, np.int64), _BLOCK)
+        parts = {int(k): self._block(name, int(k)) for k in np.unique(blocks)}
+        kind = next(iter(parts.values())).dtype if parts else object
+        found = np.empty(len(blocks), kind)
+        for k, part in parts.items():
+            found[blocks == k] = part[places[blocks == k]]
+        return found
 
     def find(self, cutout: str) -> int:
         """Give the row of an id; -1 if there is none."""
-        return int(self.index.get_indexer(pd.Index([cutout]))[0])
+        return int(self.index.get_indexer([cutout])[0])
 
     def where(self, text: str) -> np.ndarray:
         """Say of each row whether it passes a filter.
@@ -109,7 +146,7 @@ class Catalogue(Mapping[str, np.ndarray]):
 
     def record(self, row: int) -> dict[str, Any]:
         """Give all that is known of a row, as JSON can hold it; None where it is not known."""
-        return {name: _plain(self[name][row]) for name in self.kinds}
+        return {name: _plain(self.take(name, np.array([row]))[0]) for name in self.kinds}
 
     def picture(self, row: int) -> bytes:
         """Give a cutout as PNG: its pixels as they are, several planes side by side.
@@ -121,19 +158,15 @@ class Catalogue(Mapping[str, np.ndarray]):
         """
         chunk, place = divmod(row, CHUNK)
         with self._reading:
-            if chunk not in self._chunks:
-                group = zarr.open_group(self.decided.attrs["url"], mode="r")
-                array = group["cutouts"]
-                assert isinstance(array, zarr.Array)
-                try:
-                    read = np.asarray(array[chunk * CHUNK : (chunk + 1) * CHUNK])
-                except Exception as error:  # codecs raise whatever their libraries do
-                    raise OSError(f"cutout {row} cannot be read") from error
-                self._chunks[chunk] = read
-                while len(self._chunks) > _CHUNKS:
-                    self._chunks.popitem(last=False)
+            mine = chunk not in self._chunks
+            reading = self._chunks.setdefault(chunk, Future())
             self._chunks.move_to_end(chunk)
-            pixels = self._chunks[chunk][place]
+        if mine:  # whoever else asks for this chunk waits for it, and nobody for another
+            self._read(chunk, reading)
+        try:
+            pixels = reading.result()[place]
+        except Exception as error:  # codecs raise whatever their libraries do
+            raise OSError(f"cutout {row} cannot be read") from error
         buffer = io.BytesIO()
         Image.fromarray(_grey(pixels)).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
@@ -192,6 +225,43 @@ class Catalogue(Mapping[str, np.ndarray]):
         )
         return found.sort_values("minutes", key=abs).head(50).reset_index(drop=True)
 
+    def _read(self, chunk: int, reading: Future[np.ndarray]) -> None:
+        try:
+            pixels = np.asarray(self._pixels[chunk * CHUNK : (chunk + 1) * CHUNK])
+        except Exception as error:
+            reading.set_exception(error)
+            with self._reading:
+                del self._chunks[chunk]
+            return
+        reading.set_result(pixels)
+        with self._reading:
+            while len(self._chunks) > max(1, _PIXELS // max(pixels.nbytes, 1)):
+                self._chunks.popitem(last=False)
+
+    @cached_property
+    def _pixels(self) -> zarr.Array:
+        array = zarr.open_group(self.decided.attrs["url"], mode="r")["cutouts"]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def _block(self, name: str, k: int) -> np.ndarray:
+        with self._reading:
+            if (name, k) in self._blocks:
+                self._blocks.move_to_end((name, k))
+                return self._blocks[name, k]
+        values = self.decided[name][k * _BLOCK : (k + 1) * _BLOCK].values
+        values = values.astype(object) if self.kinds[name] == "text" else values
+        with self._reading:
+            self._blocks[name, k] = values
+            while len(self._blocks) > _BLOCKS:
+                self._blocks.popitem(last=False)
+        return values
+
+    def _in_blocks(self, name: str) -> Iterator[np.ndarray]:
+        """Give a column of texts a part at a time: all of a large one would be gigabytes."""
+        for first in range(0, self.rows, 4 * _BLOCK):
+            yield self.decided[name][first : first + 4 * _BLOCK].values.astype(object)
+
     def _load(self, name: str) -> np.ndarray:
         if name in self.members:
             return self.decided["scores"].values[:, self.members.index(name)]
@@ -199,8 +269,50 @@ class Catalogue(Mapping[str, np.ndarray]):
             of = [k for k, member in enumerate(self.members) if family_of(member) == name]
             scores = self.decided["scores"].values[:, of]
             return np.fmax.reduce(scores, axis=1)
-        values = self.decided[name].values
-        return values.astype(object) if self.kinds[name] == "text" else values
+        if self.kinds[name] != "text":
+            return self.decided[name].values
+        column, first = np.empty(self.rows, object), 0
+        known: dict[str, str] = {}
+        for part in self._in_blocks(name):  # equal texts are kept once
+            codes, texts = pd.factorize(part)
+            shared = [known.setdefault(text, text) for text in texts]
+            column[first : first + len(part)] = np.asarray(shared, dtype=object)[codes]
+            first += len(part)
+        return column
+
+
+class Ids:
+    """Rows by id, in 12 bytes a row.
+
+    Of each id a hash of 64 bits is kept (SipHash with a key of this process's own): two ids of seven million share one
+    once in a million archives, and nobody can make up one that does.
+
+    Parameters
+    ----------
+    parts : iterable of ndarray
+        The ids, some at a time.
+    """
+
+    def __init__(self, parts: Iterable[np.ndarray]) -> None:
+        self._key = secrets.token_hex(8)
+        hashes = np.concatenate([np.zeros(0, np.uint64), *map(self._hash, parts)])
+        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
+        self._hashes = hashes[self._order]
+
+    def get_indexer(self, ids: Iterable[str]) -> np.ndarray:
+        """Give the row of each id, int ``(n,)``; -1 where there is none."""
+        wanted = self._hash(np.array(list(ids), dtype=object))
+        at = np.searchsorted(self._hashes, wanted)
+        inside = at < len(self._hashes)
+        rows = np.full(len(wanted), -1)
+        found = inside.copy()
+        found[inside] = self._hashes[at[inside]] == wanted[inside]
+        rows[found] = self._order[at[found]]
+        return rows
+
+    def _hash(self, ids: np.ndarray) -> np.ndarray:
+        hashes: np.ndarray = pd.util.hash_array(ids, hash_key=self._key, categorize=False)
+        return hashes
 
 
 def newest_commit(archive: str, run: str) -> str:
