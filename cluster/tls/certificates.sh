@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Make certificates for a Dask cluster of one's own, and the file that tells Dask to use them.
 #
-#   cluster/tls/certificates.sh FOLDER [DAYS]
+#   cluster/tls/certificates.sh FOLDER [DAYS [WHERE]]
 #   export DASK_CONFIG=FOLDER
 #
 # FOLDER gets the certificate of an authority (ca.pem), a certificate and key for scheduler, worker and client, and
-# dask.yaml. Copy the folder to the same path on every machine. The authority's own key is thrown away, so that nobody
-# can make more certificates that the cluster would trust.
+# dask.yaml, which names them at WHERE: FOLDER by default, and for containers the place where it is mounted. Copy it to
+# the same path on every machine. The authority's own key is thrown away, so that nobody can make more certificates
+# that the cluster would trust.
 set -euo pipefail
-if [[ $# -lt 1 || $# -gt 2 || "${2:-365}" == *[!0-9]* ]]; then
-  echo "usage: $0 FOLDER [DAYS]" >&2
+if [[ $# -lt 1 || $# -gt 3 || "${2:-365}" == *[!0-9]* ]]; then
+  echo "usage: $0 FOLDER [DAYS [WHERE]]" >&2
   exit 2
 fi
 umask 077
@@ -40,7 +41,8 @@ for role in scheduler worker client; do
       -extfile "$begun/extensions" -out "$begun/$role.pem" 2> /dev/null
 done
 rm -f "$begun/ca-key.pem" "$begun/ca.srl" "$begun/extensions"
-quoted=${folder//\'/\'\'}
+where=${3:-$folder}
+quoted=${where//\'/\'\'}
 cat > "$begun/dask.yaml" << YAML
 distributed:
   comm:
