@@ -231,7 +231,7 @@ def ingest(
         if workers or scheduler or wants_processes(chosen, total):
             from deepstreaks_dask.cluster import connect
 
-            client = stack.enter_context(connect(scheduler, workers=workers))
+            client = stack.enter_context(connect(scheduler or "local", workers=workers))
             executor = client.get_executor()
         bar = stack.enter_context(progress_bar("ingest", total))
         batches = chosen.read(source, table=table, night=night, executor=executor)
