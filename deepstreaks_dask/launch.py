@@ -130,6 +130,7 @@ def start(
     if workers is not None and not 1 <= workers <= most:
         raise CampaignError(f"{workers} workers: this machine takes 1 to {most}")
     folder = _folder(url)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with FileLock(folder / f"{run}.lock"):
         pulse, earlier = read_pulse(url, run), _read(folder, run)
         if (earlier is not None and earlier.alive) or (pulse is not None and pulse.fresh):
@@ -228,9 +229,7 @@ def _folder(url: str) -> Path:
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     fs, root = locate(url)
     name = hashlib.sha256(str(fs.unstrip_protocol(root)).encode()).hexdigest()[:24]
-    folder = state / "deepstreaks" / "campaigns" / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+    return state / "deepstreaks" / "campaigns" / name
 
 
 def _record(folder: Path, run: str) -> tuple[Any, str]:
