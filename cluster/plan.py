@@ -93,7 +93,7 @@ def main(
     archives: Annotated[int, typer.Option(help="That they are spread over.")] = 100,
     shard: Annotated[int, typer.Option(help="Cutouts a shard.")] = 8192,
     members: Annotated[int, typer.Option()] = 9,
-    bytes_a_cutout: Annotated[float, typer.Option(help="Compressed.")] = 16_000,
+    bytes_a_cutout: Annotated[float, typer.Option(help="Compressed.")] = 15_142,
     rate: Annotated[float, typer.Option(help="Cutouts a second of a GPU.")] = 7_800,
     share: Annotated[float, typer.Option(help="Of full scoring that the mode costs.")] = 1.0,
     gpu_hour: Annotated[float, typer.Option(help="Price of an hour of a GPU.")] = 3.0,

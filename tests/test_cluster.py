@@ -288,3 +288,17 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_kubernetes.operator", None)
     with pytest.raises(DeepStreaksError, match=r"dask_kubernetes is missing: .*\[cluster\]"):
         connect("kubernetes", workers=1)
+
+
+def test_a_campaign_queues_more_as_workers_come(monkeypatch):
+    """Else an adaptive cluster would see no reason to grow."""
+    from deepstreaks_dask import campaign
+
+    monkeypatch.setattr(campaign, "_ASKED_EVERY", -1)
+    client = types.SimpleNamespace(nthreads=lambda: {})
+    room = campaign._Room(client)
+    few = room.tasks
+    client.nthreads = lambda: {"a": 2, "b": 2}
+    assert room.tasks == 4 * few > 0
+    client.nthreads = lambda: {}
+    assert room.tasks == few
