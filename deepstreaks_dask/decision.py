@@ -111,7 +111,8 @@ class Decision:
         -------
         xarray.Dataset
             The same, with ``family_pass(cutout, family)`` and ``plausible(cutout)``, where NaN passes nothing,
-            and ``undecided(cutout)``: True where a missing score could still change the decision.
+            and ``undecided(cutout)``: True where a missing score could still change the decision. What a triage
+            rejected for these very thresholds is decided.
 
         Raises
         ------
@@ -129,11 +130,19 @@ class Decision:
         needed = [names.index(name) for name in self.needed(members)]
         plausible = family_pass[:, needed].all(axis=1)
         undecided = ~plausible & (family_pass | family_open)[:, needed].all(axis=1)
+        if "rejected" in scores and self._decided(scores.attrs["decided"]):
+            undecided &= ~scores["rejected"].values
         return scores.assign(
             family_pass=(("cutout", "family"), family_pass),
             plausible=("cutout", plausible),
             undecided=("cutout", undecided),
         ).assign_coords(family=names)
+
+    def _decided(self, limits: Mapping[str, float]) -> bool:
+        """Say whether these are the thresholds that a run was scored for."""
+        return all(
+            np.float32(self.threshold(name)) == np.float32(limit) for name, limit in limits.items()
+        )
 
 
 def family_of(member: str) -> str:

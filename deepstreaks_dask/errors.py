@@ -25,9 +25,21 @@ class CampaignError(DeepStreaksError):
     """A scoring campaign cannot be started or resumed as asked."""
 
 
+class TriageError(CampaignError):
+    """A triage has no guarantee, or is not one for these members."""
+
+
 class TrainingError(DeepStreaksError):
     """A model cannot be trained on the archive or labels given."""
 
 
 class DepotError(DeepStreaksError):
     """A depot of nightly products cannot be reached, refuses us, or gives what it should not."""
+
+
+class CalibrationError(DeepStreaksError):
+    """Scores cannot be calibrated on the labels given, or are not calibrated."""
+
+
+class InjectionError(DeepStreaksError):
+    """Streaks cannot be injected as asked, or there are none to recover."""
