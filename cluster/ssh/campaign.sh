@@ -34,7 +34,8 @@ done
 address=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["address"])' "$work/scheduler.json")
 
 # Runs on each machine, with what a worker needs of the certificates as a tar file on its standard input. A worker
-# ends by itself two minutes after the scheduler; the files go with it.
+# that loses the scheduler ends, and is started again; one that does not find it for two minutes fails, and that is
+# the end. The files go with it.
 # shellcheck disable=SC2016
 worker='
 umask 077
@@ -45,12 +46,13 @@ export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=True TF_CPP_MIN_LOG_LEVEL=3 PA
 common=(--nthreads 2 --local-directory "$work" --death-timeout 120
   --tls-ca-file "$work/ca.pem" --tls-cert "$work/worker.pem" --tls-key "$work/worker-key.pem")
 if compgen -G "/dev/nvidia[0-9]*" > /dev/null; then
-  dask cuda worker "$1" "${common[@]}" --dashboard-address 127.0.0.1:0
+  command=(dask cuda worker "$1" "${common[@]}" --dashboard-address 127.0.0.1:0)
 else
   workers=$((($(nproc) + 1) / 2))
   export TF_NUM_INTRAOP_THREADS=2 TF_NUM_INTEROP_THREADS=1
-  dask worker "$1" "${common[@]}" --nworkers "$workers" --no-dashboard
+  command=(dask worker "$1" "${common[@]}" --nworkers "$workers" --no-dashboard)
 fi
+while "${command[@]}"; do sleep 1; done
 '
 for host in "${hosts[@]}"; do
   tar -cC "$DASK_CONFIG" ca.pem worker.pem worker-key.pem |

@@ -130,7 +130,7 @@ def test_a_host_that_is_cut_off_and_comes_back_changes_nothing(
         "DEEPSTREAKS_HOST": hosts.addresses[0],
         "DEEPSTREAKS_SSH": reach,
         "DEEPSTREAKS_BIN": str(commands),
-        "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "4s",  # so long until the loss is noticed
+        "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s",  # until the loss is noticed
     }
     command = [SCRIPT, tmp_path / "hosts.txt", url, "--run", "hosts", "--zoo", tiny, "--json"]
     log = tmp_path / "campaign.log"
@@ -169,7 +169,7 @@ def _chunks(url):
 
 
 def _wait(log, running, done):
-    for _ in range(3000):
+    for _ in range(8000):
         if done(log.read_text(errors="replace")):
             return
         if running.poll() is not None:

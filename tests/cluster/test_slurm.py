@@ -82,7 +82,7 @@ def _registered(log):
 
 
 def _wait_for(folder, text):
-    for _ in range(1200):
+    for _ in range(2000):
         logs = "\n".join(file.read_text(errors="replace") for file in folder.glob("**/*.log"))
         if text in logs:
             return logs
