@@ -1,8 +1,8 @@
 """One compiled forward pass of any number of models over batches of uint8 cutouts.
 
 A batch is sent to the device once, as bytes where the archive has bytes, and scaled there as each model wants it
-(`SCALINGS`); every call has the same shape, so that nothing is compiled twice. Each Keras backend has its branch here
-and is imported nowhere else.
+(`SCALINGS`); every call has the same shape, so that nothing is compiled twice, but where that is too much for the memory
+of a device: then the batch is halved. Each Keras backend has its branch here and is imported nowhere else.
 """
 
 import os
@@ -20,7 +20,7 @@ from deepstreaks_dask.errors import ModelError
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-Forward = Callable[[np.ndarray], np.ndarray]
+_Run = Callable[[np.ndarray], np.ndarray]
 
 PRECISIONS = "float32", "mixed_bfloat16", "mixed_float16"
 """In what a network computes: single precision, or half with weights and scores in single."""
@@ -97,6 +97,77 @@ def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
             yield layer
 
 
+class Forward:
+    """Models compiled by :func:`compile_forward`: a function from cutouts to scores.
+
+    Attributes
+    ----------
+    size : int
+        Cutouts in a compiled call: the batch, halved as often as the memory of the device was exhausted. A call of
+        another size may be computed by another algorithm, so that its scores may differ in their last bits.
+    """
+
+    def __init__(
+        self,
+        compiled: Callable[[int], _Run],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        only_bytes: bool,
+    ) -> None:
+        self._compiled, self._shape = compiled, shape
+        self._dtype, self._only_bytes = dtype, only_bytes
+        self.size = shape[0]
+        self._run = self._fitting(lambda: compiled(self.size))
+
+    def __call__(self, cutouts: np.ndarray) -> np.ndarray:
+        """Score at most a batch of cutouts."""
+        n, (batch, *sides) = len(cutouts), self._shape
+        if cutouts.ndim == 3:
+            cutouts = cutouts[..., None]
+        if (
+            (self._only_bytes and cutouts.dtype != np.uint8)
+            or list(cutouts.shape[1:]) != sides
+            or n > batch
+        ):
+            raise ModelError(
+                f"cutouts are {cutouts.dtype} {cutouts.shape}: give {'uint8' if self._only_bytes else 'numbers'} of "
+                f"shape (n, {', '.join(map(str, sides))}) with n of at most {batch}"
+            )
+        return self._fitting(lambda: self._passes(cutouts))[:n]
+
+    def _passes(self, cutouts: np.ndarray) -> np.ndarray:
+        """Score cutouts in calls of one size, the last one filled up."""
+        n = -(-max(1, len(cutouts)) // self.size) * self.size
+        if n > len(cutouts) or cutouts.dtype != self._dtype:
+            padded = np.zeros((n, *self._shape[1:]), self._dtype)
+            padded[: len(cutouts)] = cutouts
+            cutouts = padded
+        if n == self.size:
+            return self._run(cutouts)
+        return np.concatenate(
+            [self._run(cutouts[k : k + self.size]) for k in range(0, n, self.size)]
+        )
+
+    def _fitting(self, work: Callable[[], Any]) -> Any:
+        """Do what needs the device's memory; while it does not fit, halve the size and do it again."""
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if self.size == 1 or not _exhausted(error):
+                    raise
+            # here, where the error is gone and no frame of it keeps arrays on the device
+            self.size = -(-self.size // 2)
+            self._run = self._fitting(lambda: self._compiled(self.size))
+
+
+def _exhausted(error: Exception) -> bool:
+    """Tell whether the memory of a device is full: TensorFlow and PyTorch have a class for it, JAX says it in words."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    full = kinds & {"ResourceExhaustedError", "OutOfMemoryError"}
+    return bool(full) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def compile_forward(
     models: Sequence[keras.Model], batch: int, scalings: Sequence[str] | None = None
 ) -> Forward:
@@ -118,6 +189,7 @@ def compile_forward(
         Takes at most `batch` cutouts, (cutout, y, x, plane) or, of one plane, (cutout, y, x), uint8 where a model
         wants bytes and else of any type, and returns float32 (cutout, model) in 0..1. Fewer cutouts are padded to
         `batch`, which leaves their scores as they are.
+        Where the memory of the device is exhausted the batch is halved, for good (:attr:`Forward.size`).
 
     Raises
     ------
@@ -150,28 +222,13 @@ def compile_forward(
     only_bytes = "bytes" in scalings
     dtype = np.dtype(np.uint8 if set(scalings) == {"bytes"} else np.float32)
     shape = (batch, *models[0].input_shape[1:])
-    run = _BACKENDS[keras.backend.backend()](models, scalings, shape, dtype.name)
-
-    def forward(cutouts: np.ndarray) -> np.ndarray:
-        n = len(cutouts)
-        if cutouts.ndim == 3:
-            cutouts = cutouts[..., None]
-        if (
-            (only_bytes and cutouts.dtype != np.uint8)
-            or cutouts.shape[1:] != shape[1:]
-            or n > batch
-        ):
-            raise ModelError(
-                f"cutouts are {cutouts.dtype} {cutouts.shape}: give {'uint8' if only_bytes else 'numbers'} of shape "
-                f"(n, {', '.join(map(str, shape[1:]))}) with n of at most {batch}"
-            )
-        if n < batch or cutouts.dtype != dtype:
-            padded = np.zeros(shape, dtype)
-            padded[:n] = cutouts
-            cutouts = padded
-        return run(cutouts)[:n]
-
-    return forward
+    backend = _BACKENDS[keras.backend.backend()]
+    return Forward(
+        lambda size: backend(models, scalings, (size, *shape[1:]), dtype.name),
+        shape,
+        dtype,
+        only_bytes,
+    )
 
 
 def _columns(cutouts: Any, scalings: Sequence[str], look: Callable[[int, Any], Any]) -> list[Any]:
@@ -183,7 +240,7 @@ def _columns(cutouts: Any, scalings: Sequence[str], look: Callable[[int, Any], A
 
 def _tensorflow(
     models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
-) -> Forward:
+) -> _Run:
     import tensorflow as tf
 
     # Not XLA: on CPUs it halves the speed of VGG6 and gains nothing on the larger networks. Weights
@@ -203,7 +260,7 @@ def _tensorflow(
 
 def _jax(
     models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
-) -> Forward:
+) -> _Run:
     import jax
 
     # Weights are arguments: as constants of the trace they would be compiled in, slowly.
@@ -228,7 +285,7 @@ def _jax(
 
 def _torch(
     models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
-) -> Forward:
+) -> _Run:
     import torch
 
     @torch.inference_mode()
