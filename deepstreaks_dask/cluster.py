@@ -18,6 +18,7 @@ from typing import Any
 import dask
 from dask.distributed import Client, LocalCluster, Security
 from distributed.deploy.cluster import Cluster
+from distributed.utils import silence_logging_cmgr
 
 from deepstreaks_dask.errors import DeepStreaksError
 
@@ -223,12 +224,14 @@ def _jobs(system: str) -> Callable[[int | None, int | None, str], Cluster]:
             )
         security = Security()
         cluster = cluster_class(security=security if security.require_encryption else None)
-        try:
-            cluster.sync(_submit, cluster, workers or 0)
-        except BaseException:
-            with suppress(Exception):  # what went wrong first is what is told
-                cluster.close()
-            raise
+        # A refusal is raised here, and need not be logged as well.
+        with silence_logging_cmgr("CRITICAL", "tornado.application"):
+            try:
+                cluster.sync(_submit, cluster, workers or 0)
+            except BaseException:
+                with suppress(Exception):  # what went wrong first is what is told
+                    cluster.close()
+                raise
         return cluster
 
     return start

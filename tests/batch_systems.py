@@ -158,10 +158,19 @@ def slurm(folder, monkeypatch):
         yield folder
     finally:
         subprocess.run(["scancel", "--full", "--user", "root"], check=False)
+        for _ in range(240):  # whatever still ends wants the daemons
+            queue = subprocess.run(["squeue", "-h"], capture_output=True, check=False).stdout
+            if not queue.strip():
+                break
+            time.sleep(0.25)
         for daemon in reversed(running):
             daemon.terminate()
         for daemon in running:
-            daemon.wait(60)
+            try:
+                daemon.wait(30)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
 
 
 def _free_ports(n):

@@ -246,7 +246,7 @@ def test_jobs_of_a_batch_system_start_workers_and_end_with_the_client(
         assert not any(map(_alive, pids)), [log.read_text() for log in jobs.glob("*.log")]
 
 
-def test_batch_systems_that_do_not_take_jobs_are_one_line(tmp_path, monkeypatch):
+def test_batch_systems_that_do_not_take_jobs_are_one_line(tmp_path, monkeypatch, capfd):
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
     monkeypatch.setenv("PATH", "/usr/bin/nothing-here")
     with pytest.raises(DeepStreaksError, match="no 'bsub': run this where jobs"):
@@ -262,6 +262,7 @@ def test_batch_systems_that_do_not_take_jobs_are_one_line(tmp_path, monkeypatch)
         ):
             connect("slurm", workers=1)
         assert "\n" not in str(error.value)
+    assert "Invalid account" not in capfd.readouterr().err  # nor does anything log it
 
 
 def test_pods_are_asked_for_from_the_operator(monkeypatch):

@@ -39,12 +39,16 @@ def test_a_job_scores_an_archive_on_two_nodes(
         )
         assert "Submitted batch job" in submitted.stdout
         log = _wait_for(tmp_path, '"scored"')
+        for _ in range(480):
+            if not list(tmp_path.glob("deepstreaks-*.json")):
+                break  # the job cleared away before it ended
+            time.sleep(0.25)
     assert f'"scored": {len(expected)}' in log
     assert len(set(_registered(log))) == 2
     assert all(address.startswith("tls://") for address in _registered(log))
     scores = open_scores(url, run)["scores"].values
     np.testing.assert_array_equal(scores, expected)
-    assert not list(tmp_path.glob("deepstreaks-*.json"))  # cleared away
+    assert not list(tmp_path.glob("deepstreaks-*.json"))
 
 
 def test_a_job_without_certificates_or_archive_says_so(monkeypatch):
