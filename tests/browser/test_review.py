@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
+from astropy.time import Time
 from helpers import served, visiting, write_run
 
 from deepstreaks_dask.archive import append, create, open_archive
@@ -182,6 +185,40 @@ def test_two_people_disagree(enter, visit):
         page.wait_for_selector("text=Undone")
 
 
+def test_links_out_carry_the_position_and_the_time(enter, week):
+    page = enter("anna")
+    one = chosen(page)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#detail .links a")
+    links = {
+        link.inner_text(): urlsplit(link.get_attribute("href"))
+        for link in page.locator("#detail .links a").all()
+    }
+    dataset = open_archive(week)
+    row = int(np.flatnonzero(dataset["id"].values == one)[0])
+    place = SkyCoord(dataset["ra"].values[row], dataset["dec"].values[row], unit="deg")
+    when = Time(dataset["jd"].values[row], format="jd")
+    asked = {name: dict(parse_qsl(link.query)) for name, link in links.items()}
+    assert set(asked) == {
+        *("Fink", "ALeRCE", "SIMBAD", "MPC's NEO checker", "MPC's MPChecker", "SkyBoT")
+    }
+    for name in ("Fink", "ALeRCE"):
+        shown = SkyCoord(float(asked[name]["ra"]), float(asked[name]["dec"]), unit="deg")
+        assert shown.separation(place).arcsec < 0.1
+    for name in ("MPC's NEO checker", "MPC's MPChecker"):
+        form = asked[name]
+        shown = SkyCoord(form["ra"], form["decl"], unit=("hourangle", "deg"))
+        assert shown.separation(place).arcsec < 0.5
+        day = Time(f"{form['year']}-{form['month']}-01", scale="utc") + (float(form["day"]) - 1)
+        assert 0 <= (when - day).jd < 0.0101
+        assert form["which"] == "pos"
+    assert links["MPC's NEO checker"].path.endswith("/neocheck.cgi")
+    skybot = SkyCoord(float(asked["SkyBoT"]["-ra"]), float(asked["SkyBoT"]["-dec"]), unit="deg")
+    assert skybot.separation(place).arcsec < 0.1
+    assert abs((Time(asked["SkyBoT"]["-ep"], scale="utc") - when).sec) < 1.5
+    assert "where one opens empty" in page.inner_text("#detail")
+
+
 def test_viewers_look_only(enter, review, week):
     page = enter("vera")
     page.keyboard.press("k")
@@ -227,16 +264,28 @@ def test_tokens_work_and_end(enter, address):
         urllib.request.urlopen(request)
 
 
-@pytest.mark.parametrize(("width", "dark"), [(420, True), (1400, False)])
+@pytest.mark.parametrize(
+    ("width", "dark"), [(390, True), (390, False), (1400, True), (1400, False)]
+)
 def test_pages_fit_and_are_lit(enter, address, width, dark):
     page = enter("root", width=width, dark=dark)
     theme = "dark" if dark else "light"
-    for name in ("review", "account", "admin"):
+    for name in ("review", "account", "admin", "campaign"):
         page.goto(f"{address}/{name}")
         assert page.get_attribute("html", "data-theme") == theme
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.click("#theme")
     assert page.get_attribute("html", "data-theme") != theme
+
+
+def test_a_reviewers_campaign_page_offers_nothing_that_is_refused(enter):
+    page = enter("anna")
+    page.click("nav >> text=Campaign")
+    page.wait_for_selector("text=An administrator begins, pauses and resumes campaigns")
+    assert not page.is_visible("#begin")
+    assert not page.is_visible("#control")
+    page.click("#nav >> text=Account")
+    page.wait_for_url("**/account")
 
 
 def test_explore_is_behind_the_same_door(enter, browser, address):

@@ -15,7 +15,7 @@
   };
   const line = (user) => {
     const role = make("select", { "aria-label": `Role of ${user.name}`, onchange: (event) => change(user.name, { role: event.target.value }, `${user.name} is a ${event.target.value} now.`) }, ...roles.map((one) => make("option", { selected: one === user.role }, one)));
-    const form = make("form", { class: "row", onsubmit: (event) => { event.preventDefault(); change(user.name, { password: event.target.elements[0].value }, `${user.name} has a new password.`); } }, make("input", { type: "password", required: true, minlength: 12, maxlength: 256, autocomplete: "new-password", "aria-label": `New password of ${user.name}`, size: 14 }), make("button", {}, "Set"));
+    const form = make("form", { class: "row", onsubmit: (event) => { event.preventDefault(); change(user.name, { password: event.target.elements[0].value }, `${user.name} has a new password.`); } }, make("input", { type: "password", required: true, minlength: 12, maxlength: 256, autocomplete: "new-password", "aria-label": `New password of ${user.name}`, placeholder: "new password", size: 14 }), make("button", {}, "Set"));
     return make("tr", {}, make("th", { scope: "row" }, user.name), make("td", {}, role), make("td", {}, user.created.slice(0, 10)),
       make("td", {}, make("button", { type: "button", "aria-label": `${user.active ? "Disable" : "Enable"} ${user.name}`, onclick: () => change(user.name, { active: !user.active }, `${user.name} is ${user.active ? "disabled" : "enabled"}.`) }, user.active ? "Disable" : "Enable"), " ", make("span", { class: "soft small" }, user.active ? "active" : "disabled")),
       make("td", {}, form));

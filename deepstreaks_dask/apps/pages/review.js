@@ -172,21 +172,35 @@
     detail = null;
     element(chosen)?.focus();
   };
-  const links = (streak) => {
-    if (streak.ra === null || streak.dec === null) return [make("span", { class: "soft" }, "The position is not known.")];
+  // hours, minutes and seconds, or degrees, with a sign; "-" as other sites take it
+  const sexagesimal = (degrees, hours) => {
+    const digits = hours ? 2 : 1;
+    const units = 60 * 60 * 10 ** digits;
+    const all = Math.round(Math.abs(hours ? degrees / 15 : degrees) * units) % ((hours ? 24 : 360) * units);
+    const seconds = ((all % (units / 60)) / 10 ** digits).toFixed(digits).padStart(digits + 3, "0");
+    const [whole, minutes] = [Math.floor(all / units), Math.floor(all / (units / 60)) % 60].map((one) => String(one).padStart(2, "0"));
+    return `${hours ? "" : degrees < 0 ? "-" : "+"}${whole} ${minutes} ${seconds}`;
+  };
+  const links = (streak, station) => {
+    if (streak.ra === null || streak.dec === null) return [make("span", { class: "soft" }, "No links without a position.")];
     const [ra, dec] = [streak.ra.toFixed(6), streak.dec.toFixed(6)];
-    const when = streak.jd === null ? null : new Date((streak.jd - 2440587.5) * 864e5);
-    const day = when && `${when.toISOString().slice(0, 10)} ${when.toISOString().slice(11, 19)}`;
-    const signed = streak.dec < 0 ? dec : `+${dec}`;
     const to = {
-      Fink: `https://ztf.fink-portal.org/?query_type=Conesearch&ra=${ra}&dec=${dec}&radius=60`,
-      ALeRCE: `https://alerce.online/?ra=${ra}&dec=${dec}&radius=60`,
-      SIMBAD: `https://simbad.cds.unistra.fr/simbad/sim-coo?Coord=${encodeURIComponent(`${ra} ${signed}`)}&CooFrame=ICRS&Radius=1&Radius.unit=arcmin`,
-      "MPC's NEO checker": "https://www.minorplanetcenter.net/cgi-bin/checkneo.cgi",
-      "MPC's MPChecker": "https://www.minorplanetcenter.net/cgi-bin/checkmp.cgi",
-      ...(day ? { SkyBoT: `https://ssp.imcce.fr/webservices/skybot/skybotconesearch_query.php?-ep=${encodeURIComponent(day)}&-ra=${ra}&-dec=${dec}&-rd=0.2&-mime=html&-loc=I41&-from=deepstreaks` } : {}),
+      Fink: ["https://ztf.fink-portal.org/", { action: "conesearch", ra, dec, radius: 60 }],
+      ALeRCE: ["https://alerce.online/", { ra, dec, radius: 60, page: 1 }],
+      SIMBAD: ["https://simbad.cds.unistra.fr/simbad/sim-coo", { Coord: `${ra} ${streak.dec < 0 ? "" : "+"}${dec}`, CooFrame: "ICRS", Radius: 1, "Radius.unit": "arcmin" }],
     };
-    return Object.entries(to).map(([name, url]) => make("a", { href: url, target: "_blank", rel: "noopener noreferrer" }, name));
+    if (streak.jd !== null) {
+      const when = new Date(Math.round((streak.jd - 2440587.5) * 864e5));
+      const [date, time] = when.toISOString().split("T");
+      const [year, month, day] = date.split("-");
+      const fraction = (when - Date.parse(`${date}T00:00:00Z`)) / 864e5;
+      // The fields of the checkers' own form, which gives the day to a hundredth.
+      const asked = { year, month, day: (Number(day) + Math.floor(fraction * 100) / 100).toFixed(2), which: "pos", ra: sexagesimal(streak.ra, true), decl: sexagesimal(streak.dec, false), TextArea: "", radius: 15, limit: "24.0", oc: station, sort: "d", mot: "h", tmot: "s", pdes: "u", needed: "f", ps: "n", type: "p" };
+      to["MPC's NEO checker"] = ["https://www.minorplanetcenter.net/cgi-bin/neocheck.cgi", asked];
+      to["MPC's MPChecker"] = ["https://www.minorplanetcenter.net/cgi-bin/mpcheck.cgi", asked];
+      to.SkyBoT = ["https://ssp.imcce.fr/webservices/skybot/skybotconesearch_query.php", { "-ep": `${date} ${time.slice(0, 8)}`, "-ra": ra, "-dec": dec, "-rd": 0.2, "-mime": "html", "-loc": station, "-from": "deepstreaks" }];
+    }
+    return Object.entries(to).map(([name, [url, query]]) => make("a", { href: `${url}?${new URLSearchParams(query)}`, target: "_blank", rel: "noopener noreferrer" }, name));
   };
   const table = (pairs) => make("div", { class: "scroll" }, make("table", { class: "left" }, make("tbody", {}, ...pairs.map(([name, what]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, what))))));
   const said = (name, what) => {
@@ -200,13 +214,6 @@
     const typing = document.activeElement?.id === "note" ? document.activeElement.value : null;
     place.setAttribute("aria-busy", "false");
     const pressed = (name, what, key) => make("button", { type: "button", "aria-pressed": mine?.[what] === name, onclick: () => judge(streak.id, { [what]: mine?.[what] === name ? "" : name }) }, name, make("kbd", {}, key));
-    const sexagesimal = (degrees, hours) => {
-      const all = Math.abs(hours ? degrees / 15 : degrees) + (hours ? 5e-4 : 5e-3) / 3600;
-      const minutes = (all % 1) * 60;
-      const digits = hours ? 3 : 2;
-      const seconds = Math.floor((minutes % 1) * 60 * 10 ** digits) / 10 ** digits;
-      return `${hours ? "" : degrees < 0 ? "−" : "+"}${String(Math.floor(all)).padStart(2, "0")} ${String(Math.floor(minutes)).padStart(2, "0")} ${seconds.toFixed(digits).padStart(digits + 3, "0")}`;
-    };
     const facts = Object.entries(streak).filter(([name, what]) => what !== null && what !== "" && !(name in scores) && !(name in detail.families) && !(name.startsWith("label_") && what === -1));
     const note = make("textarea", { id: "note", maxlength: get("main").dataset.note, "aria-label": "Note", placeholder: "A note" });
     note.value = typing ?? mine?.note ?? "";
@@ -230,8 +237,9 @@
       })(), make("span", {}, value(score, 4)))),
       make("p", { class: "soft small" }, detail.networks.join(", ")),
       make("h3", {}, "Sky"),
-      streak.ra === null ? make("p", { class: "soft small" }, "The position is not known.") : make("p", { class: "number" }, `${sexagesimal(streak.ra, true)}  ${sexagesimal(streak.dec, false)}  (J2000)`),
-      make("p", { class: "links small" }, ...links(streak)),
+      streak.ra === null ? make("p", { class: "soft small" }, "The position is not known.") : make("p", { class: "number" }, `${sexagesimal(streak.ra, true)}  ${sexagesimal(streak.dec, false).replace("-", "−")}  (J2000)`),
+      make("p", { class: "links small" }, ...links(streak, ades?.stn ?? "500")),
+      ...(streak.ra === null ? [] : [make("p", { class: "soft small" }, streak.jd === null ? "Without a time, nothing that moves can be looked up." : "The links carry the position, and those of the Minor Planet Center and SkyBoT the time. They lead to other sites, which may change their forms: where one opens empty, type what is above.")]),
       make("h3", {}, "Along its motion, the same night"),
       along.length ? table(along.map((one) => [make("button", { type: "button", class: "link", onclick: () => { const k = rows.findIndex((row) => row.id === one.id); if (k >= 0) choose(k); else open(one.id); } }, one.id), `${one.minutes > 0 ? "+" : "−"}${Math.abs(one.minutes).toFixed(1)} min, ${one.arcsec}″ off`])) : make("p", { class: "soft small" }, "No other detection fits a straight way at a steady pace."),
       make("h3", {}, "Streak"), table(facts.map(([name, what]) => [name, said(name, what)])),
