@@ -272,8 +272,22 @@ def precision_recall(curves: Mapping[str, pd.DataFrame]) -> hv.Overlay | hv.Text
     )
 
 
-def confusion(counts: Confusion, *, title: str = "Decision against labels") -> hv.Overlay | hv.Text:
-    """Counts of decisions against labels, each with its share of the label's cutouts."""
+def confusion(
+    counts: Confusion,
+    *,
+    title: str = "Decision against labels",
+    decisions: tuple[str, str] = ("plausible", "rejected"),
+    labels: tuple[str, str] = ("plausible", "other"),
+) -> hv.Overlay | hv.Text:
+    """Counts of decisions against labels, each with its share of the label's cutouts.
+
+    Parameters
+    ----------
+    counts : Confusion
+    title : str
+    decisions, labels : tuple of str
+        What to call the positive and the negative ones.
+    """
     if not counts.tp + counts.fn + counts.fp + counts.tn:
         return nothing("No labels: no confusion matrix")
     cells = [
@@ -296,8 +310,8 @@ def confusion(counts: Confusion, *, title: str = "Decision against labels") -> h
         title=title,
         xlabel="decision",
         ylabel="label",
-        xticks=[(0.5, "plausible"), (1.5, "rejected")],
-        yticks=[(1.5, "plausible"), (0.5, "other")],
+        xticks=[(0.5, decisions[0]), (1.5, decisions[1])],
+        yticks=[(1.5, labels[0]), (0.5, labels[1])],
         xlim=(0, 2),
         ylim=(0, 2),
         hooks=[_dress, _without_grid],
@@ -500,6 +514,118 @@ def drift(table: pd.DataFrame, name: str) -> hv.Overlay | hv.Text:
 def _night_ticks(names: Sequence[str]) -> list[tuple[int, str]]:
     every = -(-len(names) // _MOST_TICKS)
     return [(k, names[k]) for k in range(0, len(names), every)]
+
+
+def reliability(
+    tables: Mapping[str, pd.DataFrame], *, title: str = "Reliability"
+) -> hv.Overlay | hv.Text:
+    """Share of positives against score, bin by bin, with 95 % Wilson intervals; on the diagonal a score is a probability.
+
+    Parameters
+    ----------
+    tables : mapping of str to pandas.DataFrame
+        What to call them, and as :func:`~deepstreaks_dask.calibration.reliability` gives them.
+    title : str
+    """
+    shown = {words: table for words, table in tables.items() if len(table)}
+    if not shown:
+        return nothing("No labels: no reliability")
+    drawn: list[Any] = [
+        hv.Curve(([0, 1], [0, 1])).opts(color=SOFT, line_dash="dotted", line_width=1.5)
+    ]
+    for (words, table), style in zip(shown.items(), _OTHER_STYLES, strict=False):
+        colour, dash = style
+        bars = hv.Segments(
+            (table["score"], table["low"], table["score"], table["high"]), ["x0", "y0", "x1", "y1"]
+        )
+        line = hv.Curve(
+            (table["score"], table["share"]), "score", "share of positives", label=words
+        )
+        drawn += [
+            bars.opts(color=colour, line_width=1.5),
+            line.opts(color=colour, line_dash=dash, line_width=2),
+            hv.Scatter((table["score"], table["share"])).opts(color=colour, size=6),
+        ]
+    return _overlay(
+        drawn,
+        title=title,
+        xlabel="score",
+        ylabel="share of positives",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+        legend_position="top_left",
+    )
+
+
+def recovery_map(table: pd.DataFrame, which: str = "decision") -> hv.Overlay | hv.Text:
+    """Share of injected streaks that are recovered, over magnitude and length, with 95 % Wilson intervals.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As :func:`~deepstreaks_dask.injection.recovery` gives it.
+    which : str
+        ``"decision"`` or a family.
+    """
+    shown = table[(table["which"] == which) & table["mag"].notna()]
+    if not len(shown):
+        return nothing("No injected streaks")
+    mags, lengths = (sorted(shown[name].unique()) for name in ("mag", "length"))
+    shapes: list[Any] = []
+    for _, row in shown.iterrows():
+        x, y = mags.index(row["mag"]), lengths.index(row["length"])
+        box = hv.Rectangles([(x + 0.02, y + 0.02, x + 0.98, y + 0.98)])
+        shapes.append(box.opts(color=GREEN, alpha=0.06 + 0.6 * row["share"], line_alpha=0))
+        share = hv.Text(x + 0.5, y + 0.6, f"{row['share']:.2f}")
+        shapes.append(share.opts(text_color=INK, text_font_size="11pt"))
+        span = hv.Text(x + 0.5, y + 0.28, f"{row['low']:.2f} to {row['high']:.2f}")
+        shapes.append(span.opts(text_color=INK, text_font_size="7pt"))
+    return hv.Overlay(shapes).opts(
+        title=f"Recovered by {'the decision' if which == 'decision' else which}",
+        xlabel="magnitude",
+        ylabel="length (pixels)",
+        xticks=[(k + 0.5, f"{mag:g}") for k, mag in enumerate(mags)],
+        yticks=[(k + 0.5, f"{length:g}") for k, length in enumerate(lengths)],
+        xlim=(0, len(mags)),
+        ylim=(0, len(lengths)),
+        hooks=[_dress, _without_grid],
+        **_SIZE,
+    )
+
+
+def learning_curves(
+    histories: Mapping[str, Mapping[str, Sequence[float]]],
+    which: str = "binary_accuracy",
+    *,
+    title: str = "Learning curves",
+) -> hv.Overlay | hv.Text:
+    """Training (dashed) and validation (solid) curves of members, epoch by epoch.
+
+    Parameters
+    ----------
+    histories : mapping of str to mapping
+        By member: lists a figure, such as ``binary_accuracy`` and ``val_binary_accuracy``, with one value an epoch. Both are
+        weighted as the loss is, and those of the training have dropout on.
+    which : str
+        ``"binary_accuracy"`` or ``"loss"``.
+    title : str
+    """
+    words = {"binary_accuracy": "accuracy", "loss": "binary cross-entropy"}[which]
+    lines: list[Any] = []
+    for place, (member, history) in enumerate(histories.items()):
+        colour = _OTHER_STYLES[place % len(_OTHER_STYLES)][0]
+        for key, dash, part in (
+            (which, "dashed", "training"),
+            (f"val_{which}", "solid", "validation"),
+        ):
+            values = list(history.get(key, ()))
+            epochs = np.arange(1, len(values) + 1)
+            line = hv.Curve((epochs, values), "epoch", words, label=f"{member}, {part}")
+            lines.append(line.opts(color=colour, line_dash=dash, line_width=2))
+    if not lines:
+        return nothing("No training")
+    corner = "bottom_right" if which == "binary_accuracy" else "top_right"
+    return _overlay(lines, title=title, xlabel="epoch", ylabel=words, legend_position=corner)
 
 
 def venn(regions: Mapping[str, int]) -> hv.Overlay | hv.Text:

@@ -43,3 +43,9 @@ def write_whole(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text in UTF-8 to a path or URL as :func:`write_whole` does."""
+    fs, target = locate(path)
+    write_whole(fs, target, text.encode())

@@ -136,20 +136,47 @@ def _mask_patches(scene: Scene, keep: np.ndarray | None = None, most: int = 4) -
         scene.masked = before
 
 
-def _near_earth_asteroid(scene: Scene) -> Streak:
-    """A PSF-wide streak of 5 to 100 px about the middle, faint to saturated, both ends in sight."""
+def _asteroid_trail(scene: Scene, length: float) -> tuple[np.ndarray, float]:
+    """A PSF-wide trail of unit peak about the middle, both ends in sight, at any angle, which is given too."""
     rng, c = scene.rng, scene.conditions
-    length = float(np.exp(rng.uniform(np.log(5), np.log(100))))
     angle = rng.uniform(0, np.pi)
     reach = min(8.0, max(2.0, 0.46 * scene.size - length / 2))
     x, y = np.clip(rng.normal(0, 3, 2), -reach, reach)
     width = max(c.sigma * rng.uniform(0.95, 1.25), 0.65)
     trail, _ = _trail(scene, x, y, angle, length, width)
+    return trail, angle
+
+
+def _near_earth_asteroid(scene: Scene) -> Streak:
+    """A PSF-wide streak of 5 to 100 px about the middle, faint to saturated, both ends in sight."""
+    length = float(np.exp(scene.rng.uniform(np.log(5), np.log(100))))
+    trail, angle = _asteroid_trail(scene, length)
     peak, snr = _brightness(scene, trail, faintest=10, spread=1.3, brightest=200)
     light = trail * peak
     scene.light += light
     _mask_patches(scene, keep=trail)
     return Streak(length, angle, float(light.sum()), snr)
+
+
+def add_asteroid(scene: Scene, length: float, flux: float) -> Streak:
+    """Put a near-Earth asteroid of known length and flux about the middle of a scene.
+
+    Unlike those of :data:`KINDS` it may be fainter than a streak finder would find.
+
+    Parameters
+    ----------
+    scene : Scene
+        Gets the light.
+    length : float
+        Pixels of the scene.
+    flux : float
+        Electrons, all told; 0 adds nothing.
+    """
+    trail, angle = _asteroid_trail(scene, length)
+    light = trail * (flux / float(trail.sum()))
+    scene.light += light
+    snr = float(np.sqrt((light.astype(np.float64) ** 2).sum())) / scene.conditions.noise
+    return Streak(length, angle, flux, snr)
 
 
 def _satellite(scene: Scene) -> Streak:
@@ -418,10 +445,42 @@ def simulate_cutout(kind: str, conditions: Conditions, rng: np.random.Generator)
     SimulatedCutout
         A grey picture of 124 to 179 px a side, dark on light grey, as an image file would hold it.
     """
+    return _picture(kind, KINDS[kind].draw, conditions, rng)
+
+
+def simulate_asteroid(
+    length: float, flux: float, conditions: Conditions, rng: np.random.Generator
+) -> SimulatedCutout:
+    """Simulate the cutout of a near-Earth asteroid of known length and flux.
+
+    Parameters
+    ----------
+    length : float
+        Pixels of the detector.
+    flux : float
+        Electrons; 0 leaves the cutout without a streak.
+    conditions, rng
+        As for :func:`simulate_cutout`.
+    """
+
+    def draw(scene: Scene) -> Streak:
+        truth = add_asteroid(scene, length, flux)
+        _mask_patches(scene, keep=scene.light if flux else None)
+        return truth
+
+    return _picture("nea", draw, conditions, rng)
+
+
+def _picture(
+    kind: str,
+    draw: Callable[[Scene], Streak],
+    conditions: Conditions,
+    rng: np.random.Generator,
+) -> SimulatedCutout:
     size = int(rng.integers(150, 162)) if rng.random() < 0.6 else int(rng.integers(126, 150))
     scene = Scene(conditions, size, rng)
     scene.add_field_stars()
-    truth = KINDS[kind].draw(scene)
+    truth = draw(scene)
     for _ in range(rng.poisson(0.3)):  # a stray particle can hit any cutout
         x, y = rng.uniform(-size / 2, size / 2, 2)
         if np.hypot(x, y) > 25:

@@ -145,6 +145,7 @@ def train(
         weights["train"][:, k] *= (both.min() / both)[(y["train"][:, k] > 0).astype(int)]
     data = {
         "archive": str(archive.attrs.get("url", "")),
+        "created": str(archive.attrs.get("created", "")),
         "by": recipe.by,
         **{part: _hashed(archive, labels, chosen) for part, chosen in rows.items()},
     }

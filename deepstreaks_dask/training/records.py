@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.evaluation import auc, confusion
 from deepstreaks_dask.models.forward import compile_forward
 from deepstreaks_dask.models.zoo import Card, Zoo
-from deepstreaks_dask.storage import locate, write_whole
+from deepstreaks_dask.storage import write_text
 from deepstreaks_dask.training.batches import Streamed
 from deepstreaks_dask.training.checkpoints import FILE
 from deepstreaks_dask.training.fit import Training, groups_of, train
@@ -78,15 +79,7 @@ def train_in(
     begun = Zoo(start_zoo).load(start) if start else None
     origin = Zoo(start_zoo).card(start) if start else None
     began_as = "random weights" if origin is None else f"{origin.ref}, {origin.sha256}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise TrainingError(f"another process trains in {folder}: wait for it") from None
-    except OSError as error:
-        raise TrainingError(f"cannot write to {folder}: {error}") from error
-    with lock:
+    with alone_in(folder):
         asked = {
             "archive": str(archive.attrs.get("url", "")),
             "cutouts": archive.sizes["cutout"],
@@ -109,7 +102,7 @@ def train_in(
 
         def after(epoch: int, losses: Mapping[str, float]) -> None:
             rows.append({"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}})
-            _write(folder / "curves.csv", pd.DataFrame(rows).to_csv(index=False))
+            write_text(folder / "curves.csv", pd.DataFrame(rows).to_csv(index=False))
             if on_epoch is not None:
                 on_epoch(epoch, losses)
 
@@ -137,11 +130,34 @@ def train_in(
             "history": training.history,
             "cards": [card.to_dict() for card in cards],
         }
-        _write(folder / "record.json", json.dumps(record, indent=1, allow_nan=False))
+        write_text(folder / "record.json", json.dumps(record, indent=1, allow_nan=False))
         (folder / FILE).unlink(missing_ok=True)
         found = read_record(folder)
         assert found is not None
         return found
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made if it is not there.
+
+    Raises
+    ------
+    TrainingError
+        If another process is at work in it, or it cannot be written to.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise TrainingError(f"another process trains in {folder}: wait for it") from None
+    except OSError as error:
+        raise TrainingError(f"cannot write to {folder}: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -311,8 +327,3 @@ def _listed(split: Split) -> dict[str, Any]:
         few = len(groups) <= _LISTED
         parts[part] = list(groups) if few else {"count": len(groups), "sha256": hashed}
     return parts
-
-
-def _write(path: Path, text: str) -> None:
-    fs, target = locate(path)
-    write_whole(fs, target, text.encode())

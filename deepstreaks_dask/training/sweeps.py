@@ -1,0 +1,305 @@
+"""Search for better settings of a recipe: many trainings on Dask workers, one network a worker.
+
+Optuna proposes the settings, by its tree-structured Parzen estimator (Bergstra et al. 2011, NeurIPS 24), and keeps its
+study in a journal, a file that is only appended to. Only the process that leads the sweep writes there; workers
+train in folders of their own, with checkpoints. Killed, the sweep goes on: what was done stays done, and what was under
+way goes on from its last epoch.
+
+Settings are judged by the lowest validation loss. The test part of the data is never looked at: train with what the
+sweep found, ``deepstreaks train --recipe best.toml``, to measure it. The validation loss of the best of many trials is
+too good, since it was chosen for it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from dask.distributed import Client, as_completed
+
+from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.errors import DeepStreaksError, TrainingError
+from deepstreaks_dask.progress import progress_bar
+from deepstreaks_dask.storage import write_text
+from deepstreaks_dask.training.checkpoints import FILE
+from deepstreaks_dask.training.fit import train
+from deepstreaks_dask.training.recipe import Recipe
+from deepstreaks_dask.training.records import alone_in
+
+if TYPE_CHECKING:
+    import optuna
+
+SEARCHABLE = (
+    "epochs",
+    "batch",
+    "learning_rate",
+    "cosine",
+    "flips",
+    "patience",
+    "precision",
+    "window",
+)
+"""Settings that may be searched; the others say what is held out, which must be the same for all."""
+
+_one = threading.Lock()  # one network at a time on a worker, whatever its threads
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What travels to a worker."""
+
+    number: int
+    archive: str
+    families: tuple[str, ...]
+    architecture: str
+    recipe: Recipe
+    folder: str
+
+
+def sweep(
+    folder: Path,
+    archive: str,
+    families: Sequence[str],
+    architecture: str,
+    search: Mapping[str, str],
+    client: Client,
+    *,
+    trials: int = 20,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Search for the settings with the lowest validation loss.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets ``study.journal``, ``trials.csv``, ``best.toml`` and a folder a trial; the workers must reach it too. A folder
+        that holds the same sweep goes on with it.
+    archive : str
+        Path or URL of an archive with labels; the workers must reach it too.
+    families, architecture
+        What to train, as for :func:`~deepstreaks_dask.training.fit.train`.
+    search : mapping of str to str
+        Settings of :data:`SEARCHABLE`: a range ``1e-4:1e-2`` (uniform in the logarithm where it spans a factor of 10) or
+        choices ``16,32,64``.
+    client : dask.distributed.Client
+        Where to train.
+    trials : int
+        Trainings in all, those done earlier among them.
+    recipe : Recipe, optional
+        The settings that are not searched.
+    seed : int
+        Of the proposals. With several workers they depend on who is done first, too.
+    progress : bool
+        Show count, rate and time left.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a trial: ``number, state, val_loss, epochs_run`` and its settings, the best first.
+
+    Raises
+    ------
+    TrainingError
+        If a setting cannot be searched so, Optuna is not installed, the folder holds another sweep, or all trials fail.
+    """
+    recipe = recipe or Recipe()
+    try:
+        import optuna
+    except ImportError:
+        raise TrainingError("sweeps need Optuna: pip install 'deepstreaks-dask[sweep]'") from None
+    space = {name: _distribution(name, spec) for name, spec in search.items()}
+    if not space:
+        raise TrainingError("say what to search, like learning_rate=1e-4:1e-2")
+    asked = {
+        "archive": archive,
+        "families": list(families),
+        "architecture": architecture,
+        "search": dict(search),
+        "recipe": asdict(recipe),
+        "seed": seed,
+    }
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with alone_in(folder):
+        study = _open_study(folder, seed)
+        if study.user_attrs.setdefault("asked", asked) != asked:
+            raise TrainingError(f"{folder} holds another sweep: choose another folder")
+        study.set_user_attr("asked", asked)
+        states = optuna.trial.TrialState
+        finished = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.FAIL))
+
+        def proposed() -> Iterator[Trial]:
+            """Go on with what was under way, then ask for new settings, one by one."""
+            begun = study.get_trials(deepcopy=False, states=(states.RUNNING,))
+            for frozen in begun:
+                if set(frozen.params) == set(space):
+                    yield job(frozen.number, frozen.params)
+                else:  # killed while it was asked for
+                    study.tell(frozen.number, state=states.FAIL)
+            for _ in range(trials - len(finished) - len(begun)):
+                trial = study.ask(space)
+                yield job(trial.number, trial.params)
+
+        def job(number: int, params: Mapping[str, Any]) -> Trial:
+            where = folder.absolute() / f"trial-{number:04d}"
+            chosen = replace(recipe, **params)
+            return Trial(number, archive, tuple(families), architecture, chosen, str(where))
+
+        todo = max(trials - len(finished), 0)
+        with progress_bar("sweep", todo, unit="trials", show=progress) as bar:
+            for number, outcome in _on_workers(client, proposed()):
+                if "error" in outcome:
+                    study.tell(number, state=states.FAIL)
+                else:
+                    study.tell(number, outcome["val_loss"])
+                bar.advance()
+        table = _table(folder, study)
+        write_text(folder / "trials.csv", table.to_csv(index=False))
+        if not (table["state"] == "COMPLETE").any():
+            raise TrainingError(
+                f"all trials failed; the last one said: {_outcome(folder, len(table) - 1).get('error')}"
+            )
+        write_text(folder / "best.toml", replace(recipe, **study.best_params).to_toml())
+        return table
+
+
+def run_trial(trial: Trial) -> dict[str, Any]:
+    """Train one trial, or go on with it; runs on a worker."""
+    folder = Path(trial.folder)
+    if done := _read_outcome(folder):
+        return done
+    with _one:
+        try:
+            training = train(
+                open_archive(trial.archive),
+                trial.families,
+                trial.architecture,
+                recipe=trial.recipe,
+                folder=folder,
+            )
+            losses = training.history["val_loss"]
+            outcome: dict[str, Any] = {
+                "val_loss": min(losses),
+                "epochs_run": len(losses),
+                "history": training.history,
+                "data": training.data,
+            }
+        except DeepStreaksError as error:
+            outcome = {"error": str(error)}
+    write_text(folder / "outcome.json", json.dumps(outcome, allow_nan=False))
+    (folder / FILE).unlink(missing_ok=True)
+    return outcome
+
+
+def _on_workers(client: Client, trials: Iterator[Trial]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Give each worker one trial at a time, and what comes of them as it comes."""
+    running: dict[Any, tuple[int, str]] = {}
+
+    def submit(worker: str) -> Any:
+        if (trial := next(trials, None)) is None:
+            return None
+        # a worker that dies leaves its trial to another, which goes on from the checkpoint
+        future = client.submit(
+            run_trial, trial, workers=[worker], allow_other_workers=True, pure=False, retries=2
+        )
+        running[future.key] = trial.number, worker
+        return future
+
+    first = [submit(worker) for worker in client.nthreads()]
+    futures = as_completed([future for future in first if future is not None])
+    for future in futures:
+        number, worker = running.pop(future.key)
+        yield number, future.result()
+        if (following := submit(worker)) is not None:
+            futures.add(following)
+
+
+def _open_study(folder: Path, seed: int) -> optuna.Study:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    journal = folder / "study.journal"
+    _mend(journal)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.create_study(
+        storage=storage, study_name="sweep", direction="minimize", load_if_exists=True
+    )
+    # gone on with, it must not propose again what it began with
+    entropy = np.random.SeedSequence((seed, len(study.get_trials(deepcopy=False))))
+    study.sampler = optuna.samplers.TPESampler(
+        seed=int(entropy.generate_state(1)[0]), n_startup_trials=5, constant_liar=True
+    )
+    return study
+
+
+def _mend(journal: Path) -> None:
+    """Take away what a kill has left: a lock that nobody holds, and a last line that is not whole."""
+    Path(f"{journal}.lock").unlink(missing_ok=True)
+    if journal.exists():
+        with journal.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _distribution(name: str, spec: str) -> Any:
+    """Understand a range or choices."""
+    import optuna
+
+    if name not in SEARCHABLE:
+        raise TrainingError(f"{name!r} cannot be searched: choose of {', '.join(SEARCHABLE)}")
+    kind = type(getattr(Recipe(), name))
+
+    def value(text: str) -> Any:
+        if kind is bool:
+            return {"true": True, "false": False}[text.strip().lower()]
+        return kind(text.strip())
+
+    try:
+        if ":" in spec:
+            low, high = (value(part) for part in spec.split(":"))
+            if kind not in (int, float) or not low < high:
+                raise ValueError
+            for end in (low, high):
+                Recipe(**{name: end})
+            wide = low > 0 and high / low >= 10
+            if kind is int:
+                return optuna.distributions.IntDistribution(low, high, log=wide)
+            return optuna.distributions.FloatDistribution(low, high, log=wide)
+        choices = [value(part) for part in spec.split(",")]
+    except (KeyError, ValueError):
+        raise TrainingError(
+            f"cannot search {name}={spec}: give a range like 1e-4:1e-2 or choices like 16,32"
+        ) from None
+    for choice in choices:
+        Recipe(**{name: choice})
+    return optuna.distributions.CategoricalDistribution(choices)
+
+
+def _table(folder: Path, study: optuna.Study) -> pd.DataFrame:
+    rows = [
+        {
+            "number": trial.number,
+            "state": trial.state.name,
+            "val_loss": trial.value,
+            "epochs_run": _outcome(folder, trial.number).get("epochs_run"),
+            **trial.params,
+        }
+        for trial in study.get_trials(deepcopy=False)
+    ]
+    return pd.DataFrame(rows).sort_values("val_loss", kind="stable", ignore_index=True)
+
+
+def _outcome(folder: Path, number: int) -> dict[str, Any]:
+    return _read_outcome(folder / f"trial-{number:04d}") or {}
+
+
+def _read_outcome(folder: Path) -> dict[str, Any] | None:
+    path = folder / "outcome.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -1,0 +1,98 @@
+"""Sweeps: killed and gone on with, nothing tried twice, one network a worker."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from deepstreaks_dask.cluster import connect
+from deepstreaks_dask.errors import TrainingError
+from deepstreaks_dask.training import Recipe, read_recipe
+from deepstreaks_dask.training.sweeps import sweep
+
+RECIPE = Recipe(epochs=6, batch=16, test=0.25, validation=0.2)
+SEARCH = {"learning_rate": "1e-4:1e-2", "batch": "16,32"}
+
+_SWEEP = """
+import sys
+from pathlib import Path
+from deepstreaks_dask.cluster import connect
+from deepstreaks_dask.training import read_recipe
+from deepstreaks_dask.training.sweeps import sweep
+if __name__ == "__main__":
+    with connect("local", workers=1) as client:
+        sweep(Path(sys.argv[2]), sys.argv[1], ["rb"], "vgg6", {search}, client, trials=4,
+              recipe=read_recipe(sys.argv[3]), progress=False)
+"""
+
+
+def test_a_killed_sweep_goes_on(tiny, tmp_path):
+    folder = tmp_path / "sweep"
+    (tmp_path / "r.toml").write_text(RECIPE.to_toml())
+    (tmp_path / "run.py").write_text(_SWEEP.format(search=SEARCH))
+    arguments = [sys.executable, tmp_path / "run.py", tiny, folder, tmp_path / "r.toml"]
+    process = subprocess.Popen(arguments, start_new_session=True)
+    end = time.monotonic() + 300
+    while time.monotonic() < end and process.poll() is None:
+        one_done = (folder / "trial-0000" / "outcome.json").exists()
+        if one_done and (folder / "trial-0001" / "checkpoint.safetensors").exists():
+            break
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    first = (folder / "trial-0000" / "outcome.json").read_bytes()
+    assert not (folder / "trials.csv").exists()
+    with (folder / "study.journal").open("ab") as journal:
+        journal.write(b'{"op_code": 5, "wor')  # a kill in the middle of a line
+
+    with connect("local", workers=1) as client:
+        table = sweep(
+            folder,
+            str(tiny),
+            ["rb"],
+            "vgg6",
+            SEARCH,
+            client,
+            trials=4,
+            recipe=RECIPE,
+            progress=False,
+        )
+        assert (folder / "trial-0000" / "outcome.json").read_bytes() == first
+        assert sorted(table["number"]) == [0, 1, 2, 3]
+        assert set(table["state"]) == {"COMPLETE"}
+        assert table["val_loss"].is_monotonic_increasing
+        assert table["learning_rate"].between(1e-4, 1e-2).all()
+        assert table["learning_rate"].nunique() == 4
+        assert (table["epochs_run"] == 6).all()
+        best = read_recipe(str(folder / "best.toml"))
+        assert best.learning_rate == table["learning_rate"].iloc[0]
+        assert best.epochs == 6
+        pd.testing.assert_frame_equal(pd.read_csv(folder / "trials.csv"), table, check_dtype=False)
+        history = json.loads((folder / "trial-0001" / "outcome.json").read_text())["history"]
+        assert len(history["val_loss"]) == 6
+        other = {"learning_rate": "1e-4:1e-3"}
+        with pytest.raises(TrainingError, match="another sweep"):
+            sweep(folder, str(tiny), ["rb"], "vgg6", other, client, trials=4, recipe=RECIPE)
+        with pytest.raises(TrainingError, match=r"all trials failed.*no labels of family 'xx'"):
+            sweep(tmp_path / "x", str(tiny), ["xx"], "vgg6", SEARCH, client, trials=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "words"),
+    [
+        ("seed", "1,2", "cannot be searched"),
+        ("learning_rate", "1e-2:1e-4", "give a range"),
+        ("batch", "many", "give a range"),
+        ("batch", "0,16", "1 or more"),
+        ("cosine", "false:true", "give a range"),
+        ("precision", "float8", "no precision"),
+    ],
+)
+def test_what_cannot_be_searched_is_named(tmp_path, name, spec, words):
+    with pytest.raises(TrainingError, match=words):
+        sweep(tmp_path, "a.zarr", ["rb"], "vgg6", {name: spec}, None)
