@@ -7,6 +7,9 @@ what was computed beside it, so that the result is the same to the last bit.
 
 In the mode ``decide`` members look only while a decision is open (:mod:`~deepstreaks_dask.cascade`). A task then takes
 several shards, so that the few that are left after the first family still fill batches.
+
+In the mode ``triage`` (:mod:`~deepstreaks_dask.triage`) a first look comes before: once it has seen all that is new, each
+night is tested for drift, what it rejects in the others is marked, and the rest is decided as above.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from typing import Any, Literal, get_args
@@ -24,22 +28,24 @@ import keras
 import numpy as np
 import xarray as xr
 from dask.distributed import Client, as_completed
+from distributed.scheduler import KilledWorker
 
 import deepstreaks_dask
-from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.archive import open_archive, shard_bounds
 from deepstreaks_dask.cascade import Order, cheapest_order
 from deepstreaks_dask.decision import Decision, family_of
-from deepstreaks_dask.errors import CampaignError
+from deepstreaks_dask.errors import CampaignError, DeepStreaksError, TriageError
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.models.forward import check_precision
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.pulse import beating
-from deepstreaks_dask.runs import SHIPPED, Run, check_name, list_runs, open_scores
+from deepstreaks_dask.runs import SHIPPED, Run, alone, list_runs, open_scores
+from deepstreaks_dask.triage import Triage
 from deepstreaks_dask.worker import Cascade, Unit, measure_precision, sample, score_unit
 
-Mode = Literal["all", "decide"]
-"""Every member looks at every cutout, or only while the decision is open."""
+Mode = Literal["all", "decide", "triage"]
+"""Every member looks at every cutout; or only while the decision is open; or at what a first look does not reject."""
 
 _CUTOUTS_A_CASCADE = 4096  # so many at once that what the first family leaves still fills batches
 _TASKS_A_WORKER = 2  # at least, where there are shards enough
@@ -60,6 +66,7 @@ def score(
     batch: int = 64,
     mode: Mode = "all",
     decision: Decision | None = None,
+    triage: Triage | None = None,
     order: Sequence[Sequence[str]] | None = None,
     precision: str | None = None,
     stop: threading.Event | None = None,
@@ -79,15 +86,19 @@ def score(
         Name of the run that holds the scores. The same name goes on with it.
     batch : int
         Cutouts in a forward pass. A run keeps the one it began with.
-    mode : {"all", "decide"}
+    mode : {"all", "decide", "triage"}
         ``all``: every member looks at every cutout. ``decide``: only while the decision is open, which finds
-        the same plausible cutouts for a part of the cost; NaN stands where a member did not look.
+        the same plausible cutouts for a part of the cost; NaN stands where a member did not look. ``triage``: so
+        too, and not at all at what a first look rejects, but for nights that drifted.
     decision : Decision, optional
-        What ``decide`` decides; by default a threshold of 0.5 everywhere.
+        What ``decide`` decides; by default a threshold of 0.5 everywhere. A triage has its own.
+    triage : Triage, optional
+        Of the mode ``triage``, as :func:`~deepstreaks_dask.distillation.fit` makes it. A run keeps the one it began with,
+        which need not be given again.
     order : sequence of sequence of str, optional
         Members in the order in which they look, family by family: ``attrs["order"]`` of an earlier run, say. By
-        default learned from an earlier run of the same members in this archive, or else from a sample.
-        Any order finds the same; it is a matter of cost.
+        default a triage's, or learned from an earlier run of the same members in this archive, or else from a
+        sample. Any order finds the same; it is a matter of cost.
     precision : str, optional
         One of :data:`~deepstreaks_dask.models.forward.PRECISIONS`, ``float32`` by default. What another one does to
         the scores is measured on the first shard: the largest and the mean difference to ``float32`` are in the run's
@@ -100,62 +111,127 @@ def score(
     Returns
     -------
     xarray.Dataset
-        As :func:`~deepstreaks_dask.runs.open_scores` gives it; ``attrs["failures"]`` lists shards that could not be read.
+        As :func:`~deepstreaks_dask.runs.open_scores` gives it; ``attrs["failures"]`` lists rows that could not be read,
+        ``[first, last, why]``. Where a batch was too much for the memory of a GPU it was halved, and the smallest that
+        was scored at once is in ``attrs["halved"]``: then scores may differ in their last bits from those of whole batches.
 
     Raises
     ------
     CampaignError
         If the archive is empty or its cutouts are not what a member takes, the run was made with other weights,
-        for another decision or in another precision, the order leaves out a member, or a network gives no number.
+        for another decision or in another precision, the order leaves out a member, a network gives no number, or
+        the workers, the scheduler or the store fail. What is scored by then is stored; the same call goes on.
+    TriageError
+        If the triage was calibrated for other members or another precision.
     ModelError
         If there is no such precision.
     """
     if mode not in get_args(Mode):
         raise CampaignError(f"no mode {mode!r}: choose one of {', '.join(get_args(Mode))}")
-    if mode == "all" and (decision is not None or order is not None):
-        raise CampaignError("a decision and an order matter where mode='decide' only: name it")
-    if mode == "decide":
-        decision = decision or Decision()
+    if mode == "all" and order is not None:
+        raise CampaignError("an order matters to the modes 'decide' and 'triage' only: name one")
+    if mode != "decide" and decision is not None:
+        raise CampaignError("a decision is for the mode 'decide': name it (a triage has its own)")
+    if mode != "triage" and triage is not None:
+        raise CampaignError("a triage is for the mode 'triage': name it")
     dataset = open_archive(archive)
     url, total, shard = dataset.attrs["url"], dataset.sizes["cutout"], dataset.attrs["shard"]
     if not total:
         raise CampaignError(f"{url} holds no cutouts: ingest some first")
     _check_input(dataset["cutouts"], families)
-    stored = _open_run(url, run, families, decision, total, shard, batch, precision)
-    todo = list(stored.missing(total, shard))
+    if mode == "decide":
+        decision = decision or Decision()
+    if mode == "triage":
+        triage = _triage_of(url, run, triage)
+        _check_triage(triage, families, precision or "float32")
+        decision = Decision(triage.limits)
+        order = order or triage.order
     members = tuple((member.ref, member.sha256) for member in families.members)
-    began = stored.provenance
-    whole = Unit(url, run, (), families.zoo, members, began["batch"], began["dtype"])
-    if todo and began["dtype"] != "float32" and "precision_effect" not in began:
-        looked = replace(whole, shards=tuple(todo[:_IN_FLIGHT]))
-        stored.tell(precision_effect=client.submit(measure_precision, looked, pure=False).result())
-    failures: list[tuple[int, int, str]] = []
-    with (
-        beating(client, url, run, stop),
-        progress_bar(f"score {run}", sum(b - a for a, b in todo), show=progress) as bar,
-    ):
-        if decision is None or not todo:
-            units = iter([replace(whole, shards=(one,)) for one in todo])
-        else:
-            plan = _plan(client, replace(whole, shards=tuple(todo)), stored, decision, order)
-            size = _shards_a_cascade(client, len(todo), shard)
-            together = [tuple(todo[k : k + size]) for k in range(0, len(todo), size)]
-            units = iter([replace(whole, shards=shards, cascade=plan) for shards in together])
-        room = _Room(client)
-        running = as_completed([_submit(client, unit) for unit in islice(units, room.tasks)])
-        for future in running:
-            if future.cancelled():
-                continue
-            outcome = future.result()
-            bar.advance(outcome.cutouts)
-            failures += outcome.failures
-            if stop is not None and stop.is_set():
-                units = iter(())
-                _let_go(client, running)
-            for unit in islice(units, max(0, room.tasks - running.count())):
-                running.add(_submit(client, unit))
-    stored.touch(failures)
-    return open_scores(archive, run)
+    with _naming_faults(url, run):
+        with alone(url, run):
+            stored = _open_run(url, run, families, decision, triage, total, shard, batch, precision)
+        began = stored.provenance
+        whole = Unit(url, run, (), families.zoo, members, began["batch"], began["dtype"])
+        work = _Work(client, stop, progress)
+        with beating(client, url, run, stop):
+            if triage is not None:
+                _look_first(work, whole, stored, triage, dataset["night"].values, shard)
+            todo = [] if work.stopped else list(stored.missing(total, shard))
+            if todo and began["dtype"] != "float32" and "precision_effect" not in began:
+                looked = replace(whole, shards=tuple(todo[:_IN_FLIGHT]))
+                effect = client.submit(measure_precision, looked, pure=False).result()
+                stored.tell(precision_effect=effect)
+            if decision is None or not todo:
+                units = [replace(whole, shards=(one,)) for one in todo]
+            else:
+                plan = _plan(client, replace(whole, shards=tuple(todo)), stored, decision, order)
+                size = _shards_a_cascade(client, len(todo), shard)
+                together = [tuple(todo[k : k + size]) for k in range(0, len(todo), size)]
+                units = [replace(whole, shards=shards, cascade=plan) for shards in together]
+            failures = work.do(units, f"score {run}")
+        if work.halved:
+            sizes = [*work.halved, stored.provenance.get("halved", began["batch"])]
+            stored.tell(halved=min(sizes))
+        stored.touch(failures)
+        return open_scores(archive, run)
+
+
+@contextmanager
+def _naming_faults(url: str, run: str) -> Iterator[None]:
+    """Say of whatever workers, schedulers and stores raise what it stopped, and that the rest is safe."""
+    safe = "what is scored is stored, and the same command goes on from there"
+    try:
+        yield
+    except DeepStreaksError:
+        raise
+    except KilledWorker as error:
+        raise CampaignError(
+            f"run {run!r} of {url} stopped: {error.allowed_failures + 1} workers died over the same cutouts, as they do "
+            f"when their memory is full. Give workers more of it; {safe}"
+        ) from error
+    except Exception as error:  # each has its own
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise CampaignError(f"run {run!r} of {url} stopped: {why}. Mend this; {safe}") from error
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How units are done: on which workers, until when, and whether that is shown."""
+
+    client: Client
+    stop: threading.Event | None
+    progress: bool
+    halved: set[int] = field(default_factory=set)  # sizes of calls, where batches were too much
+
+    @property
+    def stopped(self) -> bool:
+        return self.stop is not None and self.stop.is_set()
+
+    def do(self, units: Sequence[Unit], what: str) -> list[tuple[int, int, str]]:
+        """Have units done, a few a thread at a time, and give what failed."""
+        failures: list[tuple[int, int, str]] = []
+        cutouts = sum(last - first for unit in units for first, last in unit.shards)
+        waiting = iter(units)
+        with progress_bar(what, cutouts, show=self.progress) as bar:
+            room = _Room(self.client)
+            running = as_completed(
+                [_submit(self.client, unit) for unit in islice(waiting, room.tasks)]
+            )
+            for future in running:
+                if future.cancelled():
+                    if self.stopped:
+                        continue
+                    raise ConnectionError("the connection to the scheduler broke")
+                outcome = future.result()
+                bar.advance(outcome.cutouts)
+                failures += outcome.failures
+                self.halved.update(filter(None, [outcome.size]))
+                if self.stopped:
+                    waiting = iter(())
+                    _let_go(self.client, running)
+                for unit in islice(waiting, max(0, room.tasks - running.count())):
+                    running.add(_submit(self.client, unit))
+        return failures
 
 
 def _let_go(client: Client, running: as_completed) -> None:
@@ -176,6 +252,66 @@ class _Room:
             self._tasks = _IN_FLIGHT * (sum(self._client.nthreads().values()) or 1)
             self._asked = time.monotonic()
         return self._tasks
+
+
+def _triage_of(url: str, name: str, given: Triage | None) -> Triage:
+    """Give the triage that a run began with, or is to begin with."""
+    if name in list_runs(url):
+        has = Run.attach(url, name).provenance["triage"]
+        if has is None or (given is not None and given != Triage.from_dict(has)):
+            what = "another triage" if has else "no triage"
+            raise CampaignError(f"run {name!r} of {url} was made with {what}: give another --run")
+        return Triage.from_dict(has)
+    if given is None:
+        raise CampaignError("the mode 'triage' needs one: make it with 'deepstreaks triage fit'")
+    return given
+
+
+def _check_triage(triage: Triage, families: Families, precision: str) -> None:
+    """Refuse members whose acceptance a triage knows nothing of."""
+    have = {member.ref: member.sha256 for member in families.members}
+    if have != dict(triage.members):
+        raise TriageError(
+            f"the triage was calibrated for other members ({', '.join(triage.members)}): "
+            "calibrate one for these, or name those"
+        )
+    if precision != triage.dtype:
+        raise TriageError(f"the triage was calibrated in {triage.dtype}, not in {precision}")
+
+
+def _look_first(
+    work: _Work, unit: Unit, stored: Run, triage: Triage, nights: np.ndarray, shard: int
+) -> None:
+    """Have the first look at all that is new; then reject what is below the threshold, but in nights that drifted."""
+    total = len(nights)
+    look = replace(
+        unit,
+        zoo=triage.zoo,
+        members=((triage.first, triage.sha256),),
+        precision="float32",
+        first_look=True,
+    )
+    units = [replace(look, shards=(one,)) for one in stored.unseen(total, shard)]
+    work.do(units, f"first look {unit.run}")  # what cannot be read is named when members look
+    if work.stopped:
+        return
+    scores = stored.read("first_look", total)
+    seen = ~np.isnan(scores)
+    drift = {
+        int(night): triage.drift(scores[mine])
+        for night in np.unique(nights)
+        if (mine := seen & (nights == night)).any()
+    }
+    # a night that drifted stays so, whatever is appended: its cutouts are not rejected any more
+    drifted = {night for night, share in drift.items() if share <= triage.level}
+    drifted |= set(stored.provenance.get("drifted", []))
+    stored.tell(
+        drift={str(night): share for night, share in drift.items()}, drifted=sorted(drifted)
+    )
+    rejected = seen & (scores < np.float32(triage.threshold)) & ~np.isin(nights, list(drifted))
+    for first, last in shard_bounds(total, shard):
+        if (stored.kept(first, last) == rejected[first:last]).any():
+            stored.rejected[first:last] = rejected[first:last]
 
 
 def _shards_a_cascade(client: Client, shards: int, shard: int) -> int:
@@ -206,18 +342,47 @@ def _plan(
     elif (earlier := _decided_alike(unit.url, provenance)) is not None:
         columns = _columns(earlier, models)
     else:
-        scores = _scored_in_full(unit.url, provenance)
-        # with scores at hand one batch tells the costs
-        most = _SAMPLE if scores is None else unit.batch
-        some = replace(unit, shards=_sample_of(unit, most))
-        looked = client.submit(sample, some, pure=False).result()
-        if looked is None:  # nothing can be read: any order will do to say so
-            return Cascade(tuple(map(float, limits)), tuple(map(tuple, needed.values())))
-        scores = looked.scores if scores is None else scores
-        columns = cheapest_order(scores, limits, needed, looked.costs)
-    if "order" not in provenance:
-        stored.tell(order=[[models[member] for member in family] for family in columns])
-    return Cascade(tuple(map(float, limits)), columns)
+        columns = learn_order(client, unit, decision, models, _scored_in_full(unit.url, provenance))
+    # another campaign may have learned one at the same time
+    names = stored.settle("order", [[models[member] for member in family] for family in columns])
+    return Cascade(tuple(map(float, limits)), _columns(names, models))
+
+
+def learn_order(
+    client: Client,
+    unit: Unit,
+    decision: Decision,
+    models: list[str],
+    scores: np.ndarray | None = None,
+) -> Order:
+    """Find the cheapest order of the members, whose costs a sample tells.
+
+    Parameters
+    ----------
+    client : dask.distributed.Client
+        Where the sample is looked at.
+    unit : Unit
+        The members, and the shards that the sample comes from.
+    decision : Decision
+        What they decide.
+    models : list of str
+        Their names.
+    scores : ndarray, optional
+        Complete scores of cutouts such as are to be decided, float32 ``(cutout, member)``; those of the sample by default,
+        which is larger then.
+
+    Returns
+    -------
+    Order
+        Columns of ``models``, family by family; as they come if nothing of the sample can be read.
+    """
+    limits, needed = decision.limits(models), decision.needed(models)
+    # with scores at hand one batch tells the costs
+    some = replace(unit, shards=_sample_of(unit, _SAMPLE if scores is None else unit.batch))
+    looked = client.submit(sample, some, pure=False).result()
+    if looked is None:
+        return tuple(map(tuple, needed.values()))
+    return cheapest_order(looked.scores if scores is None else scores, limits, needed, looked.costs)
 
 
 def _columns(order: Sequence[Sequence[str]], models: list[str]) -> Order:
@@ -231,17 +396,12 @@ def _columns(order: Sequence[Sequence[str]], models: list[str]) -> Order:
 
 def _sample_of(unit: Unit, most: int) -> tuple[tuple[int, int], ...]:
     """Choose rows from all over what is to be done: whole batches, and of many rows fewer than one in a hundred."""
-    rows = sum(last - first for first, last in unit.shards)
-    wanted = unit.batch * max(1, round(min(most, rows // _SAMPLED) / unit.batch))
+    rows = np.concatenate([np.arange(first, last) for first, last in unit.shards])
+    wanted = unit.batch * max(1, round(min(most, len(rows) // _SAMPLED) / unit.batch))
     size = -(-wanted // _BLOCKS)
-    starts = np.cumsum([0, *(last - first for first, last in unit.shards)])
-    blocks = []
-    for place in range(0, rows, max(size, -(-rows // _BLOCKS))):
-        number = int(np.searchsorted(starts, place, side="right")) - 1
-        first, last = unit.shards[number]
-        begin = first + place - int(starts[number])
-        blocks.append((begin, min(begin + size, last)))
-    return tuple(blocks)
+    blocks = np.array_split(rows, _BLOCKS)
+    starts = [int(block[0]) for block in blocks if len(block)]
+    return tuple((start, min(start + size, int(rows[-1]) + 1)) for start in starts)
 
 
 def _runs_alike(url: str, provenance: dict[str, Any]) -> Iterator[Run]:
@@ -249,7 +409,8 @@ def _runs_alike(url: str, provenance: dict[str, Any]) -> Iterator[Run]:
     for name in list_runs(url):
         run = Run.attach(url, name)
         has = run.provenance
-        if all(has[key] == provenance[key] for key in ("members", "dtype")):
+        # what a triage keeps is another mixture of cutouts, and has its own order
+        if all(has[key] == provenance[key] for key in ("members", "dtype", "triage")):
             yield run
 
 
@@ -304,13 +465,13 @@ def _open_run(
     name: str,
     families: Families,
     decision: Decision | None,
+    triage: Triage | None,
     total: int,
     shard: int,
     batch: int,
     precision: str | None,
 ) -> Run:
     """Open the run to go on with it, or make it; grow it to the archive's length."""
-    check_name(name)
     wanted: list[dict[str, Any]] = [
         {
             "name": member.name,
@@ -339,6 +500,9 @@ def _open_run(
             raise CampaignError(
                 f"run {name!r} of {url} was made with other weights ({refs}): give another --run"
             )
+        if (has["triage"] is None) != (triage is None):
+            what = "no triage" if triage else "a triage"
+            raise CampaignError(f"run {name!r} of {url} was made with {what}: give another --run")
         if (decided := has["decided"]) != limits:
             what = f"decides at {decided} only" if decided else "holds all scores"
             raise CampaignError(f"run {name!r} of {url} {what}: give another --run")
@@ -358,6 +522,7 @@ def _open_run(
         total,
         shard,
         decided=limits,
+        triage=triage.to_dict() if triage else None,
         zoo=families.zoo or SHIPPED,
         batch=batch,
         backend=keras.backend.backend(),

@@ -5,7 +5,10 @@ passing member ends the matter, and a member that passes spares the rest of its 
 one on those cutouts only whose decision is still open, in the order that made a sample cheapest.
 
 The decision is that of all scores, for the thresholds given beforehand, by construction: a cutout is left
-only when no score that is missing could change it.
+only when no score that is missing could change it. That holds for scores as members give them one by one, always in
+batches of one shape. With TensorFlow on CPUs these are the scores of full scoring to the last bit, which is tested. A
+device whose kernels round otherwise where networks run together can put a score that is so near a threshold on its
+other side.
 """
 
 from __future__ import annotations

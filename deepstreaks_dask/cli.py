@@ -30,6 +30,8 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="Look into a zoo of trained networks.")
 archive_app = typer.Typer(no_args_is_help=True, help="Look into an archive, or check it.")
 app.add_typer(models_app, name="models")
+triage_app = typer.Typer(no_args_is_help=True, help="Reject by a first look, with a guarantee.")
+app.add_typer(triage_app, name="triage")
 app.add_typer(archive_app, name="archive")
 users_app = typer.Typer(no_args_is_help=True, help="Who may log in to an archive's review.")
 app.add_typer(users_app, name="users")
@@ -341,6 +343,12 @@ def score(
             help="Stop at a cutout as soon as the decision is fixed: as sure, and cheaper.",
         ),
     ] = False,
+    triage: Annotated[
+        str | None,
+        typer.Option(
+            help="File of 'deepstreaks triage fit': reject by its first look, within its guarantee."
+        ),
+    ] = None,
     threshold: ThresholdOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -353,10 +361,12 @@ def score(
     import signal
     import threading
 
+    from deepstreaks_dask.campaign import Mode
     from deepstreaks_dask.campaign import score as run_campaign
     from deepstreaks_dask.cluster import connect
     from deepstreaks_dask.decision import Decision
     from deepstreaks_dask.families import Families
+    from deepstreaks_dask.triage import read
 
     if threshold and not only_decide:
         raise DeepStreaksError(
@@ -368,6 +378,10 @@ def score(
         chosen = Families.from_file(families_file)
     else:
         chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
+    if only_decide and triage is not None:
+        raise DeepStreaksError("give --decide or --triage: a triage decides, too")
+    mode: Mode = "triage" if triage is not None else "decide" if only_decide else "all"
+    guarantee = read(triage) if triage is not None else None
     decision = Decision(_thresholds(threshold)) if only_decide else None
     stop = threading.Event()
 
@@ -383,14 +397,17 @@ def score(
             client,
             run=run,
             batch=batch,
-            mode="decide" if only_decide else "all",
+            mode=mode,
             decision=decision,
+            triage=guarantee,
             precision=precision,
             stop=stop,
         )
     failures = scores.attrs["failures"]
     looked = scores["scores"].notnull()
-    done = looked.any("model") if only_decide else looked.all("model")
+    done = looked.all("model") if mode == "all" else looked.any("model")
+    if guarantee is not None:
+        done = done | scores["rejected"]
     result = {
         "run": run,
         "scored": int(done.sum()),
@@ -398,6 +415,11 @@ def score(
         "looks": int(looked.sum()),
         "failures": failures,
     }
+    if guarantee is not None:
+        result["rejected"] = int(scores["rejected"].sum())
+        result["drifted"] = scores.attrs["drifted"]
+        result["guarantee"] = guarantee.guarantee
+        result["seen"] = guarantee.seen
     if "precision_effect" in scores.attrs:
         result["precision_effect"] = scores.attrs["precision_effect"]
     if stop.is_set():
@@ -622,6 +644,63 @@ def dashboard(
         origin=origin,
         show=show,
     )
+
+
+@triage_app.command("fit")
+def fit_triage(
+    archive: ArchiveArg,
+    output: Annotated[str, typer.Option("--output", "-o", help="File to write, or its URL.")],
+    run: RunOption = "default",
+    zoo: Annotated[
+        str | None,
+        typer.Option("--zoo", help="Gets the student, or has the network that looks first."),
+    ] = None,
+    first: Annotated[
+        str | None, typer.Option(help="Network that looks first; a student is trained by default.")
+    ] = None,
+    architecture: Annotated[str, typer.Option(help="Of the student.")] = "vgg6",
+    epochs: Annotated[int, typer.Option(min=1, help="Of the student.")] = 6,
+    learn: Annotated[float, typer.Option(help="Share of the nights it learns from.")] = 0.3,
+    check: Annotated[float, typer.Option(help="Share of the nights to see the loss on.")] = 0.2,
+    loss: Annotated[float, typer.Option(help="Share of the plausible that may be lost.")] = 0.001,
+    confidence: Annotated[float, typer.Option(help="That no more is lost.")] = 0.95,
+    seed: Annotated[int, typer.Option(min=0, help="Of the nights drawn, and the student.")] = 1,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Calibrate a first look on a run of all scores or of 'score --decide', for 'score --triage'.
+
+    Example: deepstreaks triage fit survey.zarr --run full --zoo my-zoo -o triage.json
+    """
+    from deepstreaks_dask.cluster import connect
+    from deepstreaks_dask.distillation import Plan, fit
+    from deepstreaks_dask.triage import write
+
+    if zoo is None and first is None:
+        raise DeepStreaksError("give a --zoo that gets the student, or --first of the shipped ones")
+    plan = Plan(
+        first=first,
+        architecture=architecture,
+        epochs=epochs,
+        learn=learn,
+        check=check,
+        loss=loss,
+        confidence=confidence,
+        seed=seed,
+    )
+    with connect(scheduler, workers=workers) as client:
+        found = fit(archive, client, run=run, zoo=zoo, plan=plan)
+    write(found, output)
+    said = {
+        "first": found.first,
+        "threshold": found.threshold,
+        "rejected": found.rejected / found.cutouts,
+        "guarantee": found.guarantee,
+        "seen": found.seen,
+        "written": output,
+    }
+    _say(as_json, said)
 
 
 @models_app.command("list")

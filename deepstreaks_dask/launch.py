@@ -219,6 +219,8 @@ def _as_it_was(provenance: dict[str, Any], families: Sequence[str], zoo: str | N
     arguments += [f"--zoo={zoo}"] if zoo else []
     if provenance["dtype"] != "float32":
         arguments.append(f"--precision={provenance['dtype']}")
+    if provenance["triage"] is not None:
+        raise CampaignError("go on with this run by 'deepstreaks score --triage' and its file")
     if provenance["decided"] is not None:
         limits = [f"--threshold={name}={limit!r}" for name, limit in provenance["decided"].items()]
         arguments += ["--decide", *limits]

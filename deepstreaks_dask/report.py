@@ -37,6 +37,7 @@ from deepstreaks_dask.evaluation import (
 from deepstreaks_dask.runs import open_scores
 from deepstreaks_dask.simulate.streaks import simulated
 from deepstreaks_dask.storage import locate, write_whole
+from deepstreaks_dask.triage import Triage
 
 GALLERY = 12
 """Cutouts in each gallery."""
@@ -97,6 +98,7 @@ def write_report(
         evaluation=evaluation,
         simulated=int(simulated(scores["kind"].values, scores["source"].values).sum()),
         failures=scores.attrs["failures"],
+        triage=_triage(scores),
         tiles=_tiles(evaluation),
         published=_published(evaluation),
         charts=[(title, [_bokeh(chart) for chart in shown]) for title, shown in charts],
@@ -376,6 +378,22 @@ def _cutout(
             )
         ],
     }
+
+
+def _triage(scores: xr.Dataset) -> list[str]:
+    """What a triage promises, what was seen of it, and where it was not used, in sentences."""
+    if scores.attrs["triage"] is None:
+        return []
+    triage, drifted = Triage.from_dict(scores.attrs["triage"]), scores.attrs["drifted"]
+    rejected, total = int(scores["rejected"].sum()), scores.sizes["cutout"]
+    nights = ", ".join(map(plots.night_name, drifted))
+    return [
+        f"A first look by {triage.first} rejected {rejected:,} of {total:,} cutouts.",
+        triage.guarantee,
+        triage.seen,
+        f"Nights unlike the calibration nights, decided exactly: {nights or 'none'} "
+        f"(Kolmogorov-Smirnov distance by ranks, each night at a level of {triage.level:.2f}).",
+    ]
 
 
 def _facts(scores: xr.Dataset, decision: Decision) -> list[tuple[str, str]]:

@@ -10,34 +10,47 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
+from filelock import FileLock, Timeout
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from deepstreaks_dask.archive import open_archive, shard_bounds
 from deepstreaks_dask.errors import CampaignError
-from deepstreaks_dask.storage import locate
+from deepstreaks_dask.storage import is_local, locate
 
 SHIPPED = "shipped with deepstreaks_dask"
 """What a run says of its zoo where its networks came with this package."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST = 30.0  # seconds within which anybody has changed what a run says of itself
+_PAUSE = 0.2  # seconds
 
 COLUMNS = {"cutout": "model", "object": "class"}
 """What scores are of, beside the archive's rows: of cutouts many models', of objects one model's classes."""
+
+_BESIDE: dict[str, tuple[str, Any]] = {
+    "first_look": ("float32", np.nan),
+    "rejected": ("bool", False),
+}
 
 
 @dataclass(frozen=True)
 class Run:
     """One run of an archive, as it lies in the store."""
 
+    url: str
+    name: str
     group: zarr.Group
 
     @classmethod
@@ -71,9 +84,8 @@ class Run:
     def attach(cls, url: str, name: str, *, write: bool = False) -> Run:
         """Open a run that is known to be there, at the store's URL."""
         path = f"runs/{name}"
-        return cls(
-            zarr.open_group(url, path=path, mode="r+" if write else "r", use_consolidated=False)
-        )
+        group = zarr.open_group(url, path=path, mode="r+" if write else "r", use_consolidated=False)
+        return cls(url, name, group)
 
     @classmethod
     def create(
@@ -87,7 +99,7 @@ class Run:
         rows: str = "cutout",
         **provenance: Any,
     ) -> Run:
-        """Make a run without scores.
+        """Make a run without scores; where others may do so too, within :func:`alone`.
 
         Parameters
         ----------
@@ -115,6 +127,7 @@ class Run:
             "members": list(members),
             "models": models,
             "decided": None,
+            "triage": None,
             "started": _now(),
             "updated": _now(),
             "failures": [],
@@ -124,6 +137,17 @@ class Run:
         group = zarr.open_group(
             url, path=f"runs/{name}", mode="w", zarr_format=3, attributes=attributes
         )
+        # scores last: with them the run exists
+        for array, (dtype, missing) in _BESIDE.items() if attributes["triage"] else ():
+            group.create_array(
+                array,
+                shape=(total,),
+                chunks=(shard,),
+                dtype=dtype,
+                fill_value=missing,
+                compressors=[ZstdCodec(level=1), Crc32cCodec()],
+                dimension_names=[rows],
+            )
         group.create_array(
             "scores",
             shape=(total, len(models)),
@@ -133,23 +157,70 @@ class Run:
             compressors=[ZstdCodec(level=1), Crc32cCodec()],
             dimension_names=[rows, COLUMNS[rows]],
         )
-        return cls(group)
+        return cls(url, name, group)
 
     @cached_property
     def scores(self) -> zarr.Array:
         """float32 (cutout, model), NaN where a member has not looked."""
-        array = self.group["scores"]
-        assert isinstance(array, zarr.Array)
-        return array
+        return self._array("scores")
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What the run says of itself."""
-        return dict(self.group.attrs.asdict())
+        return {"triage": None, **self.group.attrs.asdict()}
+
+    @property
+    def first_look(self) -> zarr.Array:
+        """Scores of the first look of a triage, float32 (cutout,), NaN where it has not looked."""
+        return self._array("first_look")
+
+    @property
+    def rejected(self) -> zarr.Array:
+        """Whether the triage rejected a cutout, which no member looks at then, bool (cutout,)."""
+        return self._array("rejected")
+
+    def kept(self, first: int, last: int) -> np.ndarray:
+        """Say which of some rows were not rejected by a triage, bool (cutout,); all if there was none."""
+        if self.provenance["triage"] is None:
+            return np.ones(last - first, bool)
+        try:
+            return ~np.asarray(self.rejected[first:last])
+        except Exception:  # a torn chunk fails in its codec's own way; the next `score` mends it
+            return np.ones(last - first, bool)
+
+    def read(self, name: str, total: int) -> np.ndarray:
+        """Read so many rows of an array; where there is nothing, or a torn chunk, as if nobody had looked."""
+        array = self._array(name)
+        values = np.full((total, *array.shape[1:]), array.fill_value, array.dtype)
+        for first, last in shard_bounds(min(total, array.shape[0]), array.chunks[0]):
+            try:
+                values[first:last] = array[first:last]
+            except Exception:  # noqa: S112 - the next `score` mends it
+                continue
+        return values
+
+    def _array(self, name: str) -> zarr.Array:
+        array = self.group[name]
+        assert isinstance(array, zarr.Array)
+        return array
 
     def tell(self, **attributes: Any) -> None:
-        """Add to the provenance."""
-        self.group.attrs.update(attributes)
+        """Add to the provenance, and learn what others have added to it."""
+        with alone(self.url, self.name):
+            self._learn()
+            self.group.update_attributes(attributes)
+
+    def settle(self, name: str, value: Any) -> Any:
+        """Add to the provenance unless somebody has added this already; give what stands there then."""
+        with alone(self.url, self.name):
+            self._learn()
+            if name not in self.group.attrs:
+                self.group.update_attributes({name: value})
+        return self.group.attrs[name]
+
+    def _learn(self) -> None:
+        """Read the provenance anew: another campaign may have added to it."""
+        self.group.metadata.attributes.update(Run.attach(self.url, self.name).group.attrs.asdict())
 
     def touch(self, failures: Sequence[tuple[int, int, str]]) -> None:
         """Say that the run was gone on with just now, and which shards could not be read."""
@@ -157,21 +228,67 @@ class Run:
 
     def grow(self, total: int) -> None:
         """Make room for cutouts that were appended since."""
-        if self.scores.shape[0] < total:
-            self.scores.resize((total, self.scores.shape[1]))
+        beside = _BESIDE if self.provenance["triage"] is not None else ()
+        for array in (self.scores, *map(self._array, beside)):
+            if array.shape[0] < total:  # never less: another campaign may know of more
+                array.resize((total, *array.shape[1:]))
 
     def missing(self, total: int, shard: int) -> Iterator[tuple[int, int]]:
-        """Give the shards with rows that have no scores, or whose chunk is torn, which is cleared."""
+        """Give the shards with rows that are neither scored nor rejected, or whose chunk is torn, which is cleared."""
         nobody_looked = np.any if self.provenance["decided"] is None else np.all
-        for first, last in shard_bounds(total, shard):
-            try:
-                values = np.asarray(self.scores[first:last])
-                done = not nobody_looked(np.isnan(values), axis=1).any()
-            except Exception:  # a torn chunk fails its checksum in its codec's own way
-                done = False
-                self.scores[first:last] = np.nan
-            if not done:
+        for first, last, values in _read(self.scores, total, shard):
+            if (nobody_looked(np.isnan(values), axis=1) & self.kept(first, last)).any():
                 yield first, last
+
+    def unseen(self, total: int, shard: int) -> Iterator[tuple[int, int]]:
+        """Give the shards with rows that the first look of a triage has not seen."""
+        for first, last, values in _read(self.first_look, total, shard):
+            if np.isnan(values).any():
+                yield first, last
+
+
+@contextmanager
+def alone(url: str, name: str) -> Iterator[None]:
+    """Keep other campaigns from making a run, or changing what it says of itself, at the same time; scores need no lock.
+
+    On a local disk it is a lock of the system's, which ends with its process. Elsewhere it is an object that only one
+    can make; one that stays for longer than anybody needs was left by a campaign that was killed, and is taken over.
+
+    Parameters
+    ----------
+    url : str
+        Store of the archive.
+    name : str
+        Name of the run.
+
+    Raises
+    ------
+    CampaignError
+        If the name cannot be one, or somebody else does not come to an end.
+    """
+    check_name(name)
+    fs, root = locate(url)
+    lock = f"{root}/runs/.{name}.lock"
+    if is_local(fs):
+        Path(lock).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(lock, timeout=_LONGEST):
+                yield
+        except Timeout:
+            raise CampaignError(
+                f"another campaign does not let go of run {name!r} of {url}: end it"
+            ) from None
+        return
+    for _ in range(int(_LONGEST / _PAUSE)):
+        try:
+            fs.pipe_file(lock, b"", mode="create")
+            break
+        except FileExistsError:
+            time.sleep(_PAUSE)
+    try:
+        yield
+    finally:
+        fs.rm_file(lock)
 
 
 def check_name(name: str) -> None:
@@ -211,7 +328,7 @@ def open_scores(
     -------
     xarray.Dataset
         ``scores(cutout, model)``, or ``scores(object, class)``, float32, NaN where not scored (cutouts appended
-        since among them),
+        since among them), after a triage ``first_look(cutout)`` float32 and ``rejected(cutout)`` bool,
         the archive's columns, and the run's provenance in the attributes.
 
     Raises
@@ -221,14 +338,8 @@ def open_scores(
     """
     stored = Run.open(archive, run)
     dataset = open_archive(archive)
-    total, array = dataset["id"].size, stored.scores
-    values = np.full((total, array.shape[1]), np.nan, np.float32)
-    rows = min(total, array.shape[0])
-    for first, last in shard_bounds(rows, array.chunks[0]):
-        try:
-            values[first:last] = array[first:last]
-        except Exception:  # noqa: S112 - a torn chunk is not scored: the next `score` mends it
-            continue
+    total = dataset["id"].size
+    values = stored.read("scores", total)
     if not cutouts:
         dataset = dataset.drop_vars([name for name in ("cutouts", "native") if name in dataset])
     (row,) = dataset["id"].dims
@@ -236,8 +347,22 @@ def open_scores(
     scores = xr.DataArray(values, dims=(row, column), attrs={"long_name": "score"})
     provenance = stored.provenance
     dataset = dataset.assign(scores=scores).assign_coords({column: provenance["models"]})
+    if provenance["triage"] is not None:
+        looked = {name: (row, stored.read(name, total)) for name in _BESIDE}
+        dataset = dataset.assign(looked)
     dataset.attrs |= {"run": run, **provenance}
     return dataset
+
+
+def _read(array: zarr.Array, total: int, shard: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Read scores shard by shard; a torn chunk is cleared, and reads as NaN."""
+    for first, last in shard_bounds(total, shard):
+        try:
+            values = np.asarray(array[first:last])
+        except Exception:  # it fails its checksum in its codec's own way
+            array[first:last] = np.nan
+            values = np.asarray(array[first:last])
+        yield first, last, values
 
 
 def _now() -> str:

@@ -91,7 +91,7 @@ def standing(archive: str | os.PathLike[str], run: str = "default") -> Standing:
     times = _times(url, run)
     failures = [(int(a), int(b), str(why)) for a, b, why in provenance.get("failures", [])]
     size = array.chunks[0]
-    failures = [(a, b, why) for a, b, why in failures if _unscored(array, a, b)]
+    failures = [(a, b, why) for a, b, why in failures if _unscored(stored, a, b)]
     failed = {first // size for first, _, _ in failures}
     partly = _partly(stored, total)
     shards = np.array(
@@ -138,10 +138,10 @@ def _times(url: str, run: str) -> dict[int, float]:
     return times
 
 
-def _unscored(array: zarr.Array, first: int, last: int) -> bool:
+def _unscored(stored: Run, first: int, last: int) -> bool:
     """Say whether rows that could not be read still have no scores."""
     try:
-        return bool(np.isnan(array[first:last]).all())
+        return bool(np.isnan(stored.scores[first:last]).all())
     except Exception:  # a torn chunk fails in its codec's own way
         return True
 

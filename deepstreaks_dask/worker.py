@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,6 +25,7 @@ from deepstreaks_dask.models.forward import Forward, compile_forward, set_precis
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.runs import Run
 
+_EVERY_CHUNK: Any = {"write_empty_chunks": True}
 _device = threading.Lock()  # one forward pass at a time in a worker; the other thread reads ahead
 _loading = threading.Lock()
 
@@ -48,14 +50,16 @@ class Unit:
     batch: int
     precision: str = "float32"
     cascade: Cascade | None = None
+    first_look: bool = False  # the one member's scores are those of a triage's first look
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What comes back: how many cutouts were dealt with, and which shards could not be read, and why."""
+    """What comes back: how many cutouts were dealt with, which could not be read, and why; and what the device held."""
 
     cutouts: int
     failures: tuple[tuple[int, int, str], ...] = ()
+    size: int | None = None  # of a call, where a batch was too much for a device's memory
 
 
 @dataclass(frozen=True)
@@ -67,30 +71,70 @@ class Sample:
 
 
 def score_unit(unit: Unit) -> Outcome:
-    """Read, score and store shards; runs on a worker."""
+    """Read, score and store shards, but for what a triage rejected; runs on a worker."""
+    run = Run.attach(unit.url, unit.run, write=True)
     source, digest = (
         zarr.open_array(unit.url, path=name, mode="r") for name in ("cutouts", "digest")
     )
     read, failures = [], []
     for first, last in unit.shards:
-        try:
-            cutouts = np.asarray(source[first:last])
-            # an object that is gone reads as zeros; a damaged one fails its checksum
-            if digests(cutouts[:1])[0] != np.asarray(digest[first]):
-                raise OSError("the shard is missing")
-            read.append((first, last, cutouts))
-        except Exception as error:  # codecs raise whatever their libraries do
-            failures.append((first, last, str(error) or type(error).__name__))
+        cutouts, whole, unread = _read(source, digest, first, last)
+        failures += unread
+        if whole.any():
+            kept = whole if unit.first_look else whole & run.kept(first, last)
+            read.append((first, last, kept, cutouts[kept]))
+    size = None
     if read:
         networks = _load(unit.zoo, unit.members, unit.batch, unit.precision)
-        pixels = np.concatenate([cutouts for _, _, cutouts in read])
+        pixels = np.concatenate([cutouts for *_, cutouts in read])
         with _device:
             scores = networks.score(pixels, unit.cascade)
-        stored, start = Run.attach(unit.url, unit.run, write=True).scores, 0
-        for first, last, _ in read:
-            stored[first:last] = scores[start : start + last - first]
-            start += last - first
-    return Outcome(sum(last - first for first, last in unit.shards), tuple(failures))
+        size = networks.halved
+        # a shard whose cutouts are all rejected is written too: it is done
+        array = (run.first_look if unit.first_look else run.scores).with_config(_EVERY_CHUNK)
+        start = 0
+        for first, last, kept, cutouts in read:
+            values = np.full((last - first, *array.shape[1:]), np.nan, np.float32)
+            values[kept] = scores[start : start + len(cutouts)].reshape(-1, *array.shape[1:])
+            array[first:last] = values
+            start += len(cutouts)
+    return Outcome(sum(last - first for first, last in unit.shards), tuple(failures), size)
+
+
+def _read(
+    source: zarr.Array, digest: zarr.Array, first: int, last: int
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, str]]]:
+    """Read a shard, piece by piece if it is damaged: give cutouts, which of them are whole, and why others are not."""
+    try:
+        return _checked(source, digest, first, last), np.ones(last - first, bool), []
+    except MemoryError:
+        raise
+    except OSError as error:  # the store's
+        none = np.zeros((last - first, *source.shape[1:]), source.dtype)
+        return none, np.zeros(last - first, bool), [(first, last, _why(error))]
+    except Exception:  # codecs raise whatever their libraries do
+        cutouts = np.zeros((last - first, *source.shape[1:]), source.dtype)
+    whole, failures = np.zeros(last - first, bool), []
+    for a in range(first, last, source.chunks[0]):
+        b = min(a + source.chunks[0], last)
+        try:
+            cutouts[a - first : b - first] = _checked(source, digest, a, b)
+            whole[a - first : b - first] = True
+        except Exception as error:
+            failures.append((a, b, _why(error)))
+    return cutouts, whole, failures
+
+
+def _checked(source: zarr.Array, digest: zarr.Array, first: int, last: int) -> np.ndarray:
+    cutouts = np.asarray(source[first:last])
+    # an object that is gone reads as zeros; a damaged one fails its checksum
+    if digests(cutouts[:1])[0] != np.asarray(digest[first]):
+        raise OSError("the shard is missing")
+    return cutouts
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def sample(unit: Unit) -> Sample | None:
@@ -147,6 +191,12 @@ class _Networks:
     def together(self) -> Forward:
         return compile_forward(list(self.models.values()), self.batch, self.scalings)
 
+    @property
+    def halved(self) -> int | None:
+        """Cutouts in the smallest call of those that the device's memory was too small for; None if there is none."""
+        passes = [*self._alone.values(), *filter(None, [self.__dict__.get("together")])]
+        return min((one.size for one in passes if one.size < self.batch), default=None)
+
     def alone(self, ref: str) -> Forward:
         if ref not in self._alone:  # a member that never looks is never compiled
             scaling = self.scalings[list(self.models).index(ref)]
@@ -195,7 +245,7 @@ def _load(
         return _load_once(zoo, members, batch, precision)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # the members, and who looks first
 def _load_once(
     zoo: str | None, members: tuple[tuple[str, str], ...], batch: int, precision: str
 ) -> _Networks:

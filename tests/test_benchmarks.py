@@ -57,17 +57,16 @@ def test_ingest_refuses_an_unknown_format():
 
 def test_cascade_looks_less_often_and_decides_the_same():
     """The benchmark itself stops if deciding finds other cutouts than all scores do."""
-    done = _run(CASCADE, "--cutouts", "256", "--shard", "64", "--architectures", "vgg6", "--json")
+    sizes = ["--cutouts", "256", "--full", "128", "--shard", "64", "--left", "0.1"]
+    done = _run(CASCADE, *sizes, "--architectures", "vgg6", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["members"] == 3
-    assert {name for family in result["order"] for name in family} == {
-        "rb_vgg6",
-        "sl_vgg6",
-        "kd_vgg6",
-    }
-    assert result["looks"] < 0.6
-    assert result["cost"] > 0
+    assert {name for family in result["order"] for name in family} == {"rb_0", "sl_0", "kd_0"}
+    assert result["triage"]["looks"] < result["decide"]["looks"] < 0.6
+    assert result["triage"]["left"] == pytest.approx(0.1, abs=0.01)
+    assert result["triage"]["drifted"] == []
+    assert min(result[way]["cost"] for way in ("decide", "triage")) > 0
 
 
 def test_explore_measures_the_dashboard_as_a_browser_sees_it():

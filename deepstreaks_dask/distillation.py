@@ -1,0 +1,323 @@
+"""Make a triage: distil a student from the members' scores, or take a member, let it look first, and calibrate it.
+
+The student is a small network that learns how sure all members together are (Hinton, Vinyals and Dean 2015,
+arXiv:1503.02531): for each cutout by how much, in logits, the weakest family's best score is above its threshold. Nights
+are drawn into three parts: one to learn from, one to calibrate on, and one to see the loss on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+import xarray as xr
+from dask.distributed import Client
+from scipy.special import expit, logit
+
+from deepstreaks_dask import triage as triages
+from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.campaign import learn_order, score
+from deepstreaks_dask.decision import Decision
+from deepstreaks_dask.errors import ModelError, TriageError
+from deepstreaks_dask.evaluation import auc
+from deepstreaks_dask.families import Families, Family, Member
+from deepstreaks_dask.models import build
+from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.progress import progress_bar
+from deepstreaks_dask.runs import SHIPPED, open_scores
+from deepstreaks_dask.training.batches import Batches, InMemory
+from deepstreaks_dask.training.recipe import Recipe
+from deepstreaks_dask.triage import Triage
+from deepstreaks_dask.worker import Unit
+
+FAMILY = "first"
+"""Family of students, in a zoo."""
+
+_MOST = 20_000  # cutouts to learn from, 21 kB of memory each
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a triage is made.
+
+    Attributes
+    ----------
+    first : str, optional
+        Network of the zoo that looks first; a student is distilled by default.
+    architecture : str
+        Of the student.
+    epochs : int
+        Passes of the student over what it learns from.
+    learn, check : float
+        Share of the nights to learn from (none if ``first`` is given), and to see the loss on; the others calibrate.
+    loss, confidence : float
+        With this confidence less than this share of the plausible cutouts is lost.
+    seed : int
+        Of the parts, and of the student.
+    """
+
+    first: str | None = None
+    architecture: str = "vgg6"
+    epochs: int = 6
+    learn: float = 0.3
+    check: float = 0.2
+    loss: float = triages.LOSS
+    confidence: float = triages.CONFIDENCE
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        shares = (self.loss, self.confidence, self.learn, self.check)
+        if not all(0 < share < 1 for share in shares) or self.learn + self.check >= 1:
+            raise TriageError("loss, confidence, learn and check are shares that leave nights over")
+        if self.epochs < 1 or self.seed < 0:
+            raise TriageError("give at least one epoch, and a seed of 0 or more")
+
+
+def fit(
+    archive: str | os.PathLike[str],
+    client: Client,
+    *,
+    run: str = "default",
+    zoo: str | None = None,
+    plan: Plan | None = None,
+    progress: bool = True,
+) -> Triage:
+    """Make a triage from a run whose decisions are known, of all scores or of those that decided.
+
+    Parameters
+    ----------
+    archive : str or path
+        Path or URL of the archive. Its nights are those to learn from, to calibrate on and to check with.
+    client : dask.distributed.Client
+        Where the first look is run over them; the scores stay in the archive as a run of their own.
+    run : str
+        The run.
+    zoo : str, optional
+        Gets the student, or has the network that looks first.
+    plan : Plan, optional
+        How.
+    progress : bool
+        Show how far it is.
+
+    Returns
+    -------
+    Triage
+        As :func:`~deepstreaks_dask.triage.write` keeps it and ``score(..., mode="triage")`` takes it.
+
+    Raises
+    ------
+    TriageError
+        If there are too few nights or plausible cutouts for the guarantee.
+    ModelError
+        If the zoo lacks the network, or cannot take the student.
+    """
+    plan = plan or Plan()
+    scores = open_scores(archive, run)
+    if scores.attrs["triage"] is not None:
+        raise TriageError(f"run {run!r} was triaged itself: take one that decided exactly")
+    decided = Decision.of_run(scores).apply(scores)
+    known = ~decided["undecided"].values
+    nights = decided["night"].values
+    learn, check = _part(np.unique(nights[known]), plan)
+    plausible = decided["plausible"].values
+    calibrating = known & ~np.isin(nights, [*learn, *check])
+    # before anything is computed: with so few there is nothing to calibrate
+    few = int((calibrating & plausible).sum())
+    if triages.losses_allowed(few, plan.loss, plan.confidence) < 0:
+        triages.choose_threshold(np.zeros(few), np.zeros(few), plan.loss, plan.confidence)
+    store = Zoo(zoo)
+    if plan.first is not None:
+        card = store.card(plan.first)
+    else:
+        rows = np.flatnonzero(known & np.isin(nights, learn))
+        card = _distil(archive, decided, rows, store, plan, progress)
+    family = Family(card.family, (Member(card.name, card.version, card.sha256),))
+    looked = score(
+        archive,
+        Families((family,), zoo),
+        client,
+        run=f"first-{card.name}-{card.sha256[:12]}",
+        progress=progress,
+    )["scores"].values[:, 0]
+    used = known & ~np.isin(nights, learn) & ~np.isnan(looked)
+    attrs = scores.attrs
+    models = [str(name) for name in scores["model"].values]
+    decision = Decision.of_run(scores)
+    needed = {models[k] for columns in decision.needed(models).values() for k in columns}
+    limits = zip(models, decision.limits(models), strict=True)
+    found = triages.calibrate(
+        looked[used],
+        plausible[used],
+        nights[used],
+        check,
+        loss=plan.loss,
+        confidence=plan.confidence,
+        first=card.ref,
+        sha256=card.sha256,
+        zoo=zoo,
+        members={f"{m['name']}@{m['version']}": m["sha256"] for m in attrs["members"]},
+        limits={name: float(limit) for name, limit in limits if name in needed},
+        order=_named(attrs.get("order", decision.needed(models).values()), models),
+        dtype=attrs["dtype"],
+        archive=str(attrs["url"]),
+        run=run,
+    )
+    if "order" in attrs:
+        return found
+    kept = used & (looked >= np.float32(found.threshold))
+    unit = Unit(
+        str(attrs["url"]),
+        run,
+        ((0, len(nights)),),
+        None if attrs["zoo"] == SHIPPED else attrs["zoo"],
+        tuple((f"{m['name']}@{m['version']}", m["sha256"]) for m in attrs["members"]),
+        attrs["batch"],
+        attrs["dtype"],
+    )
+    order = learn_order(client, unit, decision, models, scores["scores"].values[kept])
+    return replace(found, order=_named(order, models))
+
+
+def _named(order: Iterable[Iterable[Any]], models: list[str]) -> tuple[tuple[str, ...], ...]:
+    """Give an order of columns by name; names stay."""
+    return tuple(
+        tuple(models[member] if isinstance(member, int) else str(member) for member in family)
+        for family in order
+    )
+
+
+def certainty(decided: xr.Dataset) -> np.ndarray:
+    """Say how sure the members that looked are together, in 0..1 and above 0.5 where a cutout is plausible.
+
+    Parameters
+    ----------
+    decided : xarray.Dataset
+        Scores under the decision that they are decided by, as :meth:`~deepstreaks_dask.decision.Decision.apply` gives them.
+
+    Returns
+    -------
+    ndarray
+        float32 ``(cutout,)``: logistic of the weakest family's margin, which is its best member's in logits above its
+        threshold, at a temperature that makes the median margin 2. Families without a score are left out; NaN if
+        there is none.
+    """
+    models = [str(name) for name in decided["model"].values]
+    decision = Decision.of_run(decided)
+    limits = np.clip(decision.limits(models).astype(float), 1e-6, 1 - 1e-6)
+    margins = logit(np.clip(decided["scores"].values.astype(float), 1e-6, 1 - 1e-6)) - logit(limits)
+    families = [
+        np.fmax.reduce(margins[:, list(columns)], axis=1)
+        for columns in decision.needed(models).values()
+    ]
+    weakest = np.fmin.reduce(families, axis=0)
+    temperature = np.nanmedian(np.abs(weakest)) / 2
+    sure: np.ndarray = expit(weakest / max(temperature, 1e-6)).astype(np.float32)
+    return sure
+
+
+def _part(nights: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the nights to learn from and to check with."""
+    order = np.random.default_rng(plan.seed).permutation(nights)
+    learn = 0 if plan.first is not None else max(1, round(plan.learn * len(nights)))
+    check = max(1, round(plan.check * len(nights)))
+    if len(nights) - learn - check < triages.FEWEST_NIGHTS:
+        raise TriageError(
+            f"{len(nights)} nights leave {max(0, len(nights) - learn - check)} to calibrate on: at least "
+            f"{triages.FEWEST_NIGHTS} are needed to tell a night that drifted"
+        )
+    return np.sort(order[:learn]), np.sort(order[learn : learn + check])
+
+
+def _distil(
+    archive: str | os.PathLike[str],
+    decided: xr.Dataset,
+    rows: np.ndarray,
+    zoo: Zoo,
+    plan: Plan,
+    progress: bool,
+) -> Card:
+    """Train a student on some rows and save it as the next version."""
+    target = certainty(decided)
+    rng = np.random.default_rng(plan.seed)
+    plausible = decided["plausible"].values[rows]
+    ours, others = rng.permutation(rows[plausible]), rng.permutation(rows[~plausible])
+    if not len(ours) or not len(others):
+        raise TriageError("the nights to learn from hold one kind of decision only: give more")
+    # as many plausible ones as there are, up to half; the others fill up
+    ours = ours[: _MOST // 2]
+    rows = np.sort(np.concatenate([ours, others[: _MOST - len(ours)]]))
+    rows = rows[~np.isnan(target[rows])]
+    pixels = open_archive(archive)["cutouts"].isel(cutout=rows).values
+    if pixels.dtype != np.uint8:
+        raise TriageError("a student looks at bytes: name a network of the zoo to look first")
+    truth = decided["plausible"].values[rows]
+    both = np.array([(~truth).sum(), truth.sum()])
+    weights = (both.min() / both)[truth.astype(int)].astype(np.float32)
+    keras.utils.set_random_seed(plan.seed)
+    height, width, planes = (*pixels.shape[1:], 1)[:3]
+    shape = (height, width, planes)
+    student = build(plan.architecture, shape)
+    teachers = Zoo(None if decided.attrs["zoo"] == SHIPPED else decided.attrs["zoo"])
+    start = _start(decided.isel(cutout=rows), teachers, plan.architecture, shape)
+    if start is not None:
+        student.set_weights(teachers.load(start).get_weights())
+    recipe = Recipe(seed=plan.seed, batch=32)
+    batches = Batches(InMemory(pixels), target[rows, None], weights[:, None], recipe)
+    steps = len(batches) * plan.epochs
+    # one loss a cutout, so that each has its own weight
+    apart = keras.Sequential([student, keras.layers.Reshape((1, 1))])
+    apart.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)),
+        loss="binary_crossentropy",
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    with progress_bar("distil", plan.epochs, show=progress, unit="epochs") as bar:
+        counting = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: bar.advance())
+        apart.fit(batches, epochs=plan.epochs, shuffle=False, callbacks=[counting], verbose=0)
+    name = f"{FAMILY}_{plan.architecture}"
+    have = sum(card.name == name for card in zoo.list())
+    card = Card(
+        name,
+        str(have + 1),
+        plan.architecture,
+        family=FAMILY,
+        input_shape=shape,
+        recipe={"epochs": plan.epochs, "seed": plan.seed, "start": start or "random weights"},
+        training_data={
+            "archive": str(decided.attrs["url"]),
+            "run": decided.attrs["run"],
+            "nights": sorted({int(night) for night in decided["night"].values[rows]}),
+            "cutouts": len(rows),
+            "plausible": int(truth.sum()),
+            "teachers": decided.attrs["models"],
+        },
+        description="First look of a triage, distilled from the scores of its teachers",
+        limits="Ranks cutouts by how likely its teachers accept them; says nothing without a calibrated threshold",
+    )
+    return zoo.save(student, card)
+
+
+def _start(
+    decided: xr.Dataset, zoo: Zoo, architecture: str, shape: tuple[int, int, int]
+) -> str | None:
+    """Name the teacher of the student's own kind that tells the plausible best, to start from its weights."""
+    truth = decided["plausible"].values.astype(int)
+    best: tuple[float, str] | None = None
+    for member, column in zip(decided.attrs["members"], decided["scores"].values.T, strict=True):
+        try:
+            card = zoo.card(f"{member['name']}@{member['version']}")
+        except ModelError:  # the zoo has moved: the student starts from nothing
+            return None
+        alike = (card.architecture, card.input_shape, card.scaling) == (
+            architecture,
+            shape,
+            "bytes",
+        )
+        area = auc(truth, column).value if alike else np.nan
+        if area == area and (best is None or area > best[0]):
+            best = area, card.ref
+    return best[1] if best else None

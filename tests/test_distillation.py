@@ -1,0 +1,252 @@
+"""A triage is made from a run, and a run that keeps to it loses what it says, goes on after kills, and sees drift."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import random_batch
+from typer.testing import CliRunner
+
+from deepstreaks_dask import triage as triages
+from deepstreaks_dask.archive import CutoutBatch, append, create
+from deepstreaks_dask.campaign import score
+from deepstreaks_dask.cli import app
+from deepstreaks_dask.cluster import connect
+from deepstreaks_dask.decision import Decision
+from deepstreaks_dask.distillation import Plan, certainty, fit
+from deepstreaks_dask.errors import CampaignError, TriageError
+from deepstreaks_dask.families import Families
+from deepstreaks_dask.models.zoo import Zoo
+from deepstreaks_dask.runs import open_scores
+from deepstreaks_dask.standing import standing
+from deepstreaks_dask.triage import Triage
+
+NIGHTS, A_NIGHT, SHARD = 12, 64, 64
+DRIFTED = 20260201
+LAX = Plan(first="kd_vgg6", check=0.2, loss=0.2, confidence=0.8)
+
+CLIENT = """
+from deepstreaks_dask.campaign import score
+from deepstreaks_dask.cluster import connect
+from deepstreaks_dask.families import Families
+from deepstreaks_dask.triage import read
+
+if __name__ == "__main__":
+    with connect(workers=1) as client:
+        score({url!r}, Families.from_zoo({zoo!r}), client, run="killed", mode="triage",
+              triage=read({triage!r}), progress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def client():
+    with connect(workers=1) as client:
+        yield client
+
+
+def gradients(n, seed):
+    """Noise on slopes of all brightnesses, so that scores spread."""
+    rng = np.random.default_rng(seed)
+    base = rng.uniform(0, 255, (n, 1, 1)) + rng.uniform(-1, 1, (n, 1, 1)) * np.arange(144)
+    return np.clip(base + rng.normal(0, 20, (n, 144, 144)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory):
+    """Twelve nights that are alike."""
+    url = tmp_path_factory.mktemp("survey") / "survey.zarr"
+    create(url, shard=SHARD)
+    for k in range(NIGHTS):
+        names = np.array([f"g{k}-{n}" for n in range(A_NIGHT)], dtype=object)
+        night = np.full(A_NIGHT, 20260101 + k, np.int32)
+        append(url, [CutoutBatch(gradients(A_NIGHT, k), {"id": names, "night": night})])
+    return url
+
+
+@pytest.fixture(scope="module")
+def decision(survey, zoo, client):
+    """Thresholds that half of the cutouts reach, member by member."""
+    scores = score(survey, Families.from_zoo(zoo), client, run="whole", progress=False)
+    limits = np.quantile(scores["scores"].values, 0.5, axis=0)
+    return Decision(dict(zip(map(str, scores["model"].values), map(float, limits), strict=True)))
+
+
+@pytest.fixture(scope="module")
+def exact(survey, zoo, client, decision):
+    families = Families.from_zoo(zoo)
+    return score(
+        survey, families, client, run="exact", mode="decide", decision=decision, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def triage(survey, zoo, client, exact):
+    return fit(survey, client, run="exact", zoo=zoo, plan=LAX, progress=False)
+
+
+@pytest.fixture(scope="module")
+def grown(survey, triage):
+    """The same archive with one more night, of noise that is unlike the others."""
+    append(survey, [random_batch(A_NIGHT, night=DRIFTED)])
+    return survey
+
+
+@pytest.fixture(scope="module")
+def whole(grown, zoo, client):
+    return score(grown, Families.from_zoo(zoo), client, run="whole", progress=False)
+
+
+@pytest.fixture(scope="module")
+def triaged(grown, zoo, client, triage):
+    survey, families = grown, Families.from_zoo(zoo)
+    return score(
+        survey, families, client, run="triaged", mode="triage", triage=triage, progress=False
+    )
+
+
+def test_a_triage_keeps_what_it_says_and_rejects_the_rest(triage, triaged, whole, decision):
+    expected = decision.apply(whole)["plausible"].values
+    decided = Decision.of_run(triaged).apply(triaged)
+    found, rejected = decided["plausible"].values, triaged["rejected"].values
+    assert not decided["undecided"].any()
+    assert not (found & ~expected).any()
+    np.testing.assert_array_equal(found[~rejected], expected[~rejected])
+    calibrated = np.isin(triaged["night"].values, triage.nights)
+    lost = (expected & ~found)[calibrated].sum()
+    assert lost == triage.lost
+    assert triage.lost <= 0.2 * triage.plausible
+    assert 0.1 < rejected.mean() < 0.9
+    looked = triaged["scores"].notnull().values
+    assert not looked[rejected].any()
+    np.testing.assert_array_equal(triaged["first_look"].values, whole["scores"].values[:, 2])
+    np.testing.assert_array_equal(triaged["scores"].values[looked], whole["scores"].values[looked])
+
+
+def test_other_thresholds_leave_open_what_was_rejected(triaged):
+    rejected = triaged["rejected"].values
+    other = Decision.of_run(triaged, {"rb_vgg6": 0.0}).apply(triaged)
+    np.testing.assert_array_equal(other["undecided"].values & rejected, rejected)
+
+
+def test_a_night_that_drifted_is_decided_exactly(triage, triaged, whole, decision):
+    drifted = triaged.attrs["drifted"]
+    assert DRIFTED in drifted
+    assert set(drifted).isdisjoint(triage.nights)
+    assert triaged.attrs["drift"][str(DRIFTED)] == pytest.approx(1 / (len(triage.nights) + 1))
+    there = np.isin(triaged["night"].values, drifted)
+    assert not triaged["rejected"].values[there].any()
+    found, expected = (decision.apply(run)["plausible"].values for run in (triaged, whole))
+    np.testing.assert_array_equal(found[there], expected[there])
+
+
+def test_the_provenance_tells_the_guarantee(triage, triaged):
+    assert Triage.from_dict(triaged.attrs["triage"]) == triage
+    assert triage.run == "exact"
+    assert triage.members.keys() == {"rb_vgg6@1", "sl_vgg6@1", "kd_vgg6@1"}
+    assert set(triage.nights).isdisjoint(triage.checked.nights)
+    assert triage.checked.plausible > 0
+
+
+def test_a_triaged_run_is_done_to_the_last_shard(survey, triaged):
+    assert triaged.sizes["cutout"] == (NIGHTS + 1) * A_NIGHT
+    assert standing(survey, "triaged").count("done") == NIGHTS + 1
+
+
+def test_what_is_lost_is_made_again_to_the_last_bit(survey, zoo, client, triaged):
+    folder = survey / "runs" / "triaged"
+    for lost in ("scores/c/3/0", "first_look/c/3", "first_look/c/5", "rejected/c/7"):
+        (folder / lost).unlink()
+    torn = folder / "rejected" / "c" / "4"
+    torn.write_bytes(torn.read_bytes()[:-3])
+    again = score(
+        survey, Families.from_zoo(zoo), client, run="triaged", mode="triage", progress=False
+    )
+    for name in ("scores", "first_look", "rejected"):
+        assert again[name].values.tobytes() == triaged[name].values.tobytes(), name
+    assert again.attrs["order"] == triaged.attrs["order"]
+
+
+def test_a_killed_triage_goes_on(survey, zoo, client, triage, triaged, tmp_path):
+    triages.write(triage, tmp_path / "triage.json")
+    script = tmp_path / "client.py"
+    script.write_text(CLIENT.format(url=str(survey), zoo=zoo, triage=str(tmp_path / "triage.json")))
+    first_looks = survey / "runs" / "killed" / "first_look" / "c"
+    with subprocess.Popen(
+        [sys.executable, script], start_new_session=True, stderr=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while len(list(first_looks.glob("[0-9]*"))) < 2:
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert open_scores(survey, "killed")["scores"].isnull().all()
+    again = score(
+        survey, Families.from_zoo(zoo), client, run="killed", mode="triage", progress=False
+    )
+    for name in ("scores", "first_look", "rejected"):
+        assert again[name].values.tobytes() == triaged[name].values.tobytes(), name
+
+
+def test_mistakes_are_named(survey, zoo, client, triage, triaged, decision):
+    families = Families.from_zoo(zoo)
+    with pytest.raises(CampaignError, match="needs one"):
+        score(survey, families, client, run="new", mode="triage")
+    with pytest.raises(CampaignError, match="has its own"):
+        score(survey, families, client, mode="triage", triage=triage, decision=decision)
+    with pytest.raises(CampaignError, match="name it"):
+        score(survey, families, client, triage=triage)
+    few = Families.from_zoo(zoo, ["rb", "sl"])
+    with pytest.raises(TriageError, match="other members"):
+        score(survey, few, client, run="new", mode="triage", triage=triage)
+    with pytest.raises(CampaignError, match="made with no triage"):
+        score(survey, families, client, run="exact", mode="triage", triage=triage)
+    with pytest.raises(CampaignError, match="made with a triage"):
+        score(survey, families, client, run="triaged", mode="decide", decision=decision)
+    with pytest.raises(TriageError, match="triaged itself"):
+        fit(survey, client, run="triaged", zoo=zoo, plan=LAX)
+
+
+def test_a_guarantee_that_cannot_be_given_is_refused_before_any_work(survey, zoo, client, exact):
+    with pytest.raises(TriageError, match=r"takes 2,99., .* more"):
+        fit(survey, client, run="exact", zoo=zoo, plan=Plan(first="kd_vgg6"), progress=False)
+    with pytest.raises(TriageError, match="leave nights over"):
+        Plan(learn=0.6, check=0.5)
+
+
+def test_a_student_learns_from_the_members(survey, client, exact, tmp_path):
+    plan = Plan(epochs=4, learn=0.4, check=0.1, loss=0.3, confidence=0.6)
+    mine = str(tmp_path / "zoo")
+    found = fit(survey, client, run="exact", zoo=mine, plan=plan, progress=False)
+    card = Zoo(mine).card(found.first)
+    assert (card.ref, card.family) == ("first_vgg6@1", "first")
+    assert set(card.training_data["nights"]).isdisjoint({*found.nights, *found.checked.nights})
+    assert card.recipe["start"] in {"rb_vgg6@1", "sl_vgg6@1", "kd_vgg6@1"}
+    decided = Decision.of_run(exact).apply(exact)
+    sure = certainty(decided)
+    far = np.abs(sure - 0.5) > 1e-6
+    np.testing.assert_array_equal((sure > 0.5)[far], decided["plausible"].values[far])
+    looks = open_scores(survey, f"first-first_vgg6-{card.sha256[:12]}")["scores"].values[:, 0]
+    assert np.corrcoef(looks[: len(sure)], sure)[0, 1] > 0.3
+
+
+def test_from_the_command_line(survey, zoo, exact, tmp_path):
+    shown = {}
+    file = str(tmp_path / "triage.json")
+    options = ["--first", "kd_vgg6", "--loss", "0.2", "--confidence", "0.8", "-o", file]
+    for name, arguments in {
+        "fit": ["triage", "fit", str(survey), "--run", "exact", *options],
+        "score": ["score", str(survey), "--run", "cli", "--triage", file],
+    }.items():
+        done = CliRunner().invoke(app, [*arguments, "--zoo", zoo, "--workers", "1", "--json"])
+        assert done.exit_code == 0, done.output
+        shown[name] = json.loads(done.stdout)
+    assert shown["fit"]["guarantee"] == shown["score"]["guarantee"] == triages.read(file).guarantee
+    assert shown["score"]["scored"] == shown["score"]["cutouts"]
+    assert 0 < shown["score"]["rejected"] < shown["score"]["cutouts"]
+    assert shown["score"]["seen"] == shown["fit"]["seen"]
