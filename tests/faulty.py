@@ -109,7 +109,7 @@ def slow_down(seconds):
     checked = worker._checked
 
     def slowly(*arguments):
-        threading.Event().wait(seconds)  # not time.sleep, which fails where libfaketime moves the clock
+        threading.Event().wait(seconds)  # where libfaketime moves the clock, time.sleep fails
         return checked(*arguments)
 
     worker._checked = slowly

@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from faulty import chunks
 from helpers import random_batch
 
 from deepstreaks_dask.archive import append, create, open_archive
@@ -57,18 +58,6 @@ def reference(large, zoo, client):
     return score(large, Families.from_zoo(zoo), client, run="whole", progress=False)[
         "scores"
     ].values
-
-
-def chunks(url, run):
-    """Which chunks of scores are stored, and when each was written."""
-    folder = url / "runs" / run / "scores" / "c"
-    if not folder.exists():
-        return {}
-    return {
-        path.parent.name: path.stat().st_mtime_ns
-        for path in folder.glob("*/0")
-        if not path.name.startswith(".")
-    }
 
 
 def test_scores_are_those_of_the_bare_networks(large, zoo, reference):
