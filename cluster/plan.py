@@ -19,7 +19,7 @@ SCORE_BYTES = 4
 KNOWN_ID_BYTES = 16
 """What an append keeps in memory of each cutout of the archive: hashes of its name and of its pixels."""
 
-REQUESTS_READ, REQUESTS_WRITTEN = 12, 1
+REQUESTS_READ, REQUESTS_WRITTEN = 16, 1
 """Of one task to the store, at most: metadata of the arrays and the run, a digest, the shard; its scores."""
 
 

@@ -21,7 +21,7 @@ if (state / "refuse").exists():
     sys.exit("{command}: error: Batch job submission failed: Invalid account")
 arguments = sys.argv[1:]
 script = sys.stdin.read() if {stdin} and not arguments else None
-number = len(list(state.glob("*.job"))) + 1
+number = os.getpid()  # jobs are submitted side by side
 environment = {{**os.environ, "SLURM_JOB_ID": str(number), "SLURM_SUBMIT_DIR": os.getcwd()}}
 while arguments and arguments[0].startswith("-"):
     name, _, value = arguments.pop(0).lstrip("-").partition("=")
