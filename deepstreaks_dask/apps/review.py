@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import jinja2
+import numpy as np
 import uvicorn
 from fastapi import Cookie, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -254,7 +255,8 @@ def _add_pages(app: FastAPI, begin: str) -> None:
             return RedirectResponse("/campaign", 303)
         catalogue = site_of(request).catalogue()
         sorts = ["jd", "mag", "length", "snr", *catalogue.families, *catalogue.members]
-        simulated = any("simulat" in str(source) for source in catalogue["source"][:50])
+        first = catalogue.take("source", np.arange(min(50, catalogue.rows)))
+        simulated = any("simulat" in str(source) for source in first)
         return page("review", request, secret, sorts=sorts, note=NOTE, simulated=simulated)
 
     @app.get("/account", include_in_schema=False)
