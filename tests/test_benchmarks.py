@@ -80,6 +80,17 @@ def test_explore_measures_the_dashboard_as_a_browser_sees_it():
     assert result["ratio"] == pytest.approx(result["anew_s"] / result["move_ms"] * 1000)
 
 
+def test_review_measures_the_gallery_as_a_browser_sees_it():
+    if shutil.which("chromium") is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    sizes = ["--cutouts", "2000", "--nights", "5", "--repeats", "2", "--thumbnails", "50"]
+    done = _run(BENCHMARKS / "review.py", *sizes, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert min(result[key] for key in ("start_s", "filter_ms", "bare_ms", "ratio", "frames")) > 0
+    assert 0 <= result["long_frames"] <= 1
+
+
 def test_reading_measures_every_codec():
     done = _run(BENCHMARKS / "reading.py", "--cutouts", "64", "--turns", "1", "--json")
     assert done.returncode == 0, done.stderr
