@@ -159,8 +159,12 @@ def figure(element: Any, dark: bool) -> Any:
 
 
 def place(height: int = 320) -> pn.Column:
-    """Make a place on the page that a figure can be put in: :func:`put`."""
-    return pn.Column(sizing_mode="stretch_width", min_height=height)
+    """Make a place on the page that a figure can be put in, :func:`put`; until then it says so."""
+    return pn.Column(
+        pn.pane.HTML("Drawing", styles={"opacity": "0.7"}),
+        sizing_mode="stretch_width",
+        min_height=height,
+    )
 
 
 def put(where: pn.Column, drawn: Any) -> None:

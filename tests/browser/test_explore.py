@@ -3,11 +3,13 @@ import tomllib
 
 import numpy as np
 import pytest
-from helpers import served, visiting
+from helpers import served, visiting, write_run
 
+from deepstreaks_dask.archive import append, create
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.evaluation import evaluate
 from deepstreaks_dask.runs import open_scores
+from deepstreaks_dask.simulate.nights import simulate_nights
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +197,8 @@ def test_scores_by_bin_night_and_filter(page, explored):
 
 def drag(page):
     """Drag a box in the first joint view, and wait until it is marked and shown."""
-    page.wait_for_selector("#view-joint .card canvas")
+    drawn(page, "rb and sl")
+    page.locator("#view-joint .card canvas").first.scroll_into_view_if_needed()
     page.wait_for_timeout(1500)
     place = page.locator("#view-joint .card canvas").first.bounding_box()
     page.mouse.move(place["x"] + 90, place["y"] + 60)
@@ -435,6 +438,24 @@ def test_pages_fit_light_and_dark_and_any_width(visit, address, width, dark):
     page.locator("#theme").click()
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (max(map(int, re.findall(r"\d+", background)[:3])) < 60) != dark
+
+
+def test_families_of_one_member_go_by_its_name(visit, tmp_path):
+    """What the pictures show and what the controls beside them say must be the same."""
+    url = str(tmp_path / "single_members.zarr")
+    create(url, shard=64)
+    append(url, simulate_nights(2, 30, seed=4))
+    names = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
+    write_run(url, "default", names, np.random.default_rng(0).random((60, 3), np.float32))
+    with served("dashboard", url, "--no-show", "--port", "0") as address:
+        page = visit(address)
+        page.wait_for_selector("#confusion button")
+        page.get_by_role("tab", name="Joint views").click()
+        drawn(page, "rb_vgg6 and sl_vgg6")
+        drawn(page, "sl_vgg6 and kd_vgg6")
+        axes = page.eval_on_selector_all("select.axis", "all => all.map(axis => axis.value)")
+        assert axes == ["rb_vgg6", "sl_vgg6", "sl_vgg6", "kd_vgg6"]
+        assert page.locator("#curves").is_hidden()
 
 
 def test_tabs_answer_to_arrow_keys(page):

@@ -47,7 +47,7 @@ class SearchTab:
                 words="",
                 thresholds=plain(found.thresholds),
                 rates=plain(found.rates),
-                target=f"{value:g} {'candidates' if target == 'budget' else 'false positives'}",
+                target=f"{value:g} candidates" if target == "budget" else f"an FPR of {value:g}",
             )
 
         explorer.bridge.later(work, show, long=True)

@@ -92,6 +92,8 @@ class Joint:
             sizing_mode="stretch_width",
         )
         self.figure.toolbar.active_drag = self.figure.tools[0]
+        # else a drag that begins where a box was, even one cleared away, would push that one about
+        self.figure.tools[0].overlay.editable = False
         empty = np.zeros((SIDE, SIDE), np.uint32)
         self._layers: list[Any] = [
             self.figure.image_rgba([empty], x=WHOLE[0], y=WHOLE[0], dw=1.02, dh=1.02)
@@ -165,9 +167,15 @@ class JointTab:
 
     def _first_pairs(self) -> list[tuple[str, str]]:
         """Two pairs of families to begin with, or of members where there is one family."""
-        names = self.explorer.exploration.families
+        exploration = self.explorer.exploration
+        names = [
+            name
+            if name in exploration.names
+            else exploration.members[exploration.of_family(name)[0]]
+            for name in exploration.families
+        ]
         if len(names) < 2:
-            names = self.explorer.exploration.members
+            names = exploration.members
         first, second, third = (*names, *names[-1:] * 2)[:3]
         return [(first, second), (second if third != second else first, third)]
 

@@ -156,7 +156,10 @@ addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("select.axis").forEach((axis) => axis.addEventListener("change", () => send({ do: "axis", pair: Number(axis.dataset.pair), axis: axis.dataset.axis, name: axis.value })));
   $("joint-clear").addEventListener("click", () => send({ do: "clear" }));
   $("curves").addEventListener("change", (event) => send({ do: "curves", of: event.target.value }));
-  $("drift-name").addEventListener("change", (event) => send({ do: "drift", name: event.target.value }));
+  $("drift-name").addEventListener("change", (event) => {
+    fresh("drift-table", make("p", { class: "soft busy" }, "Comparing each night with the others"));
+    send({ do: "drift", name: event.target.value });
+  });
   on("drift", ({ rows: table, of }) => {
     fresh("drift-table", table.length ? make("table", {},
       make("tr", {}, ...["night", "cutouts", "PSI", "KS distance", "KS probability", ""].map((words) => make("th", { scope: "col" }, words))),
