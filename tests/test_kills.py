@@ -4,13 +4,17 @@ import hashlib
 import os
 import random
 import signal
+import threading
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from faulty import campaign, campaigns, chunks, make_zoo, small_archive, start, warm
 
+from deepstreaks_dask import runs
 from deepstreaks_dask.archive import verify
+from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.runs import list_runs, open_scores
 from deepstreaks_dask.standing import standing
 
@@ -119,6 +123,37 @@ def test_what_a_killed_writer_left_is_not_taken_for_scores(small, whole):
         assert np.isnan(open_scores(small, "whole-all")["scores"].values[192:256]).all()
     finally:
         (folder / "0.0123abcd.partial").rename(folder / "0")
+
+
+@pytest.mark.parametrize("place", ["disk", "object store"])
+def test_one_campaign_at_a_time_makes_a_run(place, tmp_path):
+    url = str(tmp_path) if place == "disk" else "memory://locked.zarr"
+    inside, order = threading.Event(), []
+
+    def second():
+        inside.wait()
+        with runs.alone(url, "r"):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with runs.alone(url, "r"):
+        inside.set()
+        thread.join(0.5)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    with pytest.raises(CampaignError, match="run name"), runs.alone(url, "../r"):
+        pass
+
+
+def test_a_lock_that_a_killed_campaign_left_at_an_object_store_is_taken_over(monkeypatch):
+    monkeypatch.setattr(runs, "_LONGEST", 0.4)
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/left.zarr/runs/.r.lock", b"")
+    with runs.alone("memory://left.zarr", "r"):
+        assert fs.exists("/left.zarr/runs/.r.lock")
+    assert not fs.exists("/left.zarr/runs/.r.lock")
 
 
 def test_two_campaigns_at_once_do_not_harm_each_other(small, zoo, other_zoo, whole):
