@@ -70,9 +70,8 @@ def main(
         families = Families.from_zoo(zoo.url)
         first = _look(archives["decide"], zoo, client)
         # compiles all members together; then each alone, by way of a sample
-        warm = score(archives["warm"], families, client, progress=False)
-        decision = Decision(_thresholds(warm["scores"].values, families))
-        score(archives["warm"], families, client, run="d", mode="decide", decision=decision)
+        score(archives["warm"], families, client, progress=False)
+        score(archives["warm"], families, client, run="decide", mode="decide", progress=False)
         whole, full_s = _timed(archives["full"], families, client)
         decision = Decision(_thresholds(whole["scores"].values, families))
         options: dict[str, Any] = {"mode": "decide", "decision": decision}

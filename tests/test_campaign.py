@@ -239,6 +239,31 @@ def test_deciding_finds_what_all_scores_find(large, zoo, reference, client, pick
         score(large, families, client, run="whole", mode="decide", decision=picky)
 
 
+def test_an_order_is_taken_from_an_earlier_run_or_the_caller(archive, zoo, client, monkeypatch):
+    families = Families.from_zoo(zoo)
+    decision = Decision({"kd": 0.55})
+    options = {"mode": "decide", "decision": decision, "progress": False}
+    learned = score(archive, families, client, run="first", **options)
+
+    def looks(*_):
+        raise AssertionError("members looked at a sample")
+
+    monkeypatch.setattr("deepstreaks_dask.campaign.sample", looks)
+    again = score(archive, families, client, run="second", **options)
+    assert again.attrs["order"] == learned.attrs["order"]
+    given = learned.attrs["order"][::-1]
+    other = score(archive, families, client, run="third", order=given, **options)
+    assert other.attrs["order"] == given
+    decided = [decision.apply(run)["plausible"].values for run in (learned, again, other)]
+    np.testing.assert_array_equal(decided[0], decided[1])
+    np.testing.assert_array_equal(decided[0], decided[2])
+    for wrong in (given[1:], [*given, ["os_vgg6"]]):
+        with pytest.raises(CampaignError, match="the order"):
+            score(archive, families, client, run="fourth", order=wrong, **options)
+    with pytest.raises(CampaignError, match="an order matters"):
+        score(archive, families, client, run="fifth", order=given)
+
+
 def test_a_cascade_that_was_cut_short_goes_on(large, zoo, client, picky):
     families = Families.from_zoo(zoo)
     whole = score(
