@@ -6,7 +6,6 @@ import sys
 import time
 
 import numpy as np
-import psutil
 import pytest
 from helpers import write_run
 
@@ -19,6 +18,14 @@ from deepstreaks_dask.runs import SHIPPED
 def state(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state"
+
+
+@pytest.fixture
+def bystander():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    yield process
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture
@@ -78,33 +85,25 @@ def test_a_run_goes_on_as_it_began(archive, asleep):
     ]
 
 
-def test_processes_of_others_are_left_alone(archive, asleep, state):
+def test_processes_of_others_are_left_alone(archive, bystander, asleep, state):
     """Neither what an archive says nor a number that was given anew stops a process."""
     write_run(archive, "default", ["rb_a"], np.full((150, 1), np.nan, np.float32), zoo=SHIPPED)
-    bystander = subprocess.run([sys.executable, "-c", "pass"], check=True)  # warm
-    bystander = psutil.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    try:
-        beat = {"host": "elsewhere", "workers": 1, "threads": 1, "dashboard": "", "pausing": False}
-        pulse = {**beat, "beat": time.time(), "pid": bystander.pid}
-        (archive / "runs" / "default" / "pulse.json").write_text(json.dumps(pulse))
-        with pytest.raises(
-            CampaignError, match=f"not started from here: end process {bystander.pid}"
-        ):
-            launch.pause(archive)
-        with pytest.raises(CampaignError, match="at work already"):
-            launch.start(archive)
-        (archive / "runs" / "default" / "pulse.json").unlink()
+    beat = {"host": "elsewhere", "workers": 1, "threads": 1, "dashboard": "", "pausing": False}
+    pulse = {**beat, "beat": time.time(), "pid": bystander.pid}
+    (archive / "runs" / "default" / "pulse.json").write_text(json.dumps(pulse))
+    with pytest.raises(CampaignError, match=f"not started from here: end process {bystander.pid}"):
+        launch.pause(archive)
+    with pytest.raises(CampaignError, match="at work already"):
         launch.start(archive)
-        (record,) = state.glob("deepstreaks/campaigns/*/default.json")
-        told = json.loads(record.read_text())
-        record.write_text(json.dumps({**told, "pid": bystander.pid}))
-        with pytest.raises(CampaignError, match="not at work"):
-            launch.pause(archive)
-        assert bystander.is_running()
-        assert record.parent.stat().st_mode & 0o077 == 0
-    finally:
-        bystander.kill()
-        bystander.wait()
+    (archive / "runs" / "default" / "pulse.json").unlink()
+    launch.start(archive)
+    (record,) = state.glob("deepstreaks/campaigns/*/default.json")
+    told = json.loads(record.read_text())
+    record.write_text(json.dumps({**told, "pid": bystander.pid}))
+    with pytest.raises(CampaignError, match="not at work"):
+        launch.pause(archive)
+    assert bystander.poll() is None
+    assert record.parent.stat().st_mode & 0o077 == 0
 
 
 def test_a_campaign_that_cannot_begin_says_why(archive):
