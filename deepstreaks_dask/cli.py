@@ -19,6 +19,7 @@ from rich.table import Table
 
 import deepstreaks_dask
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.sequences.commands import app as sequences_app
 
 app = typer.Typer(
     name="deepstreaks",
@@ -33,6 +34,7 @@ app.add_typer(models_app, name="models")
 triage_app = typer.Typer(no_args_is_help=True, help="Reject by a first look, with a guarantee.")
 app.add_typer(triage_app, name="triage")
 app.add_typer(archive_app, name="archive")
+app.add_typer(sequences_app, name="sequences")
 users_app = typer.Typer(no_args_is_help=True, help="Who may log in to an archive's review.")
 app.add_typer(users_app, name="users")
 thresholds_app = typer.Typer(no_args_is_help=True, help="Find thresholds, or list those kept.")
@@ -87,6 +89,10 @@ RecipeOption = Annotated[
 WindowOption = Annotated[
     int | None,
     typer.Option(min=0, help="Read cutouts while training, this many shuffled together."),
+]
+
+CalibratedOption = Annotated[
+    bool, typer.Option("--calibrated", help="Take the run's probabilities for its scores.")
 ]
 
 console = Console()
@@ -322,6 +328,108 @@ def train(
     print(f"record: {folder}")
 
 
+@app.command("train-all")
+def train_all(
+    archive: ArchiveArg,
+    out: Annotated[Path, typer.Option(help="Folder: a training a member, and the page.")] = Path(
+        "training"
+    ),
+    families: Annotated[str, typer.Option(help="Families, comma-separated.")] = "rb,sl,kd",
+    architectures: Annotated[
+        str, typer.Option(help="Architectures, comma-separated.")
+    ] = "vgg6,resnet50,densenet121",
+    zoo: Annotated[
+        str | None, typer.Option(help="Zoo that gets the networks, too: a path or URL.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version of the networks in the zoo.")] = "1",
+    recipe: RecipeOption = "duev2019",
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    window: WindowOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train every member of every family, one by one, and draw learning curves, ROC and confusion.
+
+    Killed? Run it again: it goes on.
+
+    Example: deepstreaks train-all week.zarr --recipe short --out week-training
+    """
+    from deepstreaks_dask.progress import progress_bar
+    from deepstreaks_dask.training import publish, read_recipe
+    from deepstreaks_dask.training.everyone import train_everyone
+
+    chosen = read_recipe(recipe, epochs=epochs, seed=seed, window=window)
+    names = [name.strip() for name in families.split(",")]
+    kinds = [name.strip() for name in architectures.split(",")]
+    total = chosen.epochs * len(names) * len(kinds)
+    with progress_bar("train all", total, unit="epochs") as bar:
+        evaluation = train_everyone(
+            out, archive, names, kinds, recipe=chosen, version=version, on_epoch=bar.advance
+        )
+    if zoo is not None:
+        for member in evaluation.members["member"]:
+            publish(out / member, zoo)
+    result = {"page": str(out / "training.html"), **evaluation.to_dict()}
+    if as_json:
+        _print_json(result)
+        return
+    print(f"learning curves, ROC and confusion: {out / 'training.html'}")
+
+
+@app.command()
+def sweep(
+    archive: ArchiveArg,
+    family: Annotated[list[str], typer.Option(help="rb, sl, kd or os. Repeated: together.")],
+    search: Annotated[
+        list[str],
+        typer.Option(help="setting=1e-4:1e-2 (range) or setting=16,32,64 (choices). Repeated."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the sweep; workers must reach it.")] = Path(
+        "sweep"
+    ),
+    architecture: Annotated[str, typer.Option(help="vgg6, resnet50 or densenet121.")] = "vgg6",
+    trials: Annotated[int, typer.Option(min=1, help="Trainings in all.")] = 20,
+    recipe: RecipeOption = "short",
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the settings that are tried.")] = 0,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for better settings on Dask workers, one network a worker. Killed? Run it again.
+
+    Needs Optuna: pip install 'deepstreaks-dask[sweep]'.
+
+    Example: deepstreaks sweep week.zarr --family rb --search learning_rate=1e-4:1e-2 --trials 20
+    """
+    from deepstreaks_dask.cluster import connect
+    from deepstreaks_dask.training import read_recipe
+    from deepstreaks_dask.training.sweeps import sweep as run
+
+    space = {}
+    for item in search:
+        name, _, spec = item.partition("=")
+        space[name.strip()] = spec
+    chosen = read_recipe(recipe, epochs=epochs)
+    with connect(scheduler, workers=workers) as client:
+        table = run(
+            out,
+            archive,
+            family,
+            architecture,
+            space,
+            client,
+            trials=trials,
+            recipe=chosen,
+            seed=seed,
+        )
+    if as_json:
+        _print_json(json.loads(table.to_json(orient="records")))
+        return
+    print(table.head(10).to_string(index=False))
+    print(f"best settings: {out / 'best.toml'}, for 'deepstreaks train --recipe'")
+
+
 @app.command()
 def score(
     archive: ArchiveArg,
@@ -436,9 +544,10 @@ def decide(
     thresholds: ThresholdsOption = None,
     where: Annotated[
         str | None,
-        typer.Option(help="Filter, like 'night >= 20260101 and rb > 0.9 and kind == \"nea\"'."),
+        typer.Option(help="Filter, like 'rb > 0.9 and rb_spread < 0.2 and kind == \"nea\"'."),
     ] = None,
     run: RunOption = "default",
+    calibrated: CalibratedOption = False,
     output: Annotated[
         str | None,
         typer.Option(
@@ -458,18 +567,18 @@ def decide(
 
     Example: deepstreaks decide week.zarr -t kd=0.9 -t rb_vgg6=0.6 -o candidates.csv
     """
+    from deepstreaks_dask.agreement import with_agreement
     from deepstreaks_dask.catalogue import Catalogue
     from deepstreaks_dask.decision import Decision
     from deepstreaks_dask.export import Submission, candidates, export
-    from deepstreaks_dask.runs import open_scores
     from deepstreaks_dask.thresholds import read
 
-    scores = open_scores(archive, run)
+    scores = _open_scores(archive, run, calibrated)
     named = read(thresholds) if thresholds else Decision.of_run(scores)
     decision = replace(named, thresholds={**named.thresholds, **_thresholds(threshold)})
     decided = decision.apply(scores)
     if where:
-        passing = Catalogue(decided).where(where)
+        passing = Catalogue(with_agreement(decided, decision)).where(where)
         decided = decided.assign(plausible=decided["plausible"] & passing)
     frame = candidates(decided)
     submission = Submission.read(ades) if ades else None
@@ -561,6 +670,7 @@ def evaluate(
     archive: ArchiveArg,
     threshold: ThresholdOption = None,
     run: RunOption = "default",
+    calibrated: CalibratedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure members, families and the decision against the archive's labels.
@@ -569,9 +679,8 @@ def evaluate(
     """
     from deepstreaks_dask.decision import Decision
     from deepstreaks_dask.evaluation import evaluate as run_evaluation
-    from deepstreaks_dask.runs import open_scores
 
-    scores = open_scores(archive, run)
+    scores = _open_scores(archive, run, calibrated)
     result = run_evaluation(scores, Decision.of_run(scores, _thresholds(threshold)))
     if as_json:
         _print_json(result.to_dict())
@@ -590,6 +699,188 @@ def evaluate(
 
 
 @app.command()
+def calibrate(
+    archive: ArchiveArg,
+    method: Annotated[str, typer.Option(help="temperature or isotonic.")] = "temperature",
+    share: Annotated[float, typer.Option(help="Of the nights, to fit on.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of the nights.")] = 0,
+    run: RunOption = "default",
+    as_json: JsonOption = False,
+) -> None:
+    """Make probabilities of a run's scores; kept with the run, for --calibrated.
+
+    Fitted on some labelled nights, measured on the others, and on nothing that a member was trained on.
+
+    Example: deepstreaks calibrate week.zarr --method isotonic
+    """
+    from deepstreaks_dask.calibration import calibrate as fit
+    from deepstreaks_dask.calibration import seen_in_training, store
+    from deepstreaks_dask.runs import open_scores
+
+    scores = open_scores(archive, run)
+    made = fit(scores, method, share=share, seed=seed, leave_out=seen_in_training(scores))
+    store(archive, run, made)
+    if as_json:
+        _print_json(made.to_dict())
+        return
+    table = Table("member", "calibration error", "after", "by chance", "log loss", "after")
+    for member, before in made.before.items():
+        after = made.after[member]
+        errors = [str(figures.ece).replace("[", r"\[") for figures in (before, after)]
+        losses = [f"{figures.log_loss:.4f}" for figures in (before, after)]
+        table.add_row(member, *errors, f"{after.chance:.4f}", *losses)
+    console.print(table)
+    print(
+        f"fitted on {len(made.fitted)} nights, measured on {len(made.measured)} others; "
+        f"{made.left_out:,} cutouts that a member was trained on were left out"
+    )
+
+
+@app.command()
+def inject(
+    archive: Annotated[
+        str | None, typer.Argument(help="Archive whose cutouts get streaks. None: simulated ones.")
+    ] = None,
+    out: Annotated[str, typer.Option(help="Archive to make: a path or URL.")] = "injected.zarr",
+    magnitudes: Annotated[
+        str, typer.Option(help="Of the whole streaks, comma-separated.")
+    ] = "15,16,17,18,19",
+    lengths: Annotated[str, typer.Option(help="Pixels, comma-separated.")] = "5,10,20,40,80",
+    each: Annotated[int, typer.Option(min=1, help="Streaks a magnitude and length.")] = 50,
+    where: Annotated[
+        str, typer.Option(help="Filter: which cutouts. Default: bogus ones, where labelled.")
+    ] = "",
+    noise: Annotated[
+        float | None, typer.Option(help="Electrons, noise of an empty pixel of a real cutout.")
+    ] = None,
+    zero_point: Annotated[
+        float | None, typer.Option(help="Magnitude of one electron in the exposure.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal streaks.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Put simulated streaks of known magnitude and length into cutouts, to see which are recovered.
+
+    Then: deepstreaks score injected.zarr && deepstreaks completeness injected.zarr
+
+    Example: deepstreaks inject survey.zarr --out injected.zarr --magnitudes 16,17,18 --lengths 5,20
+    """
+    from deepstreaks_dask.injection import NOISE
+    from deepstreaks_dask.injection import inject as run
+    from deepstreaks_dask.simulate.nights import ZERO_POINT
+
+    result = run(
+        archive,
+        out,
+        _numbers("--magnitudes", magnitudes),
+        _numbers("--lengths", lengths),
+        each=each,
+        where=where,
+        noise=NOISE if noise is None else noise,
+        zero_point=ZERO_POINT if zero_point is None else zero_point,
+        seed=seed,
+    )
+    _say(as_json, result.to_dict())
+
+
+@app.command()
+def completeness(
+    archive: ArchiveArg,
+    known: Annotated[
+        Path | None,
+        typer.Option(help="Table of known objects: id, jd, ra, dec. Default: injected streaks."),
+    ] = None,
+    radius: Annotated[float, typer.Option(min=0, help="Arcseconds.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Between the times.")] = 60.0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .csv, or an .html of injected streaks.")
+    ] = None,
+    threshold: ThresholdOption = None,
+    run: RunOption = "default",
+    calibrated: CalibratedOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what share of injected streaks, or of known objects, is found plausible.
+
+    Example: deepstreaks completeness survey.zarr --known asteroids.csv --radius 5
+    """
+    from deepstreaks_dask.completeness import completeness as match
+    from deepstreaks_dask.completeness import read_known
+    from deepstreaks_dask.decision import Decision
+    from deepstreaks_dask.injection import recovery, write_map
+    from deepstreaks_dask.storage import write_text
+
+    if output is not None and output.suffix not in (".csv", *([] if known else [".html"])):
+        raise DeepStreaksError(
+            f"{output}: name a file that ends in .csv" + " or .html" * (not known)
+        )
+    scores = _open_scores(archive, run, calibrated)
+    decided = Decision.of_run(scores, _thresholds(threshold)).apply(scores)
+    if known is not None:
+        found = match(decided, read_known(known), radius=radius, seconds=seconds)
+        table = found.table
+        rates = {name: getattr(found, name) for name in ("cut_out", "plausible", "recovered")}
+    else:
+        table, rates = recovery(decided), {}
+    if output is not None and output.suffix == ".html":
+        write_map(decided, table, output)
+    elif output is not None:
+        write_text(output, table.to_csv(index=False))
+    if as_json:
+        figures = {name: vars(rate) if rate.total else None for name, rate in rates.items()}
+        _print_json({**figures, "table": json.loads(table.to_json(orient="records"))})
+        return
+    for name, rate in rates.items():
+        print(f"{name.replace('_', ' ')}: {rate} ({rate.count:,} of {rate.total:,})")
+    if not rates:
+        shown = table[table["which"] == "decision"].drop(columns="which")
+        print(shown.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+
+
+@app.command()
+def queue(
+    archive: ArchiveArg,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="entropy (least sure), spread (members differ), margin (near thresholds)."
+        ),
+    ] = "entropy",
+    most: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+    where: Annotated[
+        str | None, typer.Option(help="Filter, like 'rb_spread > 0.3 and filter == \"r\"'.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A .csv file.")] = None,
+    threshold: ThresholdOption = None,
+    run: RunOption = "default",
+    calibrated: CalibratedOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the cutouts without a label whose verdict would teach the networks most.
+
+    Example: deepstreaks queue survey.zarr --by spread --most 200 -o to-label.csv
+    """
+    from deepstreaks_dask.agreement import queue as order
+    from deepstreaks_dask.agreement import with_agreement
+    from deepstreaks_dask.catalogue import Catalogue
+    from deepstreaks_dask.decision import Decision
+    from deepstreaks_dask.storage import write_text
+
+    scores = _open_scores(archive, run, calibrated)
+    decision = Decision.of_run(scores, _thresholds(threshold))
+    decided = with_agreement(decision.apply(scores), decision)
+    passing = Catalogue(decided).where(where) if where else None
+    table = order(decided, decision, by=by, most=most, passing=passing)
+    if output is not None:
+        write_text(output, table.to_csv(index=False))
+    if as_json:
+        _print_json(json.loads(table.to_json(orient="records")))
+        return
+    print(table.head(20).to_string(index=False))
+    print(f"{len(table):,} cutouts" + (f" written to {output}" if output else ""))
+
+
+@app.command()
 def report(
     archive: ArchiveArg,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
@@ -597,6 +888,7 @@ def report(
     ),
     threshold: ThresholdOption = None,
     run: RunOption = "default",
+    calibrated: CalibratedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page with distributions, curves, rates and cutouts.
@@ -605,7 +897,9 @@ def report(
     """
     from deepstreaks_dask.report import write_report
 
-    write_report(archive, output, run=run, thresholds=_thresholds(threshold))
+    write_report(
+        archive, output, run=run, thresholds=_thresholds(threshold), probabilities=calibrated
+    )
     _say(as_json, {"report": str(output.resolve())})
 
 
@@ -618,7 +912,9 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 5006,
     origin: Annotated[
         str | None,
-        typer.Option(help="https://name of a reverse proxy on this machine; see docs/reverse-proxy.md."),
+        typer.Option(
+            help="https://name of a reverse proxy on this machine; see docs/reverse-proxy.md."
+        ),
     ] = None,
     database: DatabaseOption = None,
     zoo: ZooOption = None,
@@ -977,6 +1273,21 @@ def _silence_native_code() -> None:
     """
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _open_scores(archive: str, run: str, probabilities: bool) -> Any:
+    from deepstreaks_dask.calibration import calibrated
+    from deepstreaks_dask.runs import open_scores
+
+    scores = open_scores(archive, run)
+    return calibrated(scores) if probabilities else scores
+
+
+def _numbers(option: str, given: str) -> list[float]:
+    try:
+        return [float(value) for value in given.split(",")]
+    except ValueError:
+        raise DeepStreaksError(f"{option} {given}: write numbers like 16,17.5,18") from None
 
 
 def _thresholds(given: list[str] | None) -> dict[str, float]:

@@ -10,22 +10,17 @@ import base64
 import io
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import holoviews as hv
-import jinja2
 import numpy as np
 import pandas as pd
 import xarray as xr
-from bokeh.embed import json_item
-from bokeh.resources import Resources
 from PIL import Image
 
 from deepstreaks_dask import archive as archives
 from deepstreaks_dask import plots
-from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.calibration import calibrated, reliability, stored
+from deepstreaks_dask.decision import Decision, family_of
 from deepstreaks_dask.evaluation import (
     Estimate,
     Evaluation,
@@ -34,9 +29,10 @@ from deepstreaks_dask.evaluation import (
     plausibility_labels,
     rate,
 )
+from deepstreaks_dask.pages import chart_item, write_page
 from deepstreaks_dask.runs import open_scores
 from deepstreaks_dask.simulate.streaks import simulated
-from deepstreaks_dask.storage import locate, write_whole
+from deepstreaks_dask.storage import locate
 from deepstreaks_dask.triage import Triage
 
 GALLERY = 12
@@ -60,6 +56,7 @@ def write_report(
     *,
     run: str = "default",
     thresholds: Mapping[str, float] | None = None,
+    probabilities: bool = False,
 ) -> Evaluation:
     """Write the report of a run as one HTML file that loads nothing from elsewhere.
 
@@ -73,6 +70,8 @@ def write_report(
         Which run.
     thresholds : mapping of str to float, optional
         By member or family, in place of those that the run was scored for, or of 0.5.
+    probabilities : bool
+        Put the probabilities of the run's calibration in the place of its scores.
 
     Returns
     -------
@@ -84,14 +83,16 @@ def write_report(
     DeepStreaksError
         If there is no such archive or run, or the file cannot be written.
     """
-    scores = open_scores(archive, run)
+    raw = open_scores(archive, run)
+    scores = calibrated(raw) if probabilities else raw
     decision = Decision.of_run(scores, thresholds)
     evaluation = evaluate(scores, decision)
     decided = decision.apply(scores)
-    charts = _charts(scores, decision, evaluation)
+    charts = [*_charts(scores, decision, evaluation), *_reliability(raw)]
     quarantine = archives.quarantine(archive)
-    page = _environment().get_template("report.html.j2")
-    html = page.render(
+    write_page(
+        "report.html.j2",
+        path,
         name=locate(archive)[1].rsplit("/", 1)[-1],
         run=scores.attrs["run"],
         updated=str(scores.attrs["updated"]).replace("T", " ")[:16],
@@ -101,7 +102,7 @@ def write_report(
         triage=_triage(scores),
         tiles=_tiles(evaluation),
         published=_published(evaluation),
-        charts=[(title, [_bokeh(chart) for chart in shown]) for title, shown in charts],
+        charts=[(title, [chart_item(chart) for chart in shown]) for title, shown in charts],
         classifiers=_classifiers(evaluation),
         kinds=_kinds(evaluation.kinds).to_dict("records"),
         nights=_nights(evaluation.nights),
@@ -110,33 +111,8 @@ def write_report(
         reasons=quarantine["reason"].value_counts().to_dict(),
         quarantined=len(quarantine),
         facts=_facts(scores, decision),
-        bokeh=Resources(mode="inline", components=["bokeh"], log_level="error").js_raw,
-        colours=plots.DARK,
     )
-    target = Path(path)
-    try:
-        fs, root = locate(target.absolute())
-        write_whole(fs, root, html.encode())
-    except OSError as error:
-        raise DeepStreaksError(
-            f"{path}: the report cannot be written there ({error.strerror or error}): name another file"
-        ) from error
     return evaluation
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("deepstreaks_dask"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # BokehJS reads a model before what refers to it: keys stay in their order
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
-    environment.filters["thousands"] = lambda number: f"{number:,}"
-    environment.filters["night"] = plots.night_name
-    return environment
 
 
 def _charts(
@@ -164,14 +140,22 @@ def _charts(
     return [(title, shown) for title, shown in sections if shown]
 
 
-def _bokeh(chart: Any) -> dict[str, Any]:
-    """Turn a picture into what BokehJS draws, as wide as the page lets it."""
-    figure = hv.render(chart)
-    figure.sizing_mode = "stretch_width"
-    figure.output_backend = "canvas"  # browsers have few WebGL contexts for a page's many charts
-    item: Any = json_item(figure)
-    item["doc"].pop("defs", None)  # Panel's models, of which a chart has none
-    return dict(item)
+def _reliability(scores: xr.Dataset) -> list[tuple[str, list[Any]]]:
+    """Reliability of each member with labels; of a calibrated run on nights that its curves were not fitted on."""
+    kept, shown = stored(scores), []
+    apart = np.ones(scores.sizes["cutout"], bool)
+    if kept is not None:
+        apart = np.isin(scores["night"].values, kept.measured)
+    for column, member in enumerate(str(name) for name in scores["model"].values):
+        name = f"label_{family_of(member)}"
+        if name not in scores or not (scores[name].values[apart] >= 0).any():
+            continue
+        labels, values = scores[name].values[apart], scores["scores"].values[apart, column]
+        tables = {"as scored": reliability(labels, values)}
+        if kept is not None:
+            tables["calibrated"] = reliability(labels, kept.curves[member](values))
+        shown.append(plots.reliability(tables, title=f"Reliability of {member}"))
+    return [("Calibration", shown)] if shown else []
 
 
 def _tiles(evaluation: Evaluation) -> list[dict[str, Any]]:

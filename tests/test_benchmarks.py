@@ -97,3 +97,14 @@ def test_reading_measures_every_codec():
     rows = json.loads(done.stdout)
     assert [row["codec"] for row in rows if row["chosen"]] == ["zstd 1"]
     assert all(min(row["read"], row["write"], row["ratio"]) > 0 for row in rows)
+
+
+def test_training_measures_both_ways():
+    sizes = ["--cutouts", "64", "--repeats", "1", "--window", "64", "--shard", "64"]
+    done = _run(BENCHMARKS / "training.py", *sizes, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["cutouts"] == 64
+    assert min(result["memory"], result["streamed"]) > 0
+    assert result["ratio"] == pytest.approx(result["streamed"] / result["memory"])
+    assert 0 < result["held"] <= 64

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-COMMANDS = ["simulate", "ingest", "train", "score", "decide", "evaluate", "report", "quickstart"]
+COMMANDS = [
+    *("simulate", "ingest", "train", "train-all", "sweep", "score", "decide", "evaluate"),
+    *("calibrate", "inject", "completeness", "queue", "report", "quickstart"),
+]
 
 
 def run(*arguments, code=0):

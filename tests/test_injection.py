@@ -34,7 +34,7 @@ def test_paint_takes_away_the_grey_that_the_light_is_worth():
     rng = np.random.default_rng(1)
     noise = 24.0
     picture = np.clip(rng.normal(180, 10, (144, 144)), 0, 255).astype(np.uint8)
-    flux = 20_000.0
+    flux = 8_000.0
     painted, snr = paint(picture, 30.0, flux, noise, 0.95, np.random.default_rng(2))
     darker = picture.astype(float) - painted
     assert painted.min() > 0
@@ -42,7 +42,7 @@ def test_paint_takes_away_the_grey_that_the_light_is_worth():
     assert 0.6 < _smoothing() < 0.95
     worth = flux * (144 / 157) ** 2 / noise * 10 / _smoothing()
     assert darker.sum() == pytest.approx(worth, rel=0.08)
-    assert snr > 30
+    assert snr > 15
     faint, _ = paint(picture, 30.0, 1.0, noise, 0.95, np.random.default_rng(2))
     assert (faint != picture).mean() < 0.02
 
