@@ -7,7 +7,7 @@ does, logs in with headless Chromium and looks at that night:
 - *filter*: from pressing Enter in the filter until all thumbnails in the window are drawn, and its ratio to reading
   and encoding the same cutouts without server, browser or anything else;
 - *frames*: the share of frames that took more than 50 ms while the gallery is scrolled by the wheel from top to bottom,
-  and the longest one;
+  and the longest one; beside it the share while nothing moves, which is the machine's own doing;
 - *memory* of the server.
 
     python benchmarks/review.py
@@ -66,6 +66,11 @@ _RECORD = """() => {
 }"""
 
 
+_RECORDED = (
+    "() => { cancelAnimationFrame(window.recording_); return window.frames_.slice(1).map(Number) }"
+)
+
+
 def main(
     cutouts: Annotated[int, typer.Option(min=1000)] = 7_000_000,
     nights: Annotated[int, typer.Option(min=2)] = 400,
@@ -116,7 +121,7 @@ def look(url: Path, repeats: int, thumbnails: int) -> dict[str, Any]:
             page.select_option("#night", night)
             page.wait_for_function(_DRAWN, arg="")
             asked = [_filter(page, url, limit) for limit in np.linspace(0.3, 0.9, repeats)]
-            frames = _scroll(page, thumbnails)
+            still, frames = _scroll(page, thumbnails)
             memory = psutil.Process(server.pid).memory_info().rss
             shown = page.locator(".thumb").count()
             browser.close()
@@ -130,7 +135,8 @@ def look(url: Path, repeats: int, thumbnails: int) -> dict[str, Any]:
         "ratio": statistics.median(ours / bare for ours, bare in asked),
         "thumbnails": shown,
         "frames": len(frames),
-        "long_frames": sum(frame > LONG for frame in frames) / len(frames),
+        "long_frames": _long(frames),
+        "long_frames_still": _long(still),
         "longest_ms": max(frames),
         "server_gb": memory / 1e9,
     }
@@ -154,8 +160,12 @@ def _filter(page: Page, url: Path, limit: float) -> tuple[float, float]:
     return 1000 * ours, 1000 * (time.perf_counter() - start)
 
 
-def _scroll(page: Page, thumbnails: int) -> list[float]:
-    """Load so many thumbnails, and scroll from top to bottom: milliseconds of each frame."""
+def _long(frames: list[float]) -> float:
+    return sum(frame > LONG for frame in frames) / len(frames)
+
+
+def _scroll(page: Page, thumbnails: int) -> tuple[list[float], list[float]]:
+    """Load so many thumbnails, and scroll from top to bottom: milliseconds of each frame before and meanwhile."""
     before = page.locator("#found").inner_text()
     page.fill("#where", "")
     page.press("#where", "Enter")
@@ -169,15 +179,15 @@ def _scroll(page: Page, thumbnails: int) -> list[float]:
     page.wait_for_timeout(1000)
     page.mouse.move(600, 600)
     page.evaluate(_RECORD)
-    at, still = -1.0, 0
-    while still < 5:  # the wheel, as fast as the browser takes it
+    page.wait_for_timeout(2000)
+    still = page.evaluate(_RECORDED)
+    page.evaluate(_RECORD)
+    at, ends = -1.0, 0
+    while ends < 5:  # the wheel, as fast as the browser takes it
         page.mouse.wheel(0, 240)
         now = page.evaluate("scrollY + document.querySelector('#gallery').scrollTop")
-        at, still = now, still + 1 if now == at else 0
-    frames = page.evaluate(
-        "() => { cancelAnimationFrame(window.recording_); return window.frames_ }"
-    )
-    return [float(frame) for frame in frames[1:]]
+        at, ends = now, ends + 1 if now == at else 0
+    return still, page.evaluate(_RECORDED)
 
 
 def _table(result: dict[str, Any]) -> Table:
@@ -190,6 +200,7 @@ def _table(result: dict[str, Any]) -> Table:
         ("filter / bare", f"{result['ratio']:.1f}"),
         ("thumbnails scrolled through", f"{result['thumbnails']:,}"),
         (f"frames longer than {LONG:.0f} ms", f"{100 * result['long_frames']:.1f} %"),
+        ("the same while nothing moves", f"{100 * result['long_frames_still']:.1f} %"),
         ("longest frame", f"{result['longest_ms']:.0f} ms"),
         ("memory of the server", f"{result['server_gb']:.2f} GB"),
     ):
