@@ -117,6 +117,7 @@ EPOCHS: dict[str, Column] = {
     "sky": Column("float32", np.nan, "adu", "sky background a pixel"),
     "exposure": Column("float32", np.nan, "s", "exposure time"),
     "gain": Column("float32", np.nan, "electron/adu", "gain"),
+    "read_noise": Column("float32", np.nan, "electron", "read noise a pixel, standard deviation"),
 }
 """Columns along ``epoch`` that sequences of images usually have."""
 

@@ -87,10 +87,11 @@ _ONE_BYTE = {"boolean", "int", "long", "float", "double", "bytes", "string"}
 
 @dataclass(frozen=True)
 class Alert:
-    """One alert: its triplet, float32 ``(63, 63, 3)``, and its columns."""
+    """One alert: its triplet, float32 ``(63, 63, 3)``, its columns, and its science image's zero point, mag."""
 
     triplet: np.ndarray
     columns: Mapping[str, Any]
+    zero_point: float = float("nan")
 
 
 def decode(data: bytes) -> Alert | Refused:
@@ -114,7 +115,9 @@ def decode(data: bytes) -> Alert | Refused:
         return Refused("too large", f"{len(data)} bytes, too many for one alert")
     try:
         packet = _packet(data)
-        return Alert(np.stack([_plane(packet, name) for name in PLANES], axis=-1), _columns(packet))
+        planes = np.stack([_plane(packet, name) for name in PLANES], axis=-1)
+        zero_point = _value(packet["candidate"].get("magzpsci"), SCHEMA["mag"])
+        return Alert(planes, _columns(packet), zero_point)
     except UnreadableError as error:
         return error.refused
     except Exception as error:  # fastavro and astropy raise many kinds on damaged data
@@ -181,9 +184,7 @@ class AlertPackets:
         metadata = read_metadata(table) if table else None
         matched = False
         folder = path if path.is_dir() else path.parent
-        for decoded in quietly(
-            decode_all(_decode_task, _packets(folder, files), _BATCH, executor, together=16)
-        ):
+        for decoded in decoded_packets(folder, files, executor):
             batch, spoken = _batch([(task[0], found) for task, found in decoded], metadata, night)
             matched |= spoken
             yield batch
@@ -200,6 +201,15 @@ class AlertPackets:
 
 
 READER = AlertPackets()
+
+
+def decoded_packets(
+    folder: Path, files: list[Path], executor: Executor | None = None
+) -> Iterator[list[tuple[tuple[str, bytes | Refused], Alert | Refused]]]:
+    """Decode all packets of files: in blocks, each packet's name and bytes with what :func:`decode` says."""
+    yield from quietly(
+        decode_all(_decode_task, _packets(folder, files), _BATCH, executor, together=16)
+    )
 
 
 def _packets(folder: Path, files: list[Path]) -> Iterator[tuple[str, bytes | Refused]]:

@@ -267,16 +267,15 @@ class FitsImage:
 
 
 @contextmanager
-def open_images(file: Path, root: Path) -> Iterator[list[FitsImage]]:
-    """Open a FITS file for reading its images.
+def open_checked(file: Path, root: Path, most: int = _MOST_UNITS) -> Iterator[fits.HDUList]:
+    """Open a FITS file, gzipped or not, of at most so many header and data units.
 
-    Nothing that a header claims is allocated before it is checked against the length of the file, and no more of an
-    image is read than the sections that are asked for.
+    Nothing that a header claims is allocated before it is checked against the length of the file.
 
     Raises
     ------
     UnreadableError
-        If it is no FITS file, is cut short, or claims what cannot be.
+        If it is no FITS file, leads out of the folder ``root``, is cut short, or claims what cannot be.
     """
     if leads_out(file, root):
         raise UnreadableError("not FITS", "a link that leads out of the folder")
@@ -292,24 +291,37 @@ def open_images(file: Path, root: Path) -> Iterator[list[FitsImage]]:
                 start = opened.read(9)
         if start != b"SIMPLE  =":
             raise UnreadableError("not FITS", "the first bytes are not those of a FITS file")
-        _check_layout(file)
+        _check_layout(file, most)
         # sections are read where they lie; a memory map would not do for scaled integers
         with fits.open(file, memmap=False) as hdus:
-            images = [
-                (number, hdu)
-                for number, hdu in enumerate(hdus)
-                if hdu.is_image and hdu.shape and 0 not in hdu.shape
-                if str(hdu.name).upper() not in _NOT_SKY
-            ]
-            if not images:
-                raise UnreadableError("not an image", "no image in the file")
-            packed = [n for n, hdu in images if isinstance(hdu, fits.CompImageHDU)]
-            if packed:
-                _check_packed(file, packed)
-            yield [
-                FitsImage(n, hdu.shape, hdu.section, readable_cards(hdus[0].header, hdu.header))
-                for n, hdu in images
-            ]
+            yield hdus
+
+
+@contextmanager
+def open_images(file: Path, root: Path) -> Iterator[list[FitsImage]]:
+    """Open a FITS file for reading its images; no more of one is read than the sections that are asked for.
+
+    Raises
+    ------
+    UnreadableError
+        As :func:`open_checked`, and if there is no image.
+    """
+    with open_checked(file, root) as hdus:
+        images = [
+            (number, hdu)
+            for number, hdu in enumerate(hdus)
+            if hdu.is_image and hdu.shape and 0 not in hdu.shape
+            if str(hdu.name).upper() not in _NOT_SKY
+        ]
+        if not images:
+            raise UnreadableError("not an image", "no image in the file")
+        packed = [n for n, hdu in images if isinstance(hdu, fits.CompImageHDU)]
+        if packed:
+            _check_packed(Path(hdus.filename()), packed)
+        yield [
+            FitsImage(n, hdu.shape, hdu.section, readable_cards(hdus[0].header, hdu.header))
+            for n, hdu in images
+        ]
 
 
 def readable_cards(*headers: fits.Header) -> dict[str, Any]:
@@ -471,7 +483,7 @@ def _gunzip(file: Path, target: Path) -> Path:
     return target
 
 
-def _check_layout(file: Path) -> None:
+def _check_layout(file: Path, most: int) -> None:
     """Walk from header to header and refuse what claims more than there is.
 
     Astropy counts to whatever a header names before it looks at the file.
@@ -496,8 +508,8 @@ def _check_layout(file: Path) -> None:
                 raise UnreadableError("damaged", claimed)
             position += -(-size // _BLOCK) * _BLOCK
             units += 1
-            if units > _MOST_UNITS:
-                raise UnreadableError("wrong shape", f"more than {_MOST_UNITS} units in the file")
+            if units > most:
+                raise UnreadableError("wrong shape", f"more than {most} units in the file")
 
 
 def _size(header: bytes, unit: int) -> int:

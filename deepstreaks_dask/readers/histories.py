@@ -1,0 +1,135 @@
+"""Objects with a sequence of science stamps, out of the ZTF alert packets that each of them sent.
+
+A packet brings the stamps of its own exposure only, its history (``prv_candidates``) none; the packets of one ``objectId``
+together are a sequence of those exposures in which the object was detected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from deepstreaks_dask.archive import CutoutBatch, Quarantined
+from deepstreaks_dask.errors import ReaderError
+from deepstreaks_dask.readers.alerts import READER as ALERTS
+from deepstreaks_dask.readers.alerts import Alert, decoded_packets
+from deepstreaks_dask.readers.folder import Refused, list_files
+from deepstreaks_dask.readers.sequences import LAYOUT, Epoch, Object, batch, middle
+
+_BATCH = 256
+_MJD = 2400000.5
+_GAIN = 6.2  # electrons a count, of the camera (Dekany et al. 2020, PASP 132, 038001)
+
+
+class AlertHistories:
+    """Reader ``histories``: see :meth:`read`."""
+
+    name = "histories"
+    layout: Mapping[str, Any] = LAYOUT
+    processes = True
+
+    def sniff(self, path: Path) -> bool:
+        """Say no: packets are taken for single alerts, unless this reader is asked for."""
+        return False
+
+    def count(self, path: Path) -> int:
+        """Give the number of packets, of which there are more than objects."""
+        return ALERTS.count(path)
+
+    def read(
+        self,
+        path: Path,
+        *,
+        table: Path | None = None,
+        night: int | None = None,
+        executor: Executor | None = None,
+    ) -> Iterator[CutoutBatch]:
+        """Read all packets, and group them by ``objectId``.
+
+        Parameters
+        ----------
+        path : Path
+            A packet, a tar.gz archive of packets, or a folder of either, of many nights.
+        table : Path, optional
+            There can be none.
+        night : int, optional
+            ``YYYYMMDD`` of all objects; else that of each one's first epoch.
+        executor : concurrent.futures.Executor, optional
+            Where to decode; threads by default.
+
+        Yields
+        ------
+        CutoutBatch
+            Up to 256 objects in the order of their names, each with the middle 21 x 21 pixels of its science cutouts in
+            the order of their times. In ``quarantined`` are packets as with the reader ``alerts``, and those that
+            came twice.
+
+        Raises
+        ------
+        ReaderError
+            If there are no files.
+
+        Notes
+        -----
+        Packets come night by night, objects must be whole: all stamps are in memory, 2 GB for a million alerts.
+        """
+        if table is not None:
+            raise ReaderError("the reader histories takes no table")
+        files = list_files(path)
+        if not files:
+            raise ReaderError(f"{path} holds no files: check the path")
+        folder = path if path.is_dir() else path.parent
+        epochs: dict[str, list[Epoch]] = {}
+        places: dict[str, Alert] = {}
+        refused, seen = [], set()
+        for block in decoded_packets(folder, files, executor):
+            for (source, _), found in block:
+                epoch = found if isinstance(found, Refused) else _epoch(found)
+                if isinstance(found, Refused) or isinstance(epoch, Refused):
+                    assert isinstance(epoch, Refused)
+                    refused.append(Quarantined(source, epoch.reason, epoch.detail, night or 0))
+                elif (candid := found.columns["id"]) in seen:
+                    detail = f"candid {candid} came already"
+                    refused.append(Quarantined(source, "duplicate", detail, night or 0))
+                else:
+                    seen.add(candid)
+                    name = found.columns["objectId"]
+                    epochs.setdefault(name, []).append(epoch)
+                    places.setdefault(name, Alert(epoch.stamp, found.columns))
+        names = sorted(epochs)
+        for start in range(0, max(len(names), 1), _BATCH):
+            some = names[start : start + _BATCH]
+            made = batch([_object(name, places[name], epochs[name]) for name in some], night)
+            made.quarantined += refused
+            refused = []
+            yield made
+
+
+READER = AlertHistories()
+
+
+def _epoch(alert: Alert) -> Epoch | Refused:
+    columns = alert.columns
+    if not columns["objectId"]:
+        return Refused("no identifier", "no objectId in it")
+    stamp = middle(alert.triplet[:, :, 0])
+    if isinstance(stamp, Refused):
+        return stamp
+    return Epoch(
+        stamp,
+        {
+            "mjd": columns["jd"] - _MJD,
+            "band": columns["filter"],
+            "zero_point": alert.zero_point,
+            "fwhm": columns["fwhm"],
+            "exposure": columns["exptime"],
+            "gain": _GAIN,
+        },
+    )
+
+
+def _object(name: str, first: Alert, epochs: list[Epoch]) -> Object:
+    where = {key: first.columns[key] for key in ("ra", "dec", "mag")}
+    return Object({"id": name, "source": f"alerts of {name}", **where}, epochs)

@@ -1,0 +1,121 @@
+"""What the readers of sequences share: epochs become objects, and objects batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from deepstreaks_dask.archive import EPOCHS, SCHEMA, CutoutBatch, Quarantined
+from deepstreaks_dask.readers.folder import Refused
+
+SIDE = 21
+"""Pixels on a side of a stamp, as the published classifiers take them."""
+
+LAYOUT: Mapping[str, Any] = {
+    "shape": (SIDE, SIDE),
+    "dtype": "float32",
+    "shard": 256,
+    "epochs": EPOCHS,
+}
+"""What an archive for these readers is created with."""
+
+_MJD = 2400000.5
+_MOST_DIGITS = 64  # of an identifier
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One exposure of an object: its stamp, float32 ``(21, 21)``, and its columns, ``mjd`` among them."""
+
+    stamp: np.ndarray
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Object:
+    """An object: its columns, ``id`` and ``source`` among them, its epochs, and those that were refused."""
+
+    columns: Mapping[str, Any]
+    epochs: Sequence[Epoch]
+    refused: Sequence[Refused] = field(default_factory=list)
+
+
+def middle(image: np.ndarray) -> np.ndarray | Refused:
+    """Cut the stamp out of the middle of an image, or say why there is none.
+
+    Parameters
+    ----------
+    image : ndarray
+        ``(height, width)``; NaN where there is no number.
+
+    Returns
+    -------
+    ndarray or Refused
+        float32 ``(21, 21)``.
+    """
+    if image.ndim != 2 or min(image.shape) < SIDE:
+        size = " x ".join(str(side) for side in reversed(image.shape)) or "no"
+        return Refused("wrong shape", f"a stamp of {size} px, less than {SIDE} x {SIDE}")
+    top, left = ((side - SIDE) // 2 for side in image.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        stamp = image[top : top + SIDE, left : left + SIDE].astype(np.float32)
+    stamp[~np.isfinite(stamp)] = np.nan
+    if np.isnan(stamp).all():
+        return Refused("blank", "no pixel of the stamp holds a number")
+    return stamp
+
+
+def batch(objects: Sequence[Object], night: int | None = None) -> CutoutBatch:
+    """Make a batch of objects, their epochs in the order of their times.
+
+    Parameters
+    ----------
+    objects : sequence of Object
+    night : int, optional
+        ``YYYYMMDD`` of all; else that of each object's first epoch.
+
+    Returns
+    -------
+    CutoutBatch
+        Refused epochs are in ``quarantined``; so are objects of which no epoch is left.
+    """
+    kept, refused = [], []
+    for one in objects:
+        source, day = str(one.columns["source"]), night or 0
+        refused += [
+            Quarantined(source + why.where, why.reason, why.detail, day) for why in one.refused
+        ]
+        epochs = sorted(one.epochs, key=lambda epoch: epoch.columns["mjd"])
+        if not epochs:
+            if all(why.where for why in one.refused):  # else it is said why the whole file is none
+                refused.append(Quarantined(source, "no epochs", "none can be used", day))
+        elif not str(one.columns["id"]) or len(str(one.columns["id"])) > _MOST_DIGITS:
+            refused.append(Quarantined(source, "no identifier", "the object has no name", day))
+        else:
+            kept.append((one, epochs))
+    columns: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys(name for one, _ in kept for name in one.columns):
+        column = SCHEMA[name]
+        values = [one.columns.get(name, column.missing) for one, _ in kept]
+        columns[name] = np.array(values, object if column.dtype == "string" else column.dtype)
+    starts = [epochs[0].columns["mjd"] for _, epochs in kept]
+    columns["jd"] = np.array(starts, float) + _MJD
+    columns["night"] = np.array([night or _night(mjd) for mjd in starts], np.int32)
+    flat = [epoch for _, epochs in kept for epoch in epochs]
+    along = {}
+    for name, column in EPOCHS.items():
+        values = [epoch.columns.get(name, column.missing) for epoch in flat]
+        along[name] = np.array(values, object if column.dtype == "string" else column.dtype)
+    stamps = np.stack([e.stamp for e in flat]) if flat else np.empty((0, SIDE, SIDE), np.float32)
+    counts = np.array([len(epochs) for _, epochs in kept], np.int64)
+    if not kept:
+        columns = {"id": np.array([], object)}
+    return CutoutBatch(stamps, columns, refused, counts=counts, epochs=along)
+
+
+def _night(mjd: float) -> int:
+    return int(f"{datetime(1858, 11, 17, tzinfo=UTC) + timedelta(days=mjd):%Y%m%d}")

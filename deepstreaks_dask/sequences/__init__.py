@@ -1,0 +1,1 @@
+"""Sequences of images: photometry on their stamps, and classifiers of objects."""
