@@ -55,6 +55,14 @@ def test_ingest_refuses_an_unknown_format():
     assert "gif" in done.stderr
 
 
+def test_sequences_measures_every_survey():
+    done = _run(BENCHMARKS / "sequences.py", "--objects", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert {row["survey"] for row in rows} == {"hits", "hits-shifted", "ztf", "crts"}
+    assert all(row["stamps_per_second"] > 0 for row in rows)
+
+
 def test_cascade_looks_less_often_and_decides_the_same():
     """The benchmark itself stops if deciding finds other cutouts than all scores do."""
     sizes = ["--cutouts", "256", "--full", "128", "--shard", "64", "--left", "0.1"]
