@@ -146,10 +146,16 @@ def test_page_loads_nothing(labelled, tmp_path):
 def test_every_chart_has_its_place(labelled, tmp_path):
     page = written(labelled, tmp_path)
     targets = [target for target, _ in page.items]
-    assert len(targets) == len(set(targets)) == 9
+    assert len(targets) == len(set(targets)) == 12
     assert set(targets) <= set(page.attributes("id"))
     titles = json.dumps([item for _, item in page.items])
-    for words in ("ROC", "Precision and recall", "False-positive rate by night", *MODELS):
+    for words in (
+        "ROC",
+        "Precision and recall",
+        "Reliability of",
+        "False-positive rate by night",
+        *MODELS,
+    ):
         assert words in titles
 
 
@@ -343,7 +349,7 @@ def test_a_browser_draws_every_chart(labelled, tmp_path, scheme):
         timeout=120,
     )
     drawn = re.findall(r'id="chart-[\d-]+"[^>]*><div class="bk-Figure"', done.stdout)
-    assert len(drawn) == 9
+    assert len(drawn) == 12
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert not [line for line in console if re.search("refused|violates|error:", line, re.I)]
 
