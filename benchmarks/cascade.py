@@ -73,7 +73,7 @@ def main(
         score(archives["warm"], families, client, progress=False)
         score(archives["warm"], families, client, run="decide", mode="decide", progress=False)
         whole, full_s = _timed(archives["full"], families, client)
-        decision = Decision(_thresholds(whole["scores"].values, families))
+        decision = Decision(thresholds_at_published_rates(whole["scores"].values, families))
         options: dict[str, Any] = {"mode": "decide", "decision": decision}
         partial, decide_s = _timed(archives["decide"], families, client, **options)
         triage = _triage(first, left, zoo, whole, decision, partial.attrs["order"])
@@ -186,7 +186,7 @@ def _check(decision: Decision, whole: xr.Dataset, partial: xr.Dataset, kept: xr.
     np.testing.assert_array_equal(last["plausible"][looked], decided["plausible"][looked])
 
 
-def _thresholds(scores: np.ndarray, families: Families) -> dict[str, float]:
+def thresholds_at_published_rates(scores: np.ndarray, families: Families) -> dict[str, float]:
     """Put each family's members at one quantile of their scores, such that the family passes its share."""
     thresholds, column = {}, 0
     for family in families:

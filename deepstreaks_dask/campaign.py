@@ -34,7 +34,12 @@ import deepstreaks_dask
 from deepstreaks_dask.archive import open_archive, shard_bounds
 from deepstreaks_dask.cascade import Order, cheapest_order
 from deepstreaks_dask.decision import Decision, family_of
-from deepstreaks_dask.errors import CampaignError, DeepStreaksError, TriageError
+from deepstreaks_dask.errors import (
+    CampaignError,
+    DeepStreaksError,
+    StoppedError,
+    TriageError,
+)
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.models.forward import check_precision
 from deepstreaks_dask.models.zoo import Zoo
@@ -185,13 +190,13 @@ def _naming_faults(url: str, run: str) -> Iterator[None]:
     except DeepStreaksError:
         raise
     except KilledWorker as error:
-        raise CampaignError(
+        raise StoppedError(
             f"run {run!r} of {url} stopped: {error.allowed_failures + 1} workers died over the same cutouts, as they do "
             f"when their memory is full. Give workers more of it; {safe}"
         ) from error
     except Exception as error:  # each has its own
         why = " ".join(str(error).split()) or type(error).__name__
-        raise CampaignError(f"run {run!r} of {url} stopped: {why}. Mend this; {safe}") from error
+        raise StoppedError(f"run {run!r} of {url} stopped: {why}. Mend this; {safe}") from error
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ class CampaignError(DeepStreaksError):
     """A scoring campaign cannot be started or resumed as asked."""
 
 
+class StoppedError(CampaignError):
+    """A campaign was stopped by its workers, scheduler or store; the same command goes on where it was."""
+
+
 class TriageError(CampaignError):
     """A triage has no guarantee, or is not one for these members."""
 

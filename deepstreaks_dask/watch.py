@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.depots import Depot, Remote
-from deepstreaks_dask.errors import DeepStreaksError, DepotError
+from deepstreaks_dask.errors import DeepStreaksError, DepotError, StoppedError
 from deepstreaks_dask.ledger import BROKEN, DONE, WAITING, Ledger
 from deepstreaks_dask.monitor import Monitor, open_log, serve
 from deepstreaks_dask.readers.depot import (
@@ -366,11 +366,9 @@ class Scorer(AbstractContextManager["Scorer"]):
             self._client = self.connect()
         try:
             scores = score(archive, families, self._client, run=self.run, progress=False)
-        except DeepStreaksError:
-            raise
-        except Exception as error:  # Dask raises many kinds when workers or the scheduler are lost
+        except StoppedError:
             self.__exit__()
-            raise DepotError(f"scoring broke off: {type(error).__name__}: {error}") from error
+            raise
         return Decision(self.thresholds).apply(scores)
 
     def __exit__(self, *_: object) -> None:

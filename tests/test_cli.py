@@ -109,7 +109,7 @@ def test_quickstart_then_the_rest(tmp_path):
     assert again["scored"] == 120
     cheap = json.loads(run("score", archive, "--run", "cheap", "--decide", "--json").stdout)
     assert cheap["scored"] == 120
-    assert cheap["looks"] == 120 * 3  # a single shard: all look, to learn the order
+    assert 120 <= cheap["looks"] < 120 * 3  # the order is that of the scores that are there
     listed = [
         json.loads(run("decide", archive, "--run", name, "--json").stdout)["plausible"]
         for name in ("default", "cheap")

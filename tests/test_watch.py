@@ -26,7 +26,7 @@ from deepstreaks_dask.cli import app
 from deepstreaks_dask.cluster import connect
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.depots import open_depot, read_credentials
-from deepstreaks_dask.errors import DeepStreaksError, DepotError
+from deepstreaks_dask.errors import DeepStreaksError, DepotError, StoppedError
 from deepstreaks_dask.ledger import Ledger
 from deepstreaks_dask.runs import open_scores
 from deepstreaks_dask.simulate import Night
@@ -437,7 +437,7 @@ def test_a_lost_cluster_is_replaced(archive, zoo):
     clients = [Lost(), Lost()]
     scorer = Scorer(zoo, "default", {}, partial(clients.pop, 0))
     for first in list(clients):
-        with pytest.raises(DepotError, match="broke off: OSError"):
+        with pytest.raises(StoppedError, match="scheduler gone"):
             scorer(str(archive))
         assert first.closed
     assert not clients
