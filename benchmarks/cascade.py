@@ -63,10 +63,8 @@ def main(
     with tempfile.TemporaryDirectory() as folder, connect(workers=1) as client:
         archives = _archives(Path(folder), cutouts, full, shard)
         zoo = Zoo(Path(folder) / "zoo")
-        for family in (*PASS_RATES, "first"):
-            for number, name in enumerate(names if family != "first" else ["vgg6"]):
-                keras.utils.set_random_seed(len(zoo.list()))
-                zoo.save(build(name), Card(f"{family}_{number}", "1", name))
+        save_random(zoo, [*PASS_RATES], names)
+        save_random(zoo, ["first"], ["vgg6"])
         families = Families.from_zoo(zoo.url)
         first = _look(archives["decide"], zoo, client)
         # compiles all members together; then each alone, by way of a sample
@@ -106,6 +104,14 @@ def main(
         return
     for key, value in result.items():
         print(f"{key}: {value}")
+
+
+def save_random(zoo: Zoo, families: list[str], architectures: list[str]) -> None:
+    """Save a member of each architecture for each family, with random weights."""
+    for family in families:
+        for number, name in enumerate(architectures):
+            keras.utils.set_random_seed(len(zoo.list()))
+            zoo.save(build(name), Card(f"{family}_{number}", "1", name))
 
 
 def _archives(folder: Path, cutouts: int, full: int, shard: int) -> dict[str, Path]:

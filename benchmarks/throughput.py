@@ -34,7 +34,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import typer
-from cascade import PASS_RATES, thresholds_at_published_rates
+from cascade import PASS_RATES, save_random, thresholds_at_published_rates
 from dask.distributed import Client
 from PIL import Image
 from rich.console import Console
@@ -172,12 +172,8 @@ def _member(name: str, folder: Path) -> Families:
 
 def _nine(folder: Path) -> Families:
     """Make three families of each architecture, with random weights."""
-    zoo = Zoo(folder)
-    for family in PASS_RATES:
-        for name in ARCHITECTURES:
-            keras.utils.set_random_seed(len(zoo.list()))
-            zoo.save(build(name), Card(f"{family}_{name}", "1", name))
-    return Families.from_zoo(zoo.url)
+    save_random(Zoo(folder), [*PASS_RATES], list(ARCHITECTURES))
+    return Families.from_zoo(str(folder))
 
 
 def _original_way(

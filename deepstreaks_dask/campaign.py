@@ -32,7 +32,7 @@ from distributed.scheduler import KilledWorker
 
 import deepstreaks_dask
 from deepstreaks_dask.archive import open_archive, shard_bounds
-from deepstreaks_dask.cascade import Order, cheapest_order
+from deepstreaks_dask.cascade import Cascade, Order, cheapest_order
 from deepstreaks_dask.decision import Decision, family_of
 from deepstreaks_dask.errors import (
     CampaignError,
@@ -47,7 +47,7 @@ from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.pulse import beating
 from deepstreaks_dask.runs import SHIPPED, Run, alone, list_runs, open_scores
 from deepstreaks_dask.triage import Triage
-from deepstreaks_dask.worker import Cascade, Unit, measure_precision, sample, score_unit
+from deepstreaks_dask.worker import Unit, measure_precision, sample, score_unit
 
 Mode = Literal["all", "decide", "triage"]
 """Every member looks at every cutout; or only while the decision is open; or at what a first look does not reject."""

@@ -14,6 +14,7 @@ other side.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -23,6 +24,14 @@ Order = tuple[tuple[int, ...], ...]
 
 Look = Callable[[np.ndarray], np.ndarray]
 """One member: cutouts (n, y, x) to scores (n,)."""
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """How members look one after the other: each one's threshold, and the order."""
+
+    limits: tuple[float, ...]
+    order: Order
 
 
 def cheapest_order(

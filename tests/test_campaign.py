@@ -177,11 +177,11 @@ def test_new_cutouts_are_scored_and_old_ones_left(archive, zoo, client):
 
 
 def test_models_load_once_a_worker_and_do_not_travel(archive, zoo, client):
-    from deepstreaks_dask import worker
+    from deepstreaks_dask import networks
 
-    client.run(worker._load_once.cache_clear)
+    client.run(networks._load_once.cache_clear)
     score(archive, Families.from_zoo(zoo), client, run="counted", progress=False)
-    (info,) = client.run(worker._load_once.cache_info).values()
+    (info,) = client.run(networks._load_once.cache_info).values()
     assert (info.misses, info.hits) == (1, 2)
     members = tuple((m.ref, m.sha256) for m in Families.from_zoo(zoo).members)
     assert len(pickle.dumps(Unit(str(archive), "x", ((0, 64),), zoo, members, 64))) < 2000

@@ -34,7 +34,7 @@ from faulty import (
     wait,
 )
 
-from deepstreaks_dask import worker
+from deepstreaks_dask import networks, worker
 from deepstreaks_dask.archive import append, create, open_archive, verify
 from deepstreaks_dask.campaign import score
 from deepstreaks_dask.errors import ArchiveError, CampaignError
@@ -395,9 +395,9 @@ def small_card(request, monkeypatch):
         return scores
 
     monkeypatch.setitem(forward._BACKENDS, name, compiled)
-    worker._load_once.cache_clear()
+    networks._load_once.cache_clear()
     yield
-    worker._load_once.cache_clear()
+    networks._load_once.cache_clear()
 
 
 def test_batches_are_halved_until_they_fit_on_the_card(small, families, whole, here, small_card):

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from helpers import random_batch
 
+from deepstreaks_dask.cascade import Cascade
 from deepstreaks_dask.models import ARCHITECTURES, build
-from deepstreaks_dask.worker import Cascade, _Networks
+from deepstreaks_dask.networks import Networks
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,7 @@ def networks():
     for seed, name in enumerate(ARCHITECTURES):
         keras.utils.set_random_seed(seed)
         models[f"rb_{name}@1"] = build(name)
-    return _Networks(models, ["bytes"] * len(models), 4)
+    return Networks(models, ["bytes"] * len(models), 4)
 
 
 @pytest.mark.skipif(

@@ -1,0 +1,121 @@
+"""The networks of a campaign on one worker: loaded once, and run all in one pass or one by one.
+
+In full scoring all members are one compiled forward pass. Where they look one by one, each is a pass of its own over
+batches of the same shape, filled up where cutouts run out: then a score does not depend on which others look along,
+nor on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+
+import keras
+import numpy as np
+
+from deepstreaks_dask.cascade import Cascade, Look, cascade
+from deepstreaks_dask.errors import CampaignError
+from deepstreaks_dask.models.forward import Forward, compile_forward, set_precision
+from deepstreaks_dask.models.zoo import Zoo
+
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """All scores of some cutouts, float32 (cutout, member), and the seconds that each member took for one."""
+
+    scores: np.ndarray
+    costs: tuple[float, ...]
+
+
+class Networks:
+    """The members on a worker: all in one pass, or one by one."""
+
+    def __init__(self, models: dict[str, keras.Model], scalings: list[str], batch: int) -> None:
+        self.models, self.scalings, self.batch = models, scalings, batch
+        self.looks: list[Look] = [partial(self._look, ref) for ref in models]
+        self._alone: dict[str, Forward] = {}
+
+    @cached_property
+    def together(self) -> Forward:
+        """All members as one compiled pass."""
+        return compile_forward(list(self.models.values()), self.batch, self.scalings)
+
+    @property
+    def halved(self) -> int | None:
+        """Cutouts in the smallest call of those that the device's memory was too small for; None if there is none."""
+        passes = [*self._alone.values(), *filter(None, [self.__dict__.get("together")])]
+        return min((one.size for one in passes if one.size < self.batch), default=None)
+
+    def alone(self, ref: str) -> Forward:
+        """Give one member as a compiled pass of its own."""
+        if ref not in self._alone:  # a member that never looks is never compiled
+            scaling = self.scalings[list(self.models).index(ref)]
+            self._alone[ref] = compile_forward([self.models[ref]], self.batch, [scaling])
+        return self._alone[ref]
+
+    def score(self, cutouts: np.ndarray, plan: Cascade | None) -> np.ndarray:
+        """Score cutouts ``(cutout, y, x)``: float32 (cutout, member), NaN where a plan spares a look."""
+        if plan is None:
+            passes = _passes(self.together, cutouts, self.batch)
+            return _finite(np.concatenate(list(passes)), list(self.models))
+        return cascade(cutouts, self.looks, np.array(plan.limits, np.float32), plan.order)
+
+    def sample(self, cutouts: np.ndarray) -> Sample:
+        """Score cutouts member by member; the last batch of each tells its cost, since the first warms up."""
+        columns, costs = [], []
+        whole = max(0, (len(cutouts) - 1) // self.batch * self.batch)
+        for ref, look in zip(self.models, self.looks, strict=True):
+            self.alone(ref)  # compiled outside of what is timed
+            before = [look(cutouts[:whole])] if whole else []
+            start = time.perf_counter()
+            columns.append(np.concatenate([*before, look(cutouts[whole:])]))
+            costs.append((time.perf_counter() - start) / self.batch)
+        return Sample(np.stack(columns, axis=1), tuple(costs))
+
+    def _look(self, ref: str, cutouts: np.ndarray) -> np.ndarray:
+        passes = _passes(self.alone(ref), cutouts, self.batch)
+        return _finite(np.concatenate(list(passes)), [ref])[:, 0]
+
+
+def _passes(forward: Forward, cutouts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+    return (forward(cutouts[k : k + batch]) for k in range(0, len(cutouts), batch))
+
+
+def _finite(scores: np.ndarray, refs: list[str]) -> np.ndarray:
+    broken = np.flatnonzero(~np.isfinite(scores).all(axis=0))
+    if len(broken):
+        names = ", ".join(refs[k] for k in broken)
+        raise CampaignError(f"{names} gives no finite score: its weights are broken")
+    return scores
+
+
+def load(
+    zoo: str | None, members: tuple[tuple[str, str], ...], batch: int, precision: str
+) -> Networks:
+    """Give the members; the first time they are loaded and checked against their hashes."""
+    with _loading:  # two threads must not load the same networks at once
+        return _load_once(zoo, members, batch, precision)
+
+
+@lru_cache(maxsize=2)  # the members, and who looks first
+def _load_once(
+    zoo: str | None, members: tuple[tuple[str, str], ...], batch: int, precision: str
+) -> Networks:
+    """Load the members once a worker; the hashes are part of the key."""
+    store = Zoo(zoo)
+    scalings = []
+    for ref, sha256 in members:
+        card = store.card(ref)
+        if card.sha256 != sha256:
+            raise CampaignError(f"the weights of {ref} changed since the campaign began")
+        scalings.append(card.scaling)
+    models = {ref: store.load(ref) for ref, _ in members}
+    if precision != "float32":
+        for model in models.values():
+            set_precision(model, precision)
+    return Networks(models, scalings, batch)
