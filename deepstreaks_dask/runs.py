@@ -35,6 +35,7 @@ SHIPPED = "shipped with deepstreaks_dask"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST = 30.0  # seconds within which anybody has changed what a run says of itself
 _PAUSE = 0.2  # seconds
+_AT_ONCE = 64  # shards that are read in one call
 
 COLUMNS = {"cutout": "model", "object": "class"}
 """What scores are of, beside the archive's rows: of cutouts many models', of objects one model's classes."""
@@ -71,14 +72,18 @@ class Run:
         CampaignError
             If there is no such run.
         """
-        if name not in (known := list_runs(archive)):
+        return cls._find(archive, open_archive(archive).attrs["url"], name, write)
+
+    @classmethod
+    def _find(cls, archive: str | os.PathLike[str], url: str, name: str, write: bool) -> Run:
+        if name not in (known := _runs_at(url)):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             has = (
                 f"it has {', '.join(known)}" if known else "score it first with 'deepstreaks score'"
             )
             raise CampaignError(f"{archive} has no run {name!r}: {hint}{has}")
-        return cls.attach(open_archive(archive).attrs["url"], name, write=write)
+        return cls.attach(url, name, write=write)
 
     @classmethod
     def attach(cls, url: str, name: str, *, write: bool = False) -> Run:
@@ -192,11 +197,9 @@ class Run:
         """Read so many rows of an array; where there is nothing, or a torn chunk, as if nobody had looked."""
         array = self._array(name)
         values = np.full((total, *array.shape[1:]), array.fill_value, array.dtype)
-        for first, last in shard_bounds(min(total, array.shape[0]), array.chunks[0]):
-            try:
-                values[first:last] = array[first:last]
-            except Exception:  # noqa: S112 - the next `score` mends it
-                continue
+        for first, last, found in _read(array, min(total, array.shape[0]), array.chunks[0]):
+            if found is not None:  # the next `score` mends it
+                values[first:last] = found
         return values
 
     def _array(self, name: str) -> zarr.Array:
@@ -236,13 +239,13 @@ class Run:
     def missing(self, total: int, shard: int) -> Iterator[tuple[int, int]]:
         """Give the shards with rows that are neither scored nor rejected, or whose chunk is torn, which is cleared."""
         nobody_looked = np.any if self.provenance["decided"] is None else np.all
-        for first, last, values in _read(self.scores, total, shard):
+        for first, last, values in _mended(self.scores, total, shard):
             if (nobody_looked(np.isnan(values), axis=1) & self.kept(first, last)).any():
                 yield first, last
 
     def unseen(self, total: int, shard: int) -> Iterator[tuple[int, int]]:
         """Give the shards with rows that the first look of a triage has not seen."""
-        for first, last, values in _read(self.first_look, total, shard):
+        for first, last, values in _mended(self.first_look, total, shard):
             if np.isnan(values).any():
                 yield first, last
 
@@ -305,7 +308,11 @@ def check_name(name: str) -> None:
 
 def list_runs(archive: str | os.PathLike[str]) -> list[str]:
     """Name the runs that an archive holds, in order."""
-    fs, root = locate(open_archive(archive).attrs["url"])
+    return _runs_at(open_archive(archive).attrs["url"])
+
+
+def _runs_at(url: str) -> list[str]:
+    fs, root = locate(url)
     fs.invalidate_cache()
     return sorted(path.split("/")[-3] for path in fs.glob(f"{root}/runs/*/scores/zarr.json"))
 
@@ -336,8 +343,8 @@ def open_scores(
     CampaignError
         If there is no such run.
     """
-    stored = Run.open(archive, run)
     dataset = open_archive(archive)
+    stored = Run._find(archive, dataset.attrs["url"], run, write=False)
     total = dataset["id"].size
     values = stored.read("scores", total)
     if not cutouts:
@@ -354,12 +361,33 @@ def open_scores(
     return dataset
 
 
-def _read(array: zarr.Array, total: int, shard: int) -> Iterator[tuple[int, int, np.ndarray]]:
+def _read(
+    array: zarr.Array, total: int, shard: int
+) -> Iterator[tuple[int, int, np.ndarray | None]]:
+    """Read an array shard by shard, many shards in one call; None is what a torn one gives."""
+    bounds = shard_bounds(total, shard)
+    for k in range(0, len(bounds), _AT_ONCE):
+        some = bounds[k : k + _AT_ONCE]
+        start, stop = some[0][0], some[-1][1]
+        values = _whole(array, start, stop)
+        for first, last in some:
+            if values is None:  # one of them is torn: which?
+                yield first, last, _whole(array, first, last)
+            else:
+                yield first, last, values[first - start : last - start]
+
+
+def _whole(array: zarr.Array, first: int, last: int) -> np.ndarray | None:
+    try:
+        return np.asarray(array[first:last])
+    except Exception:  # a torn chunk fails its checksum in its codec's own way
+        return None
+
+
+def _mended(array: zarr.Array, total: int, shard: int) -> Iterator[tuple[int, int, np.ndarray]]:
     """Read scores shard by shard; a torn chunk is cleared, and reads as NaN."""
-    for first, last in shard_bounds(total, shard):
-        try:
-            values = np.asarray(array[first:last])
-        except Exception:  # it fails its checksum in its codec's own way
+    for first, last, values in _read(array, total, shard):
+        if values is None:
             array[first:last] = np.nan
             values = np.asarray(array[first:last])
         yield first, last, values
