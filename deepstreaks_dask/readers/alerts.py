@@ -28,7 +28,14 @@ from deepstreaks_dask.archive import SCHEMA, Column, CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.depot import FILTERS
 from deepstreaks_dask.readers.fits import UnreadableError, quietly
-from deepstreaks_dask.readers.folder import Refused, decode_all, leads_out, list_files, spelt
+from deepstreaks_dask.readers.folder import (
+    Refused,
+    decode_all,
+    leads_out,
+    list_files,
+    need_files,
+    spelt,
+)
 from deepstreaks_dask.readers.tables import Metadata, read_metadata
 from deepstreaks_dask.readers.tarballs import count_members, is_tarball, members
 
@@ -178,9 +185,7 @@ class AlertPackets:
         ReaderError
             If there are no files, or the table cannot be read or speaks of none of the alerts.
         """
-        files = list_files(path, table)
-        if not files:
-            raise ReaderError(f"{path} holds no files: check the path")
+        files = need_files(path, table)
         metadata = read_metadata(table) if table else None
         matched = False
         folder = path if path.is_dir() else path.parent

@@ -99,11 +99,9 @@ class Folder:
         self.path = path if path.is_dir() else path.parent
         self.root = self.path.resolve() if path.is_dir() else path.resolve().parent
         self._prefix = len(str(self.path / "x")) - 1
-        self.files = list_files(path, table)
+        self.files = need_files(path, table)
         self.metadata: Metadata | None = None
         self.night = night
-        if not self.files:
-            raise ReaderError(f"{path} holds no files: check the path")
         self.names = _identifiers(self.files, self.source)
         self._nights: dict[Path, int] = {}
 
@@ -218,6 +216,19 @@ def list_files(path: Path, table: Path | None = None) -> list[Path]:
     except OSError as error:
         raise ReaderError(f"{path} cannot be read to its end: {error}") from error
     return [file for file in map(Path, sorted(found)) if file != table]
+
+
+def need_files(path: Path, table: Path | None = None) -> list[Path]:
+    """Give what :func:`list_files` gives.
+
+    Raises
+    ------
+    ReaderError
+        If there are none, or a sub-folder cannot be read.
+    """
+    if files := list_files(path, table):
+        return files
+    raise ReaderError(f"{path} holds no files: check the path")
 
 
 def decode_all(

@@ -15,11 +15,10 @@ from deepstreaks_dask.archive import CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.alerts import READER as ALERTS
 from deepstreaks_dask.readers.alerts import Alert, decoded_packets
-from deepstreaks_dask.readers.folder import Refused, list_files
-from deepstreaks_dask.readers.sequences import LAYOUT, Epoch, Object, batch, middle
+from deepstreaks_dask.readers.folder import Refused, need_files
+from deepstreaks_dask.readers.sequences import LAYOUT, MJD, Epoch, Object, batch, middle
 
 _BATCH = 256
-_MJD = 2400000.5
 _GAIN = 6.2  # electrons a count, of the camera (Dekany et al. 2020, PASP 132, 038001)
 
 
@@ -77,9 +76,7 @@ class AlertHistories:
         """
         if table is not None:
             raise ReaderError("the reader histories takes no table")
-        files = list_files(path)
-        if not files:
-            raise ReaderError(f"{path} holds no files: check the path")
+        files = need_files(path)
         folder = path if path.is_dir() else path.parent
         epochs: dict[str, list[Epoch]] = {}
         places: dict[str, Alert] = {}
@@ -120,7 +117,7 @@ def _epoch(alert: Alert) -> Epoch | Refused:
     return Epoch(
         stamp,
         {
-            "mjd": columns["jd"] - _MJD,
+            "mjd": columns["jd"] - MJD,
             "band": columns["filter"],
             "zero_point": alert.zero_point,
             "fwhm": columns["fwhm"],

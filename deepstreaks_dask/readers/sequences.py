@@ -23,7 +23,9 @@ LAYOUT: Mapping[str, Any] = {
 }
 """What an archive for these readers is created with."""
 
-_MJD = 2400000.5
+MJD = 2400000.5
+"""Julian date at which modified Julian dates begin."""
+
 _MOST_DIGITS = 64  # of an identifier
 
 
@@ -103,7 +105,7 @@ def batch(objects: Sequence[Object], night: int | None = None) -> CutoutBatch:
         values = [one.columns.get(name, column.missing) for one, _ in kept]
         columns[name] = np.array(values, object if column.dtype == "string" else column.dtype)
     starts = [epochs[0].columns["mjd"] for _, epochs in kept]
-    columns["jd"] = np.array(starts, float) + _MJD
+    columns["jd"] = np.array(starts, float) + MJD
     columns["night"] = np.array([night or _night(mjd) for mjd in starts], np.int32)
     flat = [epoch for _, epochs in kept for epoch in epochs]
     along = {}
