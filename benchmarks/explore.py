@@ -16,13 +16,8 @@ with headless Chromium:
 
 import json
 import os
-import re
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,20 +25,18 @@ from typing import Annotated, Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-import psutil
 import typer
 from made import MEMBERS, make
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from rich.console import Console
 from rich.table import Table
+from serving import looking
 
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.evaluation import confusion, plausibility_labels, rates_by_night, venn
 from deepstreaks_dask.exploration import Cut, Exploration
 from deepstreaks_dask.runs import open_scores
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-_MAIN = "from deepstreaks_dask.cli import main; main()"
 _MOVED = """async value => {
   const range = document.getElementById("range-rb_vgg6");
   const before = Number(document.documentElement.dataset.state ?? 0);
@@ -84,37 +77,22 @@ def main(
 
 def _look(url: Path, moves: int, users: int) -> dict[str, Any]:
     started = time.perf_counter()
-    command = [sys.executable, "-c", _MAIN, "dashboard", str(url), "--no-show", "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        address = next(
-            f"http://127.0.0.1:{found[1]}/explore"
-            for line in server.stdout
-            if (found := re.search(r"http://[^\s:]+:(\d+)", line))
-        )
-        threading.Thread(target=server.stdout.read, daemon=True).start()
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            first, _ = _open(browser, address)
-            cold = time.perf_counter() - started
-            _wait_for_curves(first)
-            process = psutil.Process(server.pid)
-            alone = process.memory_info().rss
-            visits = [_open(browser, address) for _ in range(users)]
-            for page, _ in visits:
-                _wait_for_curves(page)
-            together = process.memory_info().rss
-            for page, _ in visits:
-                page.close()
-            values = np.random.default_rng(2).uniform(0.05, 0.95, moves + 3)
-            times = [float(first.evaluate(_MOVED, float(v))) for v in values][3:]
-            steps = 0.5 + 0.005 * np.arange(moves + 3)
-            small = [float(first.evaluate(_MOVED, float(v))) for v in steps][3:]
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait(60)
+    with looking(str(url)) as (browser, site, process):
+        address = f"{site}/explore"
+        first, _ = _open(browser, address)
+        cold = time.perf_counter() - started
+        _wait_for_curves(first)
+        alone = process.memory_info().rss
+        visits = [_open(browser, address) for _ in range(users)]
+        for page, _ in visits:
+            _wait_for_curves(page)
+        together = process.memory_info().rss
+        for page, _ in visits:
+            page.close()
+        values = np.random.default_rng(2).uniform(0.05, 0.95, moves + 3)
+        times = [float(first.evaluate(_MOVED, float(v))) for v in values][3:]
+        steps = 0.5 + 0.005 * np.arange(moves + 3)
+        small = [float(first.evaluate(_MOVED, float(v))) for v in steps][3:]
     return {
         "paint_s": statistics.median(seconds for _, seconds in visits),
         "start_s": cold,

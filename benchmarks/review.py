@@ -17,14 +17,9 @@ does, logs in with headless Chromium and looks at that night:
 import io
 import json
 import os
-import re
 import secrets
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,22 +27,20 @@ from typing import Annotated, Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-import psutil
 import typer
 import zarr
 from made import MEMBERS, make
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from rich.console import Console
 from rich.table import Table
+from serving import looking
 
 from deepstreaks_dask.review import Review, default_url
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 LONG = 50.0
 """Milliseconds from which on a frame is one that people notice."""
 
-_MAIN = "from deepstreaks_dask.cli import main; main()"
 _IN_SIGHT = """() => [...document.querySelectorAll(".thumb img")].filter(image => {
   const box = image.getBoundingClientRect();
   return box.bottom > 0 && box.top < innerHeight;
@@ -95,39 +88,24 @@ def look(url: Path, repeats: int, thumbnails: int) -> dict[str, Any]:
     password = secrets.token_urlsafe(16)
     Review(default_url(str(url))).add_user("vera", password, "administrator")
     started = time.perf_counter()
-    command = [sys.executable, "-c", _MAIN, "dashboard", str(url), "--app", "review"]
-    server = subprocess.Popen(
-        [*command, "--no-show", "--port", "0"], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert server.stdout is not None
-        address = next(
-            found[0] for line in server.stdout if (found := re.search(r"http://[^\s:]+:\d+", line))
+    with looking(str(url), "--app", "review") as (browser, address, process):
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(300_000)
+        page.goto(address)
+        page.fill("#name", "vera")
+        page.fill("#password", password)
+        page.click("#login button")
+        page.wait_for_selector(".thumb.chosen")
+        start = time.perf_counter() - started
+        night = page.eval_on_selector(
+            "#night", "select => select.options[select.options.length - 1].value"
         )
-        threading.Thread(target=server.stdout.read, daemon=True).start()
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1400, "height": 1000})
-            page.set_default_timeout(300_000)
-            page.goto(address)
-            page.fill("#name", "vera")
-            page.fill("#password", password)
-            page.click("#login button")
-            page.wait_for_selector(".thumb.chosen")
-            start = time.perf_counter() - started
-            night = page.eval_on_selector(
-                "#night", "select => select.options[select.options.length - 1].value"
-            )
-            page.select_option("#night", night)
-            page.wait_for_function(_DRAWN, arg="")
-            asked = [_filter(page, url, limit) for limit in np.linspace(0.3, 0.9, repeats)]
-            still, frames = _scroll(page, thumbnails)
-            memory = psutil.Process(server.pid).memory_info().rss
-            shown = page.locator(".thumb").count()
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait(60)
+        page.select_option("#night", night)
+        page.wait_for_function(_DRAWN, arg="")
+        asked = [_filter(page, url, limit) for limit in np.linspace(0.3, 0.9, repeats)]
+        still, frames = _scroll(page, thumbnails)
+        memory = process.memory_info().rss
+        shown = page.locator(".thumb").count()
     return {
         "start_s": start,
         "filter_ms": statistics.median(ours for ours, _ in asked),
