@@ -47,6 +47,16 @@ def database(request, tmp_path):
     engine.dispose()
 
 
+@pytest.fixture
+def cheap_passwords(monkeypatch):
+    """Hash passwords as cheaply as argon2 allows."""
+    from deepstreaks_dask import review
+
+    cheap = review.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(review, "_hasher", cheap)
+    review._nobodys_password.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
     """URL of a zoo with one untrained VGG6 for each family."""

@@ -116,6 +116,13 @@ def visiting(browser, *, refusals=False):
     assert not wrong
 
 
+def log_in(page, name, password):
+    """Fill in the log-in that a page is at."""
+    page.fill("#name", name)
+    page.fill("#password", password)
+    page.click("#login button")
+
+
 def random_batch(n, *, start=0, night=20260101, seed=0, **columns):
     """Noise named ``c<start>`` onwards: the same again for the same ``n``, ``start`` and ``seed``."""
     rng = np.random.default_rng((seed, start))

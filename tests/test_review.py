@@ -29,11 +29,8 @@ PASSWORD = "correct horse battery"
 
 
 @pytest.fixture
-def review(database, monkeypatch):
-    """A database with four people; hashing is as cheap as argon2 allows."""
-    cheap = module.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(module, "_hasher", cheap)
-    module._nobodys_password.cache_clear()
+def review(database, cheap_passwords):
+    """A database with four people."""
     made = Review(database)
     made.add_user("root", PASSWORD, "administrator")
     for name in ("anna", "ben"):

@@ -7,21 +7,14 @@ import pytest
 from typer.testing import CliRunner
 
 from deepstreaks_dask import cli
-from deepstreaks_dask import review as module
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.review import Review, default_url
 
 PASSWORD = "correct horse battery"
 
 
-@pytest.fixture(autouse=True)
-def cheap(monkeypatch):
-    hasher = module.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(module, "_hasher", hasher)
-
-
 @pytest.fixture
-def users(archive):
+def users(archive, cheap_passwords):
     """Run ``deepstreaks users`` on an archive's database; a mistake is raised as it is."""
 
     def run(*arguments, typed="", where=("--archive", str(archive))):

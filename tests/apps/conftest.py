@@ -8,7 +8,6 @@ from fastapi.testclient import TestClient
 from helpers import write_run
 
 from deepstreaks_dask import launch
-from deepstreaks_dask import review as module
 from deepstreaks_dask.apps.review import create_app
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.review import Review
@@ -50,11 +49,8 @@ def reviewed(tmp_path_factory):
 
 
 @pytest.fixture
-def people(database, monkeypatch):
-    """A database with somebody of each role; hashing is as cheap as argon2 allows."""
-    cheap = module.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(module, "_hasher", cheap)
-    module._nobodys_password.cache_clear()
+def people(database, cheap_passwords):
+    """A database with somebody of each role."""
     review = Review(database)
     for name, role in PEOPLE.items():
         review.add_user(name, PASSWORD, role)

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import zarr
-from helpers import random_batch, served, write_run
+from helpers import log_in, random_batch, served, write_run
 
 from deepstreaks_dask.archive import CutoutBatch, Quarantined, append, create
 from deepstreaks_dask.launch import launched
@@ -133,9 +133,7 @@ def fresh(tmp_path_factory):
 
 def enter(visit, address, name, **options):
     page = visit(address, **options)
-    page.fill("#name", name)
-    page.fill("#password", PASSWORD)
-    page.click("#login button")
+    log_in(page, name, PASSWORD)
     page.click("nav >> text=Campaign")
     return page
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.time import Time
-from helpers import served, visiting, write_run
+from helpers import log_in, served, visiting, write_run
 
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.review import Review, archive_key, default_url
@@ -57,9 +57,7 @@ def visit(browser):
 def enter(visit, address):
     def enter(name, **options):
         page = visit(address, **options)
-        page.fill("#name", name)
-        page.fill("#password", PASSWORD)
-        page.click("#login button")
+        log_in(page, name, PASSWORD)
         page.wait_for_selector(".thumb.chosen")
         return page
 
