@@ -308,20 +308,42 @@ def seen_in_training(scores: xr.Dataset) -> np.ndarray:
     where = scores.attrs["zoo"]
     zoo = Zoo(None if where == SHIPPED else where)
     for member in scores.attrs["members"]:
-        data = zoo.card(f"{member['name']}@{member['version']}").training_data
-        if "created" not in data or data["created"] != scores.attrs.get("created"):
-            continue
-        by = data["by"]
-        for part in ("train", "validation"):
-            groups = data[f"{by}s"][part]
-            if not isinstance(groups, list):
-                raise CalibrationError(
-                    f"{member['name']} was trained on this archive, on too many {by}s for its card to name: "
-                    "calibrate on another archive"
-                )
-            values = scores[by].values
-            values = values if values.dtype.kind in "iu" else values.astype(object).astype(str)
-            seen |= np.isin(values, np.array(groups, values.dtype))
+        card = zoo.card(f"{member['name']}@{member['version']}")
+        seen |= trained_on(card.training_data, scores, card.ref)
+    return seen
+
+
+def trained_on(data: Mapping[str, Any], dataset: xr.Dataset, name: str) -> np.ndarray:
+    """Say which cutouts of an archive a network was trained on, or stopped early by: bool ``(cutout,)``.
+
+    Parameters
+    ----------
+    data : mapping
+        ``training_data`` of the network's card.
+    dataset : xarray.Dataset
+        As :func:`~deepstreaks_dask.archive.open_archive` gives it.
+    name : str
+        The network's, for what is wrong.
+
+    Raises
+    ------
+    CalibrationError
+        If it was trained on this archive, and the card does not say on which cutouts.
+    """
+    seen = np.zeros(dataset.sizes["cutout"], bool)
+    if "created" not in data or data["created"] != dataset.attrs.get("created"):
+        return seen
+    by = data["by"]
+    for part in ("train", "validation"):
+        groups = data[f"{by}s"][part]
+        if not isinstance(groups, list):
+            raise CalibrationError(
+                f"{name} was trained on this archive, on too many {by}s for its card to name: "
+                "take another archive"
+            )
+        values = dataset[by].values
+        values = values if values.dtype.kind in "iu" else values.astype(object).astype(str)
+        seen |= np.isin(values, np.array(groups, values.dtype))
     return seen
 
 

@@ -328,6 +328,105 @@ def train(
     print(f"record: {folder}")
 
 
+@app.command()
+def retrain(
+    archive: ArchiveArg,
+    family: Annotated[
+        list[str] | None, typer.Option(help="Whose newest members to train again; may be repeated.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Or one network, like rb_vgg6@1.")
+    ] = None,
+    start_zoo: Annotated[
+        str | None, typer.Option("--from-zoo", help="Zoo that has it. Default: the shipped one.")
+    ] = None,
+    zoo: Annotated[
+        str | None, typer.Option("--zoo", help="Zoo that gets what is better: a path or URL.")
+    ] = None,
+    database: DatabaseOption = None,
+    out: Annotated[Path, typer.Option(help="Folder: a training a network.")] = Path("training"),
+    version: Annotated[
+        str | None, typer.Option(help="Of the new networks. Default: one more than the old one's.")
+    ] = None,
+    recipe: RecipeOption = "again",
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Column that no two parts of the data share: night, …")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    window: WindowOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train networks again with reviewers' verdicts, compare them with the old, and keep what is better.
+
+    What people dispute or are unsure of is left out. Old and new score nights that neither was trained on.
+    Killed? Run it again: it goes on.
+
+    Example: deepstreaks retrain week.zarr --family rb --zoo my-zoo
+    """
+    from deepstreaks_dask.families import Families
+    from deepstreaks_dask.models.zoo import Zoo
+    from deepstreaks_dask.progress import progress_bar
+    from deepstreaks_dask.retraining import next_version
+    from deepstreaks_dask.retraining import retrain as run
+    from deepstreaks_dask.training import publish, read_recipe
+
+    if bool(family) == bool(start):
+        raise DeepStreaksError("give --family, or one network by --from")
+    if start:
+        cards = [Zoo(start_zoo).card(start)]
+    else:
+        members = Families.from_zoo(start_zoo, family or ()).members
+        cards = [Zoo(start_zoo).card(member.ref) for member in members]
+    review = _review(archive, database)
+    chosen = read_recipe(recipe, epochs=epochs, by=by, seed=seed, window=window)
+    done = []
+    for card in cards:
+        folder = out / f"{card.name}@{version or next_version(card)}"
+        with progress_bar(f"retrain {folder.name}", chosen.epochs, unit="epochs") as bar:
+            record = run(
+                folder,
+                archive,
+                review,
+                card.ref,
+                zoo=start_zoo,
+                version=version,
+                recipe=chosen,
+                on_epoch=lambda *_, bar=bar: bar.advance(),
+            )
+        found = record["comparison"]
+        if found["better"] and zoo is not None:
+            publish(folder, zoo)
+        done.append(
+            {
+                "old": card.ref,
+                "new": folder.name,
+                "verdicts": record["verdicts"],
+                **found,
+                "zoo": zoo if found["better"] else None,
+                "record": str(folder),
+            }
+        )
+    if as_json:
+        _print_json(done)
+        return
+    for one in done:
+        print(
+            f"{one['old']} to {one['new']}, {one['cutouts']:,} cutouts of {one['nights']} held-out nights:"
+        )
+        for name, words in (("auc", "area"), ("tpr", f"TPR at FPR {one['fpr'] or 0:.4f}")):
+            gain = one[f"{name}_gain"]
+            if gain["low"] is not None:
+                before, after = (one[f"{name}_{which}"]["value"] for which in ("old", "new"))
+                span = f"{gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+                print(f"  {words}: {before:.4f}, now {after:.4f}; gain {span}")
+        if one["better"]:
+            print(f"  better; {'put into ' + zoo if zoo else 'name a --zoo that gets it'}")
+        else:
+            print(f"  not offered: {one['why_not']}")
+        print(f"  record: {one['record']}")
+
+
 @app.command("train-all")
 def train_all(
     archive: ArchiveArg,
@@ -513,13 +612,14 @@ def score(
         )
     failures = scores.attrs["failures"]
     looked = scores["scores"].notnull()
-    done = looked.all("model") if mode == "all" else looked.any("model")
+    _, *inner = looked.dims
+    done = looked.all(inner) if mode == "all" else looked.any(inner)
     if guarantee is not None:
         done = done | scores["rejected"]
     result = {
         "run": run,
         "scored": int(done.sum()),
-        "cutouts": scores.sizes["cutout"],
+        "cutouts": done.size,
         "looks": int(looked.sum()),
         "failures": failures,
     }

@@ -83,6 +83,7 @@ def train_in(
         asked = {
             "archive": str(archive.attrs.get("url", "")),
             "cutouts": archive.sizes["cutout"],
+            "labels": _hash_labels(archive, families),
             "families": list(families),
             "architecture": architecture,
             "version": version,
@@ -317,6 +318,14 @@ def half_precision(model: keras.Model) -> keras.Model:
             rounded = keras.ops.convert_to_numpy(weight).astype(np.float16).astype(np.float32)
             weight.assign(rounded)
     return model
+
+
+def _hash_labels(archive: xr.Dataset, families: Sequence[str]) -> str:
+    hashed = hashlib.sha256()
+    for family in families:
+        if f"label_{family}" in archive:  # training says what is wrong where it is not
+            hashed.update(archive[f"label_{family}"].values.astype(np.int8).tobytes())
+    return hashed.hexdigest()
 
 
 def _listed(split: Split) -> dict[str, Any]:
