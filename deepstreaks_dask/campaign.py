@@ -5,6 +5,9 @@ pass and writes one chunk of ``runs/<run>/scores``: one object, in one step, tha
 killed campaign has not written is NaN; a rerun computes those shards only, and a score does not depend on
 what was computed beside it, so that the result is the same to the last bit.
 
+Of an archive of sequences a shard is a number of whole objects, the members are classifiers, and a task stores the
+probabilities of their classes, ``scores(object, member, class)``. An object that cannot be used stays NaN and is named.
+
 In the mode ``decide`` members look only while a decision is open (:mod:`~deepstreaks_dask.cascade`). A task then takes
 several shards, so that the few that are left after the first family still fill batches.
 
@@ -77,7 +80,7 @@ def score(
     stop: threading.Event | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Score every cutout that has no scores yet.
+    """Score every cutout, or every object with its sequence, that has no scores yet.
 
     Parameters
     ----------
@@ -90,7 +93,7 @@ def score(
     run : str
         Name of the run that holds the scores. The same name goes on with it.
     batch : int
-        Cutouts in a forward pass. A run keeps the one it began with.
+        Cutouts in a forward pass. A run keeps the one it began with. Sequences are batched by their lengths.
     mode : {"all", "decide", "triage"}
         ``all``: every member looks at every cutout. ``decide``: only while the decision is open, which finds
         the same plausible cutouts for a part of the cost; NaN stands where a member did not look. ``triage``: so
@@ -123,7 +126,8 @@ def score(
     Raises
     ------
     CampaignError
-        If the archive is empty or its cutouts are not what a member takes, the run was made with other weights,
+        If the archive is empty or its cutouts, or sequences, are not what a member takes, members tell other classes
+        apart than each other, sequences are to be decided or scored in half precision, the run was made with other weights,
         for another decision or in another precision, the order leaves out a member, a network gives no number, or
         the workers, the scheduler or the store fail. What is scored by then is stored; the same call goes on.
     TriageError
@@ -140,10 +144,15 @@ def score(
     if mode != "triage" and triage is not None:
         raise CampaignError("a triage is for the mode 'triage': name it")
     dataset = open_archive(archive)
-    url, total, shard = dataset.attrs["url"], dataset.sizes["cutout"], dataset.attrs["shard"]
+    url, total, shard = dataset.attrs["url"], dataset["id"].size, dataset.attrs["shard"]
     if not total:
         raise CampaignError(f"{url} holds no cutouts: ingest some first")
-    _check_input(dataset["cutouts"], families)
+    classes = _check_input(dataset, families)
+    if classes and (mode != "all" or precision not in (None, "float32")):
+        raise CampaignError(
+            f"{url} holds sequences: they are scored in the mode 'all' and in float32, since a classifier of sequences "
+            "makes no decision"
+        )
     if mode == "decide":
         decision = decision or Decision()
     if mode == "triage":
@@ -154,9 +163,20 @@ def score(
     members = tuple((member.ref, member.sha256) for member in families.members)
     with _naming_faults(url, run):
         with alone(url, run):
-            stored = _open_run(url, run, families, decision, triage, total, shard, batch, precision)
+            stored = _open_run(
+                url, run, families, classes, decision, triage, total, shard, batch, precision
+            )
         began = stored.provenance
-        whole = Unit(url, run, (), families.zoo, members, began["batch"], began["dtype"])
+        whole = Unit(
+            url,
+            run,
+            (),
+            families.zoo,
+            members,
+            began["batch"],
+            began["dtype"],
+            sequences=bool(classes),
+        )
         work = _Work(client, stop, progress)
         with beating(client, url, run, stop):
             if triage is not None:
@@ -451,24 +471,38 @@ def _submit(client: Client, unit: Unit) -> Any:
     return client.submit(score_unit, unit, pure=False, retries=2)
 
 
-def _check_input(cutouts: xr.DataArray, families: Families) -> None:
-    """Refuse, before any work, members that take other cutouts than the archive has."""
+def _check_input(dataset: xr.Dataset, families: Families) -> tuple[str, ...]:
+    """Refuse, before any work, members that take something else than the archive has; give the classes of sequences."""
+    cutouts, store = dataset["cutouts"], Zoo(families.zoo)
+    sequences = "object" in dataset.sizes
     shape = (*cutouts.shape[1:], 1)[:3]
-    store = Zoo(families.zoo)
-    for member in families.members:
-        card = store.card(member.ref)
-        if card.input_shape != shape or (card.scaling == "bytes" and cutouts.dtype != np.uint8):
-            wants = "uint8" if card.scaling == "bytes" else "numbers"
+    cards = [store.card(member.ref) for member in families.members]
+    for card in cards:
+        if bool(card.classes) != sequences:
+            takes, has = ("sequences", "single cutouts")[:: 1 if card.classes else -1]
             raise CampaignError(
-                f"{member.ref} takes cutouts of {wants} {card.input_shape}, but the archive has "
+                f"{card.ref} takes {takes}, but the archive has {has}: score it with other families"
+            )
+        if card.classes != cards[0].classes:
+            raise CampaignError(
+                f"{card.ref} tells other classes apart ({', '.join(card.classes)}) than {cards[0].ref} "
+                f"({', '.join(cards[0].classes)}): score them as two runs"
+            )
+        only_bytes = card.scaling == "bytes" and not sequences
+        if card.input_shape != shape or (only_bytes and cutouts.dtype != np.uint8):
+            wants = "uint8" if only_bytes else "numbers"
+            raise CampaignError(
+                f"{card.ref} takes cutouts of {wants} {card.input_shape}, but the archive has "
                 f"{cutouts.dtype} {shape}: score it with other families"
             )
+    return cards[0].classes if cards else ()
 
 
 def _open_run(
     url: str,
     name: str,
     families: Families,
+    classes: tuple[str, ...],
     decision: Decision | None,
     triage: Triage | None,
     total: int,
@@ -526,6 +560,7 @@ def _open_run(
         wanted,
         total,
         shard,
+        classes=classes,
         decided=limits,
         triage=triage.to_dict() if triage else None,
         zoo=families.zoo or SHIPPED,

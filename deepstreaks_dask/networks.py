@@ -3,6 +3,8 @@
 In full scoring all members are one compiled forward pass. Where they look one by one, each is a pass of its own over
 batches of the same shape, filled up where cutouts run out: then a score does not depend on which others look along,
 nor on what else is in the batch.
+
+What classifies sequences need be no network: see :class:`~deepstreaks_dask.models.classifier.Classifier`.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ import numpy as np
 
 from deepstreaks_dask.cascade import Cascade, Look, cascade
 from deepstreaks_dask.errors import CampaignError
+from deepstreaks_dask.models import Classifier
 from deepstreaks_dask.models.forward import Forward, compile_forward, set_precision
-from deepstreaks_dask.models.zoo import Zoo
+from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.sequences.stretches import Sequences
 
 _loading = threading.Lock()
 
@@ -82,6 +86,21 @@ class Networks:
         return _finite(np.concatenate(list(passes)), [ref])[:, 0]
 
 
+class Classifiers:
+    """The members on a worker that classify sequences."""
+
+    def __init__(self, members: dict[str, Classifier]) -> None:
+        self.members = members
+
+    def score(self, sequences: Sequences) -> np.ndarray:
+        """Give the probabilities of objects, float32 (object, member, class)."""
+        scores = np.stack([member.predict(sequences) for member in self.members.values()], axis=1)
+        broken = np.flatnonzero(~np.isfinite(scores).all(axis=(0, 2)))
+        if len(broken):
+            raise CampaignError(_broken([list(self.members)[k] for k in broken]))
+        return scores.astype(np.float32, copy=False)
+
+
 def _passes(forward: Forward, cutouts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
     return (forward(cutouts[k : k + batch]) for k in range(0, len(cutouts), batch))
 
@@ -89,9 +108,12 @@ def _passes(forward: Forward, cutouts: np.ndarray, batch: int) -> Iterator[np.nd
 def _finite(scores: np.ndarray, refs: list[str]) -> np.ndarray:
     broken = np.flatnonzero(~np.isfinite(scores).all(axis=0))
     if len(broken):
-        names = ", ".join(refs[k] for k in broken)
-        raise CampaignError(f"{names} gives no finite score: its weights are broken")
+        raise CampaignError(_broken([refs[k] for k in broken]))
     return scores
+
+
+def _broken(refs: list[str]) -> str:
+    return f"{', '.join(refs)} gives no finite score: its weights are broken"
 
 
 def load(
@@ -108,14 +130,30 @@ def _load_once(
 ) -> Networks:
     """Load the members once a worker; the hashes are part of the key."""
     store = Zoo(zoo)
-    scalings = []
-    for ref, sha256 in members:
-        card = store.card(ref)
-        if card.sha256 != sha256:
-            raise CampaignError(f"the weights of {ref} changed since the campaign began")
-        scalings.append(card.scaling)
+    scalings = [_checked(store, ref, sha256).scaling for ref, sha256 in members]
     models = {ref: store.load(ref) for ref, _ in members}
     if precision != "float32":
         for model in models.values():
             set_precision(model, precision)
     return Networks(models, scalings, batch)
+
+
+def load_classifiers(zoo: str | None, members: tuple[tuple[str, str], ...]) -> Classifiers:
+    """Give the members that classify sequences; the first time they are loaded and checked against their hashes."""
+    with _loading:
+        return _load_classifiers_once(zoo, members)
+
+
+@lru_cache(maxsize=2)
+def _load_classifiers_once(zoo: str | None, members: tuple[tuple[str, str], ...]) -> Classifiers:
+    store = Zoo(zoo)
+    for ref, sha256 in members:
+        _checked(store, ref, sha256)
+    return Classifiers({ref: store.load_classifier(ref) for ref, _ in members})
+
+
+def _checked(store: Zoo, ref: str, sha256: str) -> Card:
+    card = store.card(ref)
+    if card.sha256 != sha256:
+        raise CampaignError(f"the weights of {ref} changed since the campaign began")
+    return card

@@ -1,7 +1,8 @@
 """Runs: the scores that lie in an archive, beside the cutouts, and where they came from.
 
-A run is ``runs/<run>/scores(cutout, model)``, or ``scores(object, class)`` of sequences, one chunk a shard of rows,
-with its provenance in the attributes of ``runs/<run>``. NaN stands where a member has not looked. Reading runs needs no
+A run is ``runs/<run>/scores(cutout, model)``, one chunk a shard of rows, with its provenance in the attributes of
+``runs/<run>``. Of an archive of sequences it is ``scores(object, member, class)``: the probability that each member gives
+each of the ``classes`` that the provenance names. NaN stands where a member has not looked. Reading runs needs no
 network, and so none is loaded here.
 """
 
@@ -36,9 +37,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST = 30.0  # seconds within which anybody has changed what a run says of itself
 _PAUSE = 0.2  # seconds
 _AT_ONCE = 64  # shards that are read in one call
-
-COLUMNS = {"cutout": "model", "object": "class"}
-"""What scores are of, beside the archive's rows: of cutouts many models', of objects one model's classes."""
 
 _BESIDE: dict[str, tuple[str, Any]] = {
     "first_look": ("float32", np.nan),
@@ -101,7 +99,7 @@ class Run:
         total: int,
         shard: int,
         *,
-        rows: str = "cutout",
+        classes: Sequence[str] = (),
         **provenance: Any,
     ) -> Run:
         """Make a run without scores; where others may do so too, within :func:`alone`.
@@ -116,8 +114,8 @@ class Run:
             ``name``, ``version``, ``sha256``, ``family`` and ``threshold`` of each.
         total, shard : int
             Rows of the archive, and of one of its shards.
-        rows : str
-            Dimension of the archive's rows. With ``object`` the members are the classes of a classifier of sequences.
+        classes : sequence of str
+            Names of the classes that the members tell apart, where rows are objects with their sequences.
         **provenance
             Whatever else tells where the scores come from.
 
@@ -136,8 +134,11 @@ class Run:
             "started": _now(),
             "updated": _now(),
             "failures": [],
+            **({"classes": list(classes)} if classes else {}),
             **provenance,
         }
+        rows = "object" if classes else "cutout"
+        inner = (len(models), len(classes)) if classes else (len(models),)
         # A run exists once it has scores; "w" clears away what a kill before that has left.
         group = zarr.open_group(
             url, path=f"runs/{name}", mode="w", zarr_format=3, attributes=attributes
@@ -155,18 +156,18 @@ class Run:
             )
         group.create_array(
             "scores",
-            shape=(total, len(models)),
-            chunks=(shard, len(models)),
+            shape=(total, *inner),
+            chunks=(shard, *inner),
             dtype="float32",
             fill_value=np.nan,
             compressors=[ZstdCodec(level=1), Crc32cCodec()],
-            dimension_names=[rows, COLUMNS[rows]],
+            dimension_names=[rows, *(("member", "class") if classes else ("model",))],
         )
         return cls(url, name, group)
 
     @cached_property
     def scores(self) -> zarr.Array:
-        """float32 (cutout, model), NaN where a member has not looked."""
+        """float32 (cutout, model) or (object, member, class), NaN where a member has not looked."""
         return self._array("scores")
 
     @property
@@ -240,7 +241,8 @@ class Run:
         """Give the shards with rows that are neither scored nor rejected, or whose chunk is torn, which is cleared."""
         nobody_looked = np.any if self.provenance["decided"] is None else np.all
         for first, last, values in _mended(self.scores, total, shard):
-            if (nobody_looked(np.isnan(values), axis=1) & self.kept(first, last)).any():
+            unseen = nobody_looked(np.isnan(values), axis=tuple(range(1, values.ndim)))
+            if (unseen & self.kept(first, last)).any():
                 yield first, last
 
     def unseen(self, total: int, shard: int) -> Iterator[tuple[int, int]]:
@@ -334,8 +336,8 @@ def open_scores(
     Returns
     -------
     xarray.Dataset
-        ``scores(cutout, model)``, or ``scores(object, class)``, float32, NaN where not scored (cutouts appended
-        since among them), after a triage ``first_look(cutout)`` float32 and ``rejected(cutout)`` bool,
+        ``scores(cutout, model)``, or ``scores(object, member, class)`` of sequences, float32, NaN where not scored (rows
+        appended since among them), after a triage ``first_look(cutout)`` float32 and ``rejected(cutout)`` bool,
         the archive's columns, and the run's provenance in the attributes.
 
     Raises
@@ -350,10 +352,12 @@ def open_scores(
     if not cutouts:
         dataset = dataset.drop_vars([name for name in ("cutouts", "native") if name in dataset])
     (row,) = dataset["id"].dims
-    column = COLUMNS[str(row)]
-    scores = xr.DataArray(values, dims=(row, column), attrs={"long_name": "score"})
     provenance = stored.provenance
-    dataset = dataset.assign(scores=scores).assign_coords({column: provenance["models"]})
+    names = {"model": provenance["models"]}
+    if "classes" in provenance:
+        names = {"member": provenance["models"], "class": provenance["classes"]}
+    scores = xr.DataArray(values, dims=(row, *names), attrs={"long_name": "score"})
+    dataset = dataset.assign(scores=scores).assign_coords(names)
     if provenance["triage"] is not None:
         looked = {name: (row, stored.read(name, total)) for name in _BESIDE}
         dataset = dataset.assign(looked)

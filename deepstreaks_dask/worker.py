@@ -15,6 +15,7 @@ import zarr
 from deepstreaks_dask.archive import digests
 from deepstreaks_dask.cascade import Cascade
 from deepstreaks_dask.runs import Run
+from deepstreaks_dask.sequences.stretches import read_objects
 
 if TYPE_CHECKING:
     from deepstreaks_dask.networks import Networks, Sample
@@ -36,11 +37,12 @@ class Unit:
     precision: str = "float32"
     cascade: Cascade | None = None
     first_look: bool = False  # the one member's scores are those of a triage's first look
+    sequences: bool = False  # rows are objects with their stamps
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What comes back: how many cutouts were dealt with, which could not be read, and why; and what the device held."""
+    """What comes back: how many rows were dealt with, which could not be read, and why; and what the device held."""
 
     cutouts: int
     failures: tuple[tuple[int, int, str], ...] = ()
@@ -49,6 +51,8 @@ class Outcome:
 
 def score_unit(unit: Unit) -> Outcome:
     """Read, score and store shards, but for what a triage rejected; runs on a worker."""
+    if unit.sequences:
+        return _score_sequences(unit)
     run = Run.attach(unit.url, unit.run, write=True)
     source, digest = (
         zarr.open_array(unit.url, path=name, mode="r") for name in ("cutouts", "digest")
@@ -76,6 +80,26 @@ def score_unit(unit: Unit) -> Outcome:
             array[first:last] = values
             start += len(cutouts)
     return Outcome(sum(last - first for first, last in unit.shards), tuple(failures), size)
+
+
+def _score_sequences(unit: Unit) -> Outcome:
+    """Read, score and store the objects of shards; one that cannot be used stays NaN, and is named."""
+    run = Run.attach(unit.url, unit.run, write=True)
+    array = run.scores.with_config(_EVERY_CHUNK)
+    failures: list[tuple[int, int, str]] = []
+    for first, last in unit.shards:
+        stretch = read_objects(unit.url, first, last)
+        failures += stretch.failures
+        if stretch.sequences is None:
+            continue
+        from deepstreaks_dask.networks import load_classifiers
+
+        with _device:
+            scores = load_classifiers(unit.zoo, unit.members).score(stretch.sequences)
+        values = np.full((last - first, *array.shape[1:]), np.nan, np.float32)
+        values[stretch.rows - first] = scores
+        array[first:last] = values
+    return Outcome(sum(last - first for first, last in unit.shards), tuple(failures))
 
 
 def _read(

@@ -155,15 +155,20 @@ def test_mistakes_of_creating_are_named(tmp_path):
         create(tmp_path / "a", epochs=EPOCHS, columns={"mjd": EPOCHS["mjd"]})
 
 
-def test_scores_of_objects_and_classes_are_a_run(url):
+def test_scores_of_objects_members_and_classes_are_a_run(url):
     append(url, [sequences()])
-    members = [{"name": name} for name in ("sn", "agn")]
-    run = Run.create(str(url), "forest", members, len(COUNTS), 64, rows="object")
-    run.scores[:] = np.tile([0.25, 0.75], (len(COUNTS), 1))
+    members = [{"name": name} for name in ("a_rcnn", "a_forest", "b_rcnn")]
+    run = Run.create(str(url), "forest", members, len(COUNTS), 64, classes=["sn", "agn"])
+    assert list(run.missing(8, 64)) == [(0, 8)]
+    run.scores[:] = np.tile([0.25, 0.75], (len(COUNTS), 3, 1))
+    assert not list(run.missing(8, 64))
     append(url, [sequences([3], start=50)])
     scores = open_scores(url, "forest")
-    assert scores["scores"].dims == ("object", "class")
-    assert scores["class"].values.tolist() == ["sn", "agn"]
-    assert np.isnan(scores["scores"].values).any(axis=1).tolist() == [False] * 8 + [True]
+    assert scores["scores"].dims == ("object", "member", "class")
+    assert scores["scores"].dtype == np.float32
+    assert scores["member"].values.tolist() == ["a_rcnn", "a_forest", "b_rcnn"]
+    assert scores["class"].values.tolist() == scores.attrs["classes"] == ["sn", "agn"]
+    unseen = np.isnan(scores["scores"].values).all(axis=(1, 2))
+    assert unseen.tolist() == [False] * 8 + [True]
     run.grow(9)
     assert list(run.missing(9, 64)) == [(0, 9)]

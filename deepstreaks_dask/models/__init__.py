@@ -9,6 +9,7 @@ from collections.abc import Callable
 import keras
 
 from deepstreaks_dask.errors import ModelError
+from deepstreaks_dask.models.classifier import Classifier
 from deepstreaks_dask.models.densenet121 import densenet121
 from deepstreaks_dask.models.resnet50 import resnet50
 from deepstreaks_dask.models.vgg6 import vgg6
@@ -18,6 +19,9 @@ ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "resnet50": resnet50,
     "densenet121": densenet121,
 }
+
+CLASSIFIERS: dict[str, type[Classifier]] = {}
+"""What classifies sequences, by the name of its architecture on a card; not all of them are networks."""
 
 
 def build(
@@ -53,4 +57,4 @@ def build(
     return ARCHITECTURES[architecture](input_shape=tuple(input_shape), outputs=outputs)
 
 
-__all__ = ["ARCHITECTURES", "build"]
+__all__ = ["ARCHITECTURES", "CLASSIFIERS", "Classifier", "build"]

@@ -2,7 +2,7 @@
 
 Each model is `<name>/<version>/card.json` and the file of weights that the card names and hashes:
 
-- safetensors of an architecture of this package, kernels in half or single precision, or
+- safetensors of an architecture of this package, kernels in half or single precision, or of a classifier of sequences, or
 - for any other network (architecture "keras") a `.keras` file without code in it.
 
 The file of weights has a part of its hash in its name, and the card is written last, in one step: a
@@ -33,7 +33,7 @@ import safetensors
 import safetensors.numpy
 
 from deepstreaks_dask.errors import ModelError
-from deepstreaks_dask.models import ARCHITECTURES, build
+from deepstreaks_dask.models import ARCHITECTURES, CLASSIFIERS, Classifier, build
 from deepstreaks_dask.models.activations import REGISTERED
 from deepstreaks_dask.models.forward import SCALINGS
 from deepstreaks_dask.storage import locate, write_whole
@@ -42,6 +42,7 @@ DTYPES = ("float16", "float32")
 KERAS_FILE = "keras"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|keras)")
+_LONGEST_CLASS = 64  # characters
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -56,13 +57,16 @@ class Card:
     version
         Such as ``"1"`` or ``"2026.11"``; numbers in it are compared as numbers.
     architecture
-        A key of `deepstreaks_dask.models.ARCHITECTURES`, or ``"keras"`` for any other network.
+        A key of `deepstreaks_dask.models.ARCHITECTURES`, of `deepstreaks_dask.models.CLASSIFIERS` if it classifies
+        sequences, or ``"keras"`` for any other network.
     family
         Such as ``"rb"``; the part of the name before the first underscore if not given.
     input_shape
         Height and width in px, and number of planes, of one cutout.
     outputs
-        Number of sigmoid outputs.
+        Number of sigmoid outputs; of a classifier of sequences the number of classes, filled in.
+    classes
+        Names of the classes that a classifier of sequences tells apart; empty for what scores single cutouts.
     scaling
         How pixels become what it takes, a key of `deepstreaks_dask.models.forward.SCALINGS`.
     dtype
@@ -87,6 +91,7 @@ class Card:
     family: str = ""
     input_shape: tuple[int, int, int] = (144, 144, 1)
     outputs: int = 1
+    classes: tuple[str, ...] = ()
     scaling: str = "bytes"
     dtype: str = ""
     file: str = ""
@@ -104,11 +109,13 @@ class Card:
         if not self.family:
             object.__setattr__(self, "family", self.name.split("_")[0])
         _check_name(self.family, "family")
-        if self.architecture not in (*ARCHITECTURES, KERAS_FILE):
+        known = *ARCHITECTURES, *CLASSIFIERS, KERAS_FILE
+        if self.architecture not in known:
             raise ModelError(
                 f"model {self.name!r}: no architecture {self.architecture!r}; choose one of "
-                f"{', '.join((*ARCHITECTURES, KERAS_FILE))}"
+                f"{', '.join(known)}"
             )
+        self._check_classes()
         shape = self.input_shape
         if not isinstance(shape, (list, tuple)) or len(shape) != 3 or not all(map(_whole, shape)):
             raise ModelError(
@@ -134,6 +141,21 @@ class Card:
         if self.dtype and self.dtype not in DTYPES:
             raise ModelError(f"model {self.name!r}: dtype {self.dtype!r} is none of {DTYPES}")
 
+    def _check_classes(self) -> None:
+        classes = self.classes
+        if not isinstance(classes, (list, tuple)) or not all(
+            isinstance(name, str) and 0 < len(name) <= _LONGEST_CLASS for name in classes
+        ):
+            raise ModelError(f"model {self.name!r}: classes is {classes!r}; give a list of names")
+        if (self.architecture in CLASSIFIERS) != bool(classes) or len(set(classes)) < len(classes):
+            raise ModelError(
+                f"model {self.name!r}: a classifier of sequences ({', '.join(CLASSIFIERS)}) needs classes, each "
+                "named once, and nothing else has any"
+            )
+        object.__setattr__(self, "classes", tuple(classes))
+        if classes:
+            object.__setattr__(self, "outputs", len(classes))
+
     @property
     def ref(self) -> str:
         """Name and version, ``"rb_vgg6@1"``, as `Zoo.load` takes them."""
@@ -144,6 +166,7 @@ class Card:
         return {
             **{item.name: getattr(self, item.name) for item in dataclasses.fields(self)},
             "input_shape": list(self.input_shape),
+            "classes": list(self.classes),
             **{what: dict(getattr(self, what)) for what in ("recipe", "training_data", "metrics")},
         }
 
@@ -248,10 +271,46 @@ class Zoo:
         Raises
         ------
         ModelError
-            If there is no such model, or its weights are missing, differ from the hash in the card,
-            do not fit the architecture, or hold code.
+            If there is no such model, or it is one of sequences, or its weights are missing, differ from the hash in
+            the card, do not fit the architecture, or hold code.
         """
         card = self.card(ref)
+        if card.classes:
+            raise ModelError(f"{card.ref} classifies sequences: it is no network of cutouts")
+        data = self._weights(card)
+        if card.architecture == KERAS_FILE:
+            model = _load_keras(data, card.ref)
+        else:
+            model = build(card.architecture, card.input_shape, card.outputs)
+            _set_weights(model, data, card.ref)
+        _check_shape(model, card)
+        return model
+
+    def load_classifier(self, ref: str) -> Classifier:
+        """Give a classifier of sequences with what it has learned.
+
+        Parameters
+        ----------
+        ref
+            ``"hits_rcnn"`` for the newest version, or ``"hits_rcnn@1"``.
+
+        Raises
+        ------
+        ModelError
+            If there is no such model, or it is one of cutouts, or its weights are missing, differ from the hash in
+            the card, or do not fit the architecture.
+        """
+        card = self.card(ref)
+        if not card.classes:
+            raise ModelError(f"{card.ref} takes single cutouts: it is no classifier of sequences")
+        arrays = _arrays(self._weights(card), card.ref)
+        try:
+            return CLASSIFIERS[card.architecture].from_arrays(card.classes, arrays)
+        except ModelError as error:
+            raise ModelError(f"the weights of model {card.ref!r} do not fit: {error}") from error
+
+    def _weights(self, card: Card) -> bytes:
+        """Read a model's file, and compare it with its hash."""
         if not card.file or not card.sha256:
             raise ModelError(
                 f"the card of model {card.ref!r} names no file of weights or no sha256"
@@ -264,28 +323,28 @@ class Zoo:
                 f"(sha256 is {found[:12]}…, its card says {card.sha256[:12]}…): restore the file, "
                 "or save the model again"
             )
-        if card.architecture == KERAS_FILE:
-            model = _load_keras(data, card.ref)
-        else:
-            model = build(card.architecture, card.input_shape, card.outputs)
-            _set_weights(model, data, card.ref)
-        _check_shape(model, card)
-        return model
+        return data
 
     def save(
-        self, model: keras.Model, card: Card, *, dtype: str = "float16", overwrite: bool = False
+        self,
+        model: keras.Model | Classifier,
+        card: Card,
+        *,
+        dtype: str = "float16",
+        overwrite: bool = False,
     ) -> Card:
         """Write a model and its card, the card last and in one step.
 
         Parameters
         ----------
         model
-            The network; of the card's architecture, or of any if that is ``"keras"``.
+            The network; of the card's architecture, or of any if that is ``"keras"``. Or a classifier of sequences.
         card
             What to say of it; `dtype`, `file`, `sha256` and an empty `created` are filled in.
         dtype
             Precision of the kernels on disk, ``"float16"`` or ``"float32"``. Biases and statistics,
-            few but sensitive, stay single. A ``"keras"`` model is always written as it is.
+            few but sensitive, stay single. A ``"keras"`` model is always written as it is, and so are the arrays of
+            a classifier of sequences.
         overwrite
             Replace this version if it is there.
 
@@ -310,11 +369,15 @@ class Zoo:
                     "overwrite it"
                 )
             old = self._read_card(card.name, card.version)
-        _check_shape(model, card)
-        if card.architecture == KERAS_FILE:
-            data, suffix, dtype = _keras_bytes(model, card.ref), "keras", "float32"
+        if card.classes:
+            data, dtype = _classifier_bytes(model, card)
+            suffix = "safetensors"
         else:
-            data, suffix = _weight_bytes(model, card, dtype), "safetensors"
+            _check_shape(model, card)
+            if card.architecture == KERAS_FILE:
+                data, suffix, dtype = _keras_bytes(model, card.ref), "keras", "float32"
+            else:
+                data, suffix = _weight_bytes(model, card, dtype), "safetensors"
         sha256 = hashlib.sha256(data).hexdigest()
         card = dataclasses.replace(
             card,
@@ -363,7 +426,8 @@ class Zoo:
         problems = []
         for name, version in self._refs():
             try:
-                self.load(f"{name}@{version}")
+                card = self._read_card(name, version)
+                (self.load_classifier if card.classes else self.load)(card.ref)
             except ModelError as error:
                 problems.append(str(error))
         return problems
@@ -493,11 +557,32 @@ def _weight_bytes(model: keras.Model, card: Card, dtype: str) -> bytes:
     return safetensors.numpy.save(arrays)
 
 
-def _set_weights(model: keras.Model, data: bytes, ref: str) -> None:
+def _classifier_bytes(model: Any, card: Card) -> tuple[bytes, str]:
+    """Give a classifier's arrays as safetensors, and their precision."""
+    if not isinstance(model, CLASSIFIERS[card.architecture]):
+        raise ModelError(f"model {card.ref!r} is no {card.architecture!r}, though its card says so")
+    if tuple(model.classes) != card.classes:
+        raise ModelError(
+            f"model {card.ref!r} tells {', '.join(model.classes)} apart, but its card says "
+            f"{', '.join(card.classes)}"
+        )
+    arrays = {name: np.ascontiguousarray(array) for name, array in model.to_arrays().items()}
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ModelError(f"{name} of model {card.ref!r} holds what is not finite")
+    half = any(array.dtype == np.float16 for array in arrays.values())
+    return safetensors.numpy.save(arrays), "float16" if half else "float32"
+
+
+def _arrays(data: bytes, ref: str) -> dict[str, np.ndarray]:
     try:
-        arrays = safetensors.numpy.load(data)
+        return safetensors.numpy.load(data)
     except (safetensors.SafetensorError, KeyError) as error:
         raise ModelError(f"the weights of model {ref!r} are no safetensors: {error}") from error
+
+
+def _set_weights(model: keras.Model, data: bytes, ref: str) -> None:
+    arrays = _arrays(data, ref)
     weights = _named_weights(model)
     if set(arrays) != set(weights):
         strange = sorted(set(arrays) ^ set(weights))
