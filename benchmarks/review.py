@@ -7,7 +7,8 @@ does, logs in with headless Chromium and looks at that night:
 - *filter*: from pressing Enter in the filter until all thumbnails in the window are drawn, and its ratio to reading
   and encoding the same cutouts without server, browser or anything else;
 - *frames*: the share of frames that took more than 50 ms while the gallery is scrolled by the wheel from top to bottom,
-  and the longest one; beside it the share while nothing moves, which is the machine's own doing;
+  and the longest one; beside it the share for a bare page of the same pictures, which it has in memory, and while
+  nothing moves: these are the browser's and the machine's own doing;
 - *memory* of the server.
 
     python benchmarks/review.py
@@ -21,6 +22,7 @@ import secrets
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +38,7 @@ from rich.console import Console
 from rich.table import Table
 from serving import looking
 
+from deepstreaks_dask.archive import SIDE
 from deepstreaks_dask.review import Review, default_url
 
 LONG = 50.0
@@ -58,10 +61,14 @@ _RECORD = """() => {
   window.recording_ = requestAnimationFrame(frame);
 }"""
 
-
 _RECORDED = (
     "() => { cancelAnimationFrame(window.recording_); return window.frames_.slice(1).map(Number) }"
 )
+_PICTURES = """() => Promise.all([...document.querySelectorAll(".thumb img")].map(async image => {
+  const blob = await (await fetch(image.src)).blob();
+  const reader = new FileReader();
+  return new Promise(done => { reader.onload = () => done(reader.result); reader.readAsDataURL(blob); });
+}))"""
 
 
 def main(
@@ -103,9 +110,15 @@ def look(url: Path, repeats: int, thumbnails: int) -> dict[str, Any]:
         page.select_option("#night", night)
         page.wait_for_function(_DRAWN, arg="")
         asked = [_filter(page, url, limit) for limit in np.linspace(0.3, 0.9, repeats)]
-        still, frames = _scroll(page, thumbnails)
+        _load(page, thumbnails)
+        still = _recorded(page, lambda: page.wait_for_timeout(2000))
+        frames = _recorded(page, lambda: _scroll(page))
         memory = process.memory_info().rss
         shown = page.locator(".thumb").count()
+        bare = browser.new_page(viewport={"width": 1400, "height": 1000})
+        bare.set_content(_bare_page(page))
+        bare.wait_for_timeout(1000)
+        bare_frames = _recorded(bare, lambda: _scroll(bare))
     return {
         "start_s": start,
         "filter_ms": statistics.median(ours for ours, _ in asked),
@@ -114,6 +127,7 @@ def look(url: Path, repeats: int, thumbnails: int) -> dict[str, Any]:
         "thumbnails": shown,
         "frames": len(frames),
         "long_frames": _long(frames),
+        "long_frames_bare": _long(bare_frames),
         "long_frames_still": _long(still),
         "longest_ms": max(frames),
         "server_gb": memory / 1e9,
@@ -142,8 +156,8 @@ def _long(frames: list[float]) -> float:
     return sum(frame > LONG for frame in frames) / len(frames)
 
 
-def _scroll(page: Page, thumbnails: int) -> tuple[list[float], list[float]]:
-    """Load so many thumbnails, and scroll from top to bottom: milliseconds of each frame before and meanwhile."""
+def _load(page: Page, thumbnails: int) -> None:
+    """Have so many thumbnails in the gallery, and go to its top."""
     before = page.locator("#found").inner_text()
     page.fill("#where", "")
     page.press("#where", "Enter")
@@ -155,17 +169,33 @@ def _scroll(page: Page, thumbnails: int) -> tuple[list[float], list[float]]:
         page.wait_for_function("n => document.querySelectorAll('.thumb').length > n", arg=shown)
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(1000)
+
+
+def _recorded(page: Page, do: Callable[[], None]) -> list[float]:
+    """Give the milliseconds of each frame that a page draws meanwhile."""
     page.mouse.move(600, 600)
     page.evaluate(_RECORD)
-    page.wait_for_timeout(2000)
-    still = page.evaluate(_RECORDED)
-    page.evaluate(_RECORD)
+    do()
+    return page.evaluate(_RECORDED)
+
+
+def _scroll(page: Page) -> None:
+    """Turn the wheel, as fast as the browser takes it, down to the end."""
     at, ends = -1.0, 0
-    while ends < 5:  # the wheel, as fast as the browser takes it
+    while ends < 5:
         page.mouse.wheel(0, 240)
-        now = page.evaluate("scrollY + document.querySelector('#gallery').scrollTop")
+        now = page.evaluate("scrollY")
         at, ends = now, ends + 1 if now == at else 0
-    return still, page.evaluate(_RECORDED)
+
+
+def _bare_page(page: Page) -> str:
+    """Give a page of the same pictures in the same grid, and of nothing else."""
+    pictures = page.evaluate(_PICTURES)
+    images = "".join(
+        f'<img src="{picture}" width="{SIDE}" height="{SIDE + 58}">' for picture in pictures
+    )
+    grid = "display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px"
+    return f'<!DOCTYPE html><body><div style="{grid}">{images}</div>'
 
 
 def _table(result: dict[str, Any]) -> Table:
@@ -178,6 +208,7 @@ def _table(result: dict[str, Any]) -> Table:
         ("filter / bare", f"{result['ratio']:.1f}"),
         ("thumbnails scrolled through", f"{result['thumbnails']:,}"),
         (f"frames longer than {LONG:.0f} ms", f"{100 * result['long_frames']:.1f} %"),
+        ("the same on a bare page", f"{100 * result['long_frames_bare']:.1f} %"),
         ("the same while nothing moves", f"{100 * result['long_frames_still']:.1f} %"),
         ("longest frame", f"{result['longest_ms']:.0f} ms"),
         ("memory of the server", f"{result['server_gb']:.2f} GB"),

@@ -199,6 +199,9 @@ def listen(host: str, port: int) -> tuple[socket.socket, set[str]]:
         raise DeepStreaksError(
             f"cannot serve on {host}:{port} ({error.strerror or error}): give another --port"
         ) from error
+    # asyncio does so for sockets that name their protocol only, which these do not: an answer in two pieces, headers and
+    # body, would wait 40 ms for the first to be acknowledged
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     port = int(listening.getsockname()[1])
     named = f"[{host}]" if ":" in host else host
     return listening, {f"{name}:{port}" for name in (named, "localhost", "127.0.0.1")}

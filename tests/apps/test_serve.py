@@ -1,7 +1,9 @@
+import socket
+
 import pytest
 
 from deepstreaks_dask.apps.serve import serve
-from deepstreaks_dask.apps.site import is_loopback
+from deepstreaks_dask.apps.site import is_loopback, listen
 from deepstreaks_dask.errors import DeepStreaksError
 
 
@@ -33,3 +35,13 @@ def test_what_cannot_be_served_is_an_error_at_once(archive, tmp_path):
         serve(archive, "explode")
     with pytest.raises(DeepStreaksError, match="no archive"):
         serve(tmp_path / "none.zarr")
+
+
+def test_an_answer_waits_for_no_acknowledgement():
+    listening, _ = listen("127.0.0.1", 0)
+    with (
+        listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

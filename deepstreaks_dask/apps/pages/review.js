@@ -3,6 +3,7 @@
   const { ask, make, show, date, count, me } = site;
   const get = (id) => document.getElementById(id);
   const PAGE = 300;
+  const FIRST = 48; // thumbnails of a large window
   const VERDICTS = { keep: "k", ditch: "d", unsure: "u", bogus: "b" };
   const LENGTHS = { short: "s", long: "l" };
   const KEYS = {};
@@ -42,7 +43,12 @@
       if (number !== asked) return;
       const found = text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
       total = Number(answer.headers.get("X-Total-Count"));
-      if (!offset) { rows = []; gallery.replaceChildren(); chosen = -1; }
+      if (!offset) {
+        rows = [];
+        for (const image of gallery.querySelectorAll("img")) if (!image.complete) image.removeAttribute("src"); // others wait for its connection
+        gallery.replaceChildren();
+        chosen = -1;
+      }
       const first = rows.length;
       rows.push(...found);
       gallery.append(...found.map((row, k) => thumb(row, first + k)));
@@ -88,7 +94,8 @@
     const by = get("sort").value;
     const sorted = by in row.scores && by.includes("_") ? [[by, row.scores[by]]] : families;
     return make("button", { type: "button", class: "thumb", "data-k": k, tabindex: -1, "aria-label": `${row.id}${row.mine?.verdict ? `, ${row.mine.verdict}` : ""}` },
-      make("img", { src: `/api/v1/cutout?id=${encodeURIComponent(row.id)}`, loading: "lazy", decoding: "async", width: 144, height: 144, alt: "" }),
+      // fetched before it comes into sight, since a scroll that has to wait for pictures stutters
+      make("img", { fetchpriority: k < FIRST ? "high" : "low", src: `/api/v1/cutout?id=${encodeURIComponent(row.id)}`, decoding: "async", width: 144, height: 144, alt: "" }),
       make("span", { class: "badges" }, ...badges(row)),
       make("span", { class: "caption" },
         make("b", {}, sorted.map(([name, score]) => `${name} ${value(score).replace(/^0/, "")}`).join("  ")),
