@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -130,7 +131,7 @@ class Decision:
         needed = [names.index(name) for name in self.needed(members)]
         plausible = family_pass[:, needed].all(axis=1)
         undecided = ~plausible & (family_pass | family_open)[:, needed].all(axis=1)
-        if "rejected" in scores and self._decided(scores.attrs["decided"]):
+        if "rejected" in scores and self.is_of_run(scores.attrs):
             undecided &= ~scores["rejected"].values
         return scores.assign(
             family_pass=(("cutout", "family"), family_pass),
@@ -138,9 +139,16 @@ class Decision:
             undecided=("cutout", undecided),
         ).assign_coords(family=names)
 
-    def _decided(self, limits: Mapping[str, float]) -> bool:
-        """Say whether these are the thresholds that a run was scored for."""
-        return all(
+    def is_of_run(self, provenance: Mapping[str, Any]) -> bool:
+        """Say whether a run decided at these very thresholds when it scored.
+
+        Parameters
+        ----------
+        provenance : mapping
+            Attributes of the run; its ``decided`` are thresholds by member, None if it decided nothing.
+        """
+        limits = provenance.get("decided")
+        return limits is not None and all(
             np.float32(self.threshold(name)) == np.float32(limit) for name, limit in limits.items()
         )
 

@@ -160,7 +160,8 @@ class Exploration:
         int32 ``(night,)``, sorted; cutouts ``bounds[k]:bounds[k + 1]`` are of night ``k``.
     strata : pandas.DataFrame
         A row for each combination that occurs of the labels ``rb, sl, kd, os``, of ``filter`` and of
-        ``missing`` (bits of the families of which a member has not looked), with ``truth``.
+        ``missing`` (bits of the families of which a member has not looked) and ``rejected`` (by a triage), with
+        ``truth``.
     cell : ndarray
         int32 ``(cutout,)``: ``night * len(strata) + stratum``.
 
@@ -195,7 +196,7 @@ class Exploration:
         missing = np.zeros(len(night), np.int64)
         for k, member in enumerate(self.members):
             missing |= np.isnan(self.scores[k]) * (1 << self.families.index(family_of(member)))
-        self.strata, stratum = _strata(scores, arranged, missing)
+        self.strata, stratum = _strata(scores, arranged, missing, len(self.families))
         place = np.repeat(np.arange(len(self.nights), dtype=np.int32), np.diff(self.bounds))
         self.cell = place * np.int32(len(self.strata)) + stratum
         self.totals = np.bincount(self.cell, minlength=len(self.nights) * len(self.strata))
@@ -440,6 +441,8 @@ class Cut:
         missing = exploration.strata["missing"].to_numpy()
         self._plausible = (states & mask) == mask
         self._open = ~self._plausible & (((states | missing[:, None]) & mask) == mask)
+        if decision.is_of_run(exploration.attrs):
+            self._open &= ~exploration.strata["rejected"].to_numpy()[:, None]
 
     def counts(self, *, filter: str | None = None) -> Counts:
         """Add up what the thresholds lead to, from the cube alone.
@@ -680,11 +683,16 @@ def _updated(url: str, run: str) -> Any:
 
 
 def _strata(
-    scores: xr.Dataset, arranged: Callable[[np.ndarray], np.ndarray], missing: np.ndarray
+    scores: xr.Dataset,
+    arranged: Callable[[np.ndarray], np.ndarray],
+    missing: np.ndarray,
+    families: int,
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Number the combinations of labels, filter and missing families that occur."""
+    """Number the combinations of labels, filter, missing families and rejection that occur."""
     n = scores.sizes["cutout"]
     key, columns = missing, {}
+    if "rejected" in scores:
+        key = key + (arranged(scores["rejected"].values).astype(np.int64) << families)
     for name in _LABELS:
         label = f"label_{name}"
         values = scores[label].values if label in scores else np.full(n, -1, np.int8)
@@ -699,7 +707,10 @@ def _strata(
     for name in reversed(_LABELS):
         rest, value = np.divmod(rest, 3)
         columns[name] = (value - 1).astype(np.int8)
-    columns["missing"] = rest
+    columns["rejected"], columns["missing"] = (
+        (rest >> families).astype(bool),
+        rest % (1 << families),
+    )
     labels = {f"label_{name}": ("cutout", columns[name]) for name in _LABELS}
     truth = plausibility_labels(xr.Dataset(labels))
     return pd.DataFrame({**columns, "truth": truth}), stratum

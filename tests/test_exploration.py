@@ -51,6 +51,20 @@ def test_moves_lead_where_evaluating_anew_leads(seed, moves):
     np.testing.assert_array_equal(plausible[cut.exploration.rows], cut.plausible_at())
 
 
+@pytest.mark.parametrize("decision", [Decision({"rb": 0.6}), Decision()])
+def test_what_a_triage_rejected_is_decided_at_its_thresholds(decision):
+    scores = random_run(seed=1)
+    rejected = np.random.default_rng(1).random(scores.sizes["cutout"]) < 0.4
+    scores["scores"][rejected] = np.nan
+    scores["rejected"] = "cutout", rejected
+    decided = {member: 0.6 if member.startswith("rb") else 0.5 for member in RUN_MEMBERS}
+    scores.attrs = {**scores.attrs, "decided": decided}
+    cut = Cut(Exploration(scores), decision)
+    assert_counts_are_evaluations(cut, scores, decision)
+    settled = ~decision.apply(scores)["undecided"].values
+    assert settled[rejected].all() == decision.is_of_run(scores.attrs)
+
+
 def test_a_copy_is_a_person_of_its_own():
     scores = random_run()
     first = Cut(Exploration(scores))
