@@ -1,6 +1,7 @@
 """The benchmarks run, at a size that says nothing about speed."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -116,3 +117,15 @@ def test_training_measures_both_ways():
     assert min(result["memory"], result["streamed"]) > 0
     assert result["ratio"] == pytest.approx(result["streamed"] / result["memory"])
     assert 0 < result["held"] <= 64
+
+
+def test_scaling_measures_workers_and_bare_processes():
+    done = _run(BENCHMARKS / "scaling.py", "--cutouts", "128", "--repeats", "1", "--json")
+    if len(os.sched_getaffinity(0)) < 2:
+        assert "two cores" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    workers, bare = result["two_workers_over_one"], result["two_bare_processes_over_one"]
+    assert min(workers, bare) > 0
+    assert result["workers_over_bare"] == pytest.approx(workers / bare)
