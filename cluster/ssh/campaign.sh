@@ -49,7 +49,7 @@ if compgen -G "/dev/nvidia[0-9]*" > /dev/null; then
   command=(dask cuda worker "$1" "${common[@]}" --dashboard-address 127.0.0.1:0)
 else
   workers=$((($(nproc) + 1) / 2))
-  export TF_NUM_INTRAOP_THREADS=2 TF_NUM_INTEROP_THREADS=1
+  export TF_NUM_INTRAOP_THREADS=2 TF_NUM_INTEROP_THREADS=2
   command=(dask worker "$1" "${common[@]}" --nworkers "$workers" --no-dashboard)
 fi
 while "${command[@]}"; do sleep 1; done
