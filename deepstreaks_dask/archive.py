@@ -385,7 +385,18 @@ def open_archive(url: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def shard_bounds(total: int, shard: int) -> list[tuple[int, int]]:
-    """Give the rows ``[first, last)`` of every shard of ``total`` cutouts."""
+    """Give the rows ``[first, last)`` of every shard of ``total`` cutouts.
+
+    Parameters
+    ----------
+    total, shard : int
+        Rows of the archive, and of a shard.
+
+    Returns
+    -------
+    list of (int, int)
+        The last shard may be shorter.
+    """
     return [(first, min(first + shard, total)) for first in range(0, total, shard)]
 
 

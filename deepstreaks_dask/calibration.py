@@ -127,6 +127,11 @@ def fit(labels: np.ndarray, scores: np.ndarray, method: str = "temperature") -> 
     method : str
         One of :data:`METHODS`.
 
+    Returns
+    -------
+    Curve
+        The curve of the member's scores.
+
     Raises
     ------
     CalibrationError
@@ -195,6 +200,11 @@ def measure(
         Of equal width between 0 and 1.
     seed : int
         Of the bootstrap.
+
+    Returns
+    -------
+    Figures
+        NaN where there are no labels.
     """
     known = (labels >= 0) & ~np.isnan(scores)
     truth, values, night = labels[known] == 1, scores[known].astype(np.float64), nights[known]
@@ -252,6 +262,11 @@ def calibrate(
     leave_out : array of bool, optional
         ``(cutout,)``: what a member was trained on (:func:`seen_in_training`).
 
+    Returns
+    -------
+    Calibration
+        A curve a member, with figures of the nights that it was not fitted on.
+
     Raises
     ------
     CalibrationError
@@ -295,6 +310,16 @@ def calibrate(
 def seen_in_training(scores: xr.Dataset) -> np.ndarray:
     """Say which cutouts of a run's archive a member of it was trained on, or stopped early by: bool ``(cutout,)``.
 
+    Parameters
+    ----------
+    scores : xarray.Dataset
+        As :func:`~deepstreaks_dask.runs.open_scores` gives it.
+
+    Returns
+    -------
+    ndarray
+        bool ``(cutout,)``.
+
     Raises
     ------
     CalibrationError
@@ -325,6 +350,11 @@ def trained_on(data: Mapping[str, Any], dataset: xr.Dataset, name: str) -> np.nd
     name : str
         The network's, for what is wrong.
 
+    Returns
+    -------
+    ndarray
+        bool ``(cutout,)``.
+
     Raises
     ------
     CalibrationError
@@ -348,7 +378,17 @@ def trained_on(data: Mapping[str, Any], dataset: xr.Dataset, name: str) -> np.nd
 
 
 def store(archive: str | os.PathLike[str], run: str, calibration: Calibration) -> None:
-    """Keep a calibration with the run, whose scores stay as they are."""
+    """Keep a calibration with the run, whose scores stay as they are.
+
+    Parameters
+    ----------
+    archive : str or path
+        Path or URL.
+    run : str
+        Name of the run.
+    calibration : Calibration
+        As :func:`calibrate` gives it.
+    """
     Run.open(archive, run, write=True).tell(calibration=calibration.to_dict())
 
 
@@ -378,6 +418,16 @@ def stored(scores: xr.Dataset) -> Calibration | None:
 
 def calibrated(scores: xr.Dataset) -> xr.Dataset:
     """Put probabilities in the place of the scores of a run that is calibrated.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset
+        As :func:`~deepstreaks_dask.runs.open_scores` gives it.
+
+    Returns
+    -------
+    xarray.Dataset
+        The same with probabilities as ``scores(cutout, model)``, float32.
 
     Raises
     ------

@@ -129,6 +129,11 @@ def compare(
         Times that groups are drawn.
     seed : int
         Of the draws.
+
+    Returns
+    -------
+    Comparison
+        Figures of both on the same cutouts.
     """
     both = ~np.isnan(old) & ~np.isnan(new)
     truth, values = usable(labels[both], old[both])

@@ -54,6 +54,11 @@ def read_known(path: Path) -> pd.DataFrame:
     path : Path
         CSV, Parquet or ECSV.
 
+    Returns
+    -------
+    pandas.DataFrame
+        ``id``, ``jd``, ``ra``, ``dec``, a row an exposure.
+
     Raises
     ------
     ReaderError
@@ -88,6 +93,11 @@ def completeness(
         Arcseconds between the object and the middle of a streak.
     seconds : float
         Between the two times, either way.
+
+    Returns
+    -------
+    Completeness
+        A row an exposure of a known object, and the rates.
     """
     ra, dec, jd = (decided[name].values for name in ("ra", "dec", "jd"))
     placed = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec) & np.isfinite(jd))

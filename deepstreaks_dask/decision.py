@@ -66,6 +66,11 @@ class Decision:
             As :func:`~deepstreaks_dask.runs.open_scores` gives it.
         thresholds : mapping of str to float, optional
             By member or family.
+
+        Returns
+        -------
+        Decision
+            With the run's own thresholds where none are given.
         """
         return cls({**(scores.attrs.get("decided") or {}), **(thresholds or {})})
 
@@ -76,6 +81,16 @@ class Decision:
 
     def limits(self, members: Sequence[str]) -> np.ndarray:
         """Give the threshold of each member, float32 as the scores are.
+
+        Parameters
+        ----------
+        members : sequence of str
+            Names such as ``rb_vgg6``.
+
+        Returns
+        -------
+        ndarray
+            float32 ``(member,)``.
 
         Raises
         ------
@@ -146,6 +161,11 @@ class Decision:
         ----------
         provenance : mapping
             Attributes of the run; its ``decided`` are thresholds by member, None if it decided nothing.
+
+        Returns
+        -------
+        bool
+            True if so.
         """
         limits = provenance.get("decided")
         return limits is not None and all(

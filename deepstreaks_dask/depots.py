@@ -65,6 +65,18 @@ class Depot(Protocol):
         """Give a file on this machine's disk, and whether it changed since the last call.
 
         What has begun to arrive is in ``spool`` and goes on from there, after a kill too.
+
+        Parameters
+        ----------
+        remote : Remote
+            As :meth:`list` gives it.
+        spool : Path
+            Folder for what is fetched.
+
+        Returns
+        -------
+        Path, bool
+            The file, and whether it changed.
         """
         ...
 
@@ -85,6 +97,11 @@ def open_depot(
         Seconds to wait for an answer, and for each next part of it.
     pause : float
         Seconds before the first of several further tries, doubled each time.
+
+    Returns
+    -------
+    Depot
+        Nothing is asked of it yet.
 
     Raises
     ------
@@ -110,6 +127,11 @@ def open_depot(
 
 def read_credentials(file: Path | None, host: str) -> Credentials | None:
     """Read the credentials for a host from a file, or else from the environment.
+
+    Returns
+    -------
+    Credentials or None
+        None where there are none.
 
     Raises
     ------
@@ -145,7 +167,23 @@ class FolderDepot:
         self.folder = folder
 
     def list(self, night: int) -> list[Remote]:
-        """List a night's products."""
+        """List a night's products.
+
+        Parameters
+        ----------
+        night : int
+            YYYYMMDD.
+
+        Returns
+        -------
+        list of Remote
+            By name; empty if there is no such night.
+
+        Raises
+        ------
+        DepotError
+            If the folder cannot be read.
+        """
         folder = self.folder / str(night)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -160,7 +198,25 @@ class FolderDepot:
             raise DepotError(f"{folder} cannot be listed: {error}") from error
 
     def fetch(self, remote: Remote, spool: Path) -> tuple[Path, bool]:
-        """Give the file itself."""
+        """Give the file itself.
+
+        Parameters
+        ----------
+        remote : Remote
+            As :meth:`list` gives it.
+        spool : Path
+            Folder with a note of what was seen last.
+
+        Returns
+        -------
+        Path, bool
+            The file, and whether it changed.
+
+        Raises
+        ------
+        DepotError
+            If it is gone.
+        """
         file = self.folder / str(remote.night) / remote.name
         if not file.is_file():
             raise DepotError(f"{file} is gone")
@@ -206,7 +262,20 @@ class HttpDepot:
         return [found[name] for name in sorted(found)]
 
     def fetch(self, remote: Remote, spool: Path) -> tuple[Path, bool]:
-        """Download a file, or what is missing of it; ask only whether it changed if it is there already."""
+        """Download a file, or what is missing of it; ask only whether it changed if it is there already.
+
+        Parameters
+        ----------
+        remote : Remote
+            As :meth:`list` gives it.
+        spool : Path
+            Folder for what is fetched.
+
+        Returns
+        -------
+        Path, bool
+            The file, and whether it changed.
+        """
         url = f"{self.url}/{remote.night}/{remote.name}"
         target = spool / remote.name
         changed = self._persist(url, lambda: self._download(url, target))

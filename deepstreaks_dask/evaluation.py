@@ -133,13 +133,29 @@ def rate(count: int, total: int) -> Estimate:
     ----------
     count, total : int
         Successes and trials.
+
+    Returns
+    -------
+    Estimate
+        NaN if ``total`` is 0.
     """
     low, high = wilson(np.array([count]), np.array([total]))
     return Estimate(count / total if total else np.nan, float(low[0]), float(high[0]), count, total)
 
 
 def wilson(count: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give Wilson's 95 % interval of many proportions at once; NaN where ``total`` is 0."""
+    """Give Wilson's 95 % interval of many proportions at once; NaN where ``total`` is 0.
+
+    Parameters
+    ----------
+    count, total : ndarray
+        Integers of one shape: how many of how many.
+
+    Returns
+    -------
+    ndarray, ndarray
+        Lower and upper limits, float64 of that shape, 0 to 1.
+    """
     count, total = np.asarray(count, float), np.asarray(total, float)
     with np.errstate(divide="ignore", invalid="ignore"):
         share, z2 = count / total, _Z**2
@@ -152,7 +168,20 @@ def wilson(count: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def usable(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Leave out unknown labels (-1) and missing scores (NaN)."""
+    """Leave out unknown labels (-1) and missing scores (NaN).
+
+    Parameters
+    ----------
+    labels : ndarray
+        1, 0, or -1 for unknown, ``(cutout,)``.
+    scores : ndarray
+        ``(cutout,)``, NaN where missing.
+
+    Returns
+    -------
+    ndarray, ndarray
+        Labels as bool and scores of those that have both.
+    """
     keep = (labels >= 0) & ~np.isnan(scores)
     return labels[keep] == 1, scores[keep]
 
@@ -201,18 +230,57 @@ def operating_curve(
 
 
 def roc(labels: np.ndarray, scores: np.ndarray, *, points: int = 400) -> pd.DataFrame:
-    """ROC curve: ``fpr``, ``tpr``, ``threshold``, thinned to at most ``points`` rows for a picture."""
+    """ROC curve: ``fpr``, ``tpr``, ``threshold``, thinned to at most ``points`` rows for a picture.
+
+    Parameters
+    ----------
+    labels, scores : ndarray
+        ``(cutout,)``, as for :func:`usable`.
+    points : int
+        Rows at most.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a threshold, from the highest to the lowest.
+    """
     return operating_curve(labels, scores, points=points)[["fpr", "tpr", "threshold"]]
 
 
 def precision_recall(labels: np.ndarray, scores: np.ndarray, *, points: int = 400) -> pd.DataFrame:
-    """Precision-recall curve: ``recall``, ``precision``, ``threshold``, thinned like :func:`roc`."""
+    """Precision-recall curve: ``recall``, ``precision``, ``threshold``, thinned like :func:`roc`.
+
+    Parameters
+    ----------
+    labels, scores : ndarray
+        ``(cutout,)``, as for :func:`usable`.
+    points : int
+        Rows at most.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a threshold, from the highest to the lowest.
+    """
     curve = operating_curve(labels, scores, points=points).rename(columns={"tpr": "recall"})
     return curve[["recall", "precision", "threshold"]].iloc[1:].reset_index(drop=True)
 
 
 def confusion(labels: np.ndarray, positive: np.ndarray) -> Confusion:
-    """Count decisions (bool) against labels (1, 0, -1 for unknown)."""
+    """Count decisions (bool) against labels (1, 0, -1 for unknown).
+
+    Parameters
+    ----------
+    labels : ndarray
+        1, 0, or -1 for unknown, ``(cutout,)``.
+    positive : ndarray
+        bool ``(cutout,)``.
+
+    Returns
+    -------
+    Confusion
+        Of the cutouts whose label is known.
+    """
     true, false = labels == 1, labels == 0
     return Confusion(
         tp=int((true & positive).sum()),
@@ -298,6 +366,11 @@ def evaluate(scores: xr.Dataset, decision: Decision | None = None) -> Evaluation
         ``label_rb`` and so on.
     decision : Decision, optional
         Thresholds; 0.5 everywhere by default.
+
+    Returns
+    -------
+    Evaluation
+        What cannot be measured for want of labels is NaN, or empty.
     """
     decision = decision or Decision.of_run(scores)
     decided = decision.apply(scores)
@@ -392,6 +465,11 @@ def plausibility_labels(dataset: xr.Dataset) -> np.ndarray:
 
     ``label_os`` where it is known; else what the three families' labels imply: all of them positive, or any
     of them negative.
+
+    Returns
+    -------
+    ndarray
+        int8 ``(cutout,)``.
     """
     parts = np.stack([_labels(dataset, part) for part in DECIDING])
     implied = np.where((parts == 0).any(axis=0), 0, np.where((parts == 1).all(axis=0), 1, -1))

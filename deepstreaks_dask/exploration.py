@@ -451,6 +451,11 @@ class Cut:
         ----------
         filter : str, optional
             Count only cutouts in this filter.
+
+        Returns
+        -------
+        Counts
+            Rates are NaN where there are no labels.
         """
         exploration = self.exploration
         strata, n_nights = len(exploration.strata), len(exploration.nights)
@@ -637,6 +642,11 @@ def compare(new: Cut, old: Cut) -> Change:
     ----------
     new, old : Cut
         With thresholds for each. Cutouts that only one of the runs has are left out.
+
+    Returns
+    -------
+    Change
+        Of the cutouts that both runs have.
     """
     ours, theirs = new.exploration, old.exploration
     place = np.full(max(ours.rows.max(initial=-1), theirs.rows.max(initial=-1)) + 1, -1)

@@ -70,6 +70,11 @@ class Families:
         names : sequence of str
             Families.
 
+        Returns
+        -------
+        Families
+            In the order of ``names``.
+
         Raises
         ------
         CampaignError
@@ -109,6 +114,11 @@ class Families:
         ----------
         path : str or path
             Local file.
+
+        Returns
+        -------
+        Families
+            In the order of the file.
 
         Raises
         ------

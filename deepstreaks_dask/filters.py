@@ -154,6 +154,11 @@ def parse(text: str, kinds: Mapping[str, Kind]) -> Filter:
     kinds : mapping of str to str
         Columns there are, and whether each holds numbers, texts or truths.
 
+    Returns
+    -------
+    Filter
+        To be called with columns.
+
     Raises
     ------
     FilterError

@@ -111,6 +111,11 @@ def start(
     by : str
         Who asks for it.
 
+    Returns
+    -------
+    Campaign
+        It has begun, or its process has ended with an error that it tells.
+
     Raises
     ------
     CampaignError
@@ -173,6 +178,11 @@ def start(
 
 def pause(archive: str | os.PathLike[str], run: str = "default") -> Campaign:
     """Ask a campaign that was started here to stop once the shards under way are stored.
+
+    Returns
+    -------
+    Campaign
+        As it is now; it may take a while to stop.
 
     Raises
     ------

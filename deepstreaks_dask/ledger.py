@@ -125,11 +125,31 @@ class Ledger:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def settle(self, night: int, name: str, state: str, detail: str = "") -> None:
-        """Note what became of a file."""
+        """Note what became of a file.
+
+        Parameters
+        ----------
+        night : int
+            YYYYMMDD.
+        name : str
+            Of the file.
+        state : str
+            :data:`DONE`, :data:`WAITING` or :data:`BROKEN`.
+        detail : str
+            Why.
+        """
         self._change(night, name, state=state, detail=detail[:500])
 
     def touch(self, night: int, name: str) -> None:
-        """Note that a file has other content now."""
+        """Note that a file has other content now.
+
+        Parameters
+        ----------
+        night : int
+            YYYYMMDD.
+        name : str
+            Of the file.
+        """
         self._change(night, name, changed=time.time())
 
     def _change(self, night: int, name: str, **values: Any) -> None:
@@ -150,7 +170,17 @@ class Ledger:
             return connection.execute(query).scalar() or 0
 
     def record(self, candidates: Sequence[Mapping[str, Any]], run: str, rows: int) -> None:
-        """Put candidates in, or over what is known of the same ones, and move the mark: all or nothing."""
+        """Put candidates in, or over what is known of the same ones, and move the mark: all or nothing.
+
+        Parameters
+        ----------
+        candidates : sequence of mapping
+            Columns of each.
+        run : str
+            That decided.
+        rows : int
+            Of the archive, up to which it has decided.
+        """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._engine.begin() as connection:
             for candidate in candidates:
@@ -168,7 +198,20 @@ class Ledger:
             )
 
     def complete(self, night: int, streaks: pd.DataFrame) -> int:
-        """Add what a late table says to candidates that have no position yet; give how many."""
+        """Add what a late table says to candidates that have no position yet; give how many.
+
+        Parameters
+        ----------
+        night : int
+            YYYYMMDD.
+        streaks : pandas.DataFrame
+            A row a streak.
+
+        Returns
+        -------
+        int
+            Candidates that have a position now.
+        """
         changed = 0
         with self._engine.begin() as connection:
             here = (_candidates.c.night == night) & _candidates.c.ra.is_(None)

@@ -102,7 +102,17 @@ class Monitor:
         self.log.info(name, extra={"fields": fields})
 
     def failure(self, name: str, error: BaseException, **fields: Any) -> None:
-        """Log that something went wrong, and let health show it."""
+        """Log that something went wrong, and let health show it.
+
+        Parameters
+        ----------
+        name : str
+            Of the file or step.
+        error : BaseException
+            What went wrong.
+        **fields
+            Said in the log, too.
+        """
         self.failures.inc()
         self.problems.append(f"{name}: {error}")
         self.log.error(
@@ -123,6 +133,11 @@ class Monitor:
 @contextmanager
 def serve(monitor: Monitor, port: int) -> Iterator[int]:
     """Answer ``/health`` (200 or 503) and ``/metrics`` on the loopback interface; give the port.
+
+    Yields
+    ------
+    int
+        The port.
 
     Raises
     ------

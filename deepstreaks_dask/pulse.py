@@ -124,6 +124,11 @@ def read_pulse(url: str, run: str) -> Pulse | None:
     url : str
         Store of the archive.
     run : str
+
+    Returns
+    -------
+    Pulse or None
+        None if there is none, or it cannot be read.
     """
     fs, root = locate(url)
     path = f"{root}/runs/{run}/pulse.json"

@@ -143,6 +143,11 @@ def retrain(
 def next_version(card: Card) -> str:
     """Give the version after a network's own.
 
+    Returns
+    -------
+    str
+        One that the zoo does not have.
+
     Raises
     ------
     TrainingError

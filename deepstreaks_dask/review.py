@@ -244,6 +244,11 @@ class Review:
         by : str
             Who does it, for the log.
 
+        Returns
+        -------
+        Person
+            As it is now.
+
         Raises
         ------
         ReviewError
@@ -281,6 +286,11 @@ class Review:
         by: str = "cli",
     ) -> Person:
         """Give a user another role or password, or disable or enable one. Open sessions end at once.
+
+        Returns
+        -------
+        Person
+            As it is now.
 
         Raises
         ------
@@ -499,6 +509,11 @@ class Review:
         marked : bool, optional
             For submission to the Minor Planet Center.
 
+        Returns
+        -------
+        Verdict
+            As it stands now.
+
         Raises
         ------
         RefusedError
@@ -566,7 +581,20 @@ class Review:
             return _verdict(last, name) if last else Verdict(act.cutout, name)
 
     def verdicts(self, archive: str, cutout: str | None = None) -> list[Verdict]:
-        """List what everybody says now, of all cutouts of an archive or of one, the oldest first."""
+        """List what everybody says now, of all cutouts of an archive or of one, the oldest first.
+
+        Parameters
+        ----------
+        archive : str
+            Its name in the database.
+        cutout : str, optional
+            Id; all by default.
+
+        Returns
+        -------
+        list of Verdict
+            One a person and cutout.
+        """
         with self._read() as session:
             names = dict(session.execute(sa.select(_User.id, _User.name)).all())
             acts = session.scalars(_current(archive, cutout=cutout))
@@ -626,7 +654,18 @@ class Review:
         return pd.DataFrame(rows, columns=["cutout", "who", "family", "label", "says"])
 
     def log(self, *, limit: int = 200, offset: int = 0) -> list[dict[str, Any]]:
-        """List what was done to users, sessions and tokens, the newest first."""
+        """List what was done to users, sessions and tokens, the newest first.
+
+        Parameters
+        ----------
+        limit, offset : int
+            How many, after skipping how many.
+
+        Returns
+        -------
+        list of dict
+            ``at`` (ISO 8601, UTC), ``who``, ``what``, ``detail`` and ``address``.
+        """
         with self._read() as session:
             rows = session.scalars(
                 sa.select(_Log).order_by(_Log.id.desc()).limit(limit).offset(offset)
@@ -690,6 +729,11 @@ def with_labels(dataset: xr.Dataset, labels: pd.DataFrame) -> xr.Dataset:
 
 def default_url(archive: str | os.PathLike[str]) -> str:
     """Give the database of an archive where none is named: a file beside it.
+
+    Returns
+    -------
+    str
+        As SQLAlchemy takes it.
 
     Raises
     ------

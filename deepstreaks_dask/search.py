@@ -90,6 +90,11 @@ def search(
     advance : callable
         Called after each resampling.
 
+    Returns
+    -------
+    Found
+        Thresholds, and what they are worth on nights that were not used.
+
     Raises
     ------
     DeepStreaksError

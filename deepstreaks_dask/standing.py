@@ -78,6 +78,11 @@ def standing(archive: str | os.PathLike[str], run: str = "default") -> Standing:
     run : str
         Name of the run.
 
+    Returns
+    -------
+    Standing
+        As it lies in the store now.
+
     Raises
     ------
     CampaignError

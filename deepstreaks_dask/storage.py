@@ -13,6 +13,11 @@ from fsspec.implementations.local import LocalFileSystem
 def locate(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSystem, str]:
     """Give the file system of a path or URL, and the path in it.
 
+    Returns
+    -------
+    fsspec.AbstractFileSystem, str
+        To be used together.
+
     Raises
     ------
     ImportError, ValueError
@@ -28,7 +33,17 @@ def is_local(fs: fsspec.AbstractFileSystem) -> bool:
 
 
 def write_whole(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
-    """Write one file so that a reader finds the old one, the new one, and nothing between."""
+    """Write one file so that a reader finds the old one, the new one, and nothing between.
+
+    Parameters
+    ----------
+    fs : fsspec.AbstractFileSystem
+        Of the file.
+    path : str
+        In it.
+    data : bytes
+        All of it.
+    """
     if not is_local(fs):
         fs.pipe_file(path, data)  # object stores show an object once it is whole
         return
@@ -46,6 +61,14 @@ def write_whole(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text in UTF-8 to a path or URL as :func:`write_whole` does."""
+    """Write a text in UTF-8 to a path or URL as :func:`write_whole` does.
+
+    Parameters
+    ----------
+    path : str or path
+        Path or URL.
+    text : str
+        All of it.
+    """
     fs, target = locate(path)
     write_whole(fs, target, text.encode())

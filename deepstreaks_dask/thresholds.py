@@ -45,6 +45,11 @@ def to_toml(decision: Decision, name: str, *, run: str = "", archive: str = "") 
         What people call the set.
     run, archive : str
         Where it was chosen; kept as a comment is, for people.
+
+    Returns
+    -------
+    str
+        As :func:`from_toml` reads it.
     """
     made = datetime.now(UTC).isoformat(timespec="seconds")
     heading: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": name, "made": made}
@@ -64,6 +69,11 @@ def from_toml(text: str, source: str = "thresholds") -> Decision:
     text : str
     source : str
         What to call it in an error.
+
+    Returns
+    -------
+    Decision
+        Checked.
 
     Raises
     ------
@@ -91,7 +101,23 @@ def from_toml(text: str, source: str = "thresholds") -> Decision:
 
 
 def read(path: str | os.PathLike[str]) -> Decision:
-    """Read a file of thresholds; see :func:`from_toml`."""
+    """Read a file of thresholds; see :func:`from_toml`.
+
+    Parameters
+    ----------
+    path : str or path
+        Path or URL.
+
+    Returns
+    -------
+    Decision
+        Checked.
+
+    Raises
+    ------
+    DeepStreaksError
+        If it cannot be read, or is no file of thresholds.
+    """
     try:
         fs, root = locate(path)
         if fs.size(root) > _LARGEST:

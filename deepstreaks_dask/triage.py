@@ -67,7 +67,20 @@ class Checked:
 
     @classmethod
     def count(cls, nights: Sequence[int] | np.ndarray, plausible: int, lost: int) -> Checked:
-        """Count."""
+        """Count.
+
+        Parameters
+        ----------
+        nights : sequence of int
+            YYYYMMDD.
+        plausible, lost : int
+            Of their cutouts, and of these.
+
+        Returns
+        -------
+        Checked
+            With an exact 95 % interval (Clopper and Pearson 1934).
+        """
         low, high = 0.0, 1.0
         if plausible:
             low, high = binomtest(lost, plausible).proportion_ci(0.95, method="exact")
@@ -197,6 +210,16 @@ class Triage:
     def from_dict(cls, values: Mapping[str, Any]) -> Triage:
         """Take what :meth:`to_dict` gave.
 
+        Parameters
+        ----------
+        values : mapping
+            As JSON holds it.
+
+        Returns
+        -------
+        Triage
+            Checked.
+
         Raises
         ------
         TriageError
@@ -233,7 +256,20 @@ def losses_allowed(
 
 
 def cutouts_needed(loss: float = LOSS, confidence: float = CONFIDENCE, effect: float = 1.0) -> int:
-    """Give the fewest plausible calibration cutouts that allow any threshold."""
+    """Give the fewest plausible calibration cutouts that allow any threshold.
+
+    Parameters
+    ----------
+    loss, confidence : float
+        Share that may be lost, and how sure that must be.
+    effect : float
+        Design effect of the nights.
+
+    Returns
+    -------
+    int
+        Cutouts.
+    """
     return math.ceil(effect * math.log1p(-confidence) / math.log1p(-loss))
 
 
@@ -301,7 +337,20 @@ def choose_threshold(
 
 
 def histogram(scores: np.ndarray, edges: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Count scores between edges, int64 ``(bin,)``: one bin more than edges."""
+    """Count scores between edges, int64 ``(bin,)``: one bin more than edges.
+
+    Parameters
+    ----------
+    scores : ndarray
+        ``(cutout,)``.
+    edges : ndarray
+        ``(edge,)``, rising.
+
+    Returns
+    -------
+    ndarray
+        int64 ``(edge + 1,)``.
+    """
     bins = np.searchsorted(np.asarray(edges, np.float32), scores, side="right")
     return np.bincount(bins, minlength=len(edges) + 1)
 
@@ -333,6 +382,11 @@ def calibrate(
     **known
         ``first``, ``sha256``, ``zoo``, ``members``, ``limits``, ``order``, ``dtype``, ``archive`` and ``run`` of
         :class:`Triage`.
+
+    Returns
+    -------
+    Triage
+        With its threshold and what was seen elsewhere.
 
     Raises
     ------
@@ -389,6 +443,16 @@ def write(triage: Triage, path: str | os.PathLike[str]) -> None:
 
 def read(path: str | os.PathLike[str]) -> Triage:
     """Read what :func:`write` has written.
+
+    Parameters
+    ----------
+    path : str or path
+        Path or URL.
+
+    Returns
+    -------
+    Triage
+        Checked.
 
     Raises
     ------

@@ -85,6 +85,11 @@ def nights_between(first: int | None, last: int | None) -> Callable[[], list[int
         ``YYYYMMDD``. Without ``last`` until tonight, whenever that is; without either, last night and
         tonight, since files come late.
 
+    Returns
+    -------
+    callable
+        Gives the nights, YYYYMMDD.
+
     Raises
     ------
     DepotError
@@ -169,7 +174,20 @@ class Watcher:
     )  # rows may wait for scores: from before a kill, say
 
     def look(self, nights: Sequence[int], stop: threading.Event) -> dict[str, Any]:
-        """Look at the depot once: fetch, append, score, record."""
+        """Look at the depot once: fetch, append, score, record.
+
+        Parameters
+        ----------
+        nights : sequence of int
+            YYYYMMDD.
+        stop : threading.Event
+            Ends the look where it is.
+
+        Returns
+        -------
+        dict
+            How many ``files``, ``appended``, ``quarantined``, ``scored`` and ``candidates``.
+        """
         did = {"files": 0, "appended": 0, "quarantined": 0, "scored": 0, "candidates": 0}
         problems, self.monitor.problems = self.monitor.problems, []
         for night in nights:

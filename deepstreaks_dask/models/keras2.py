@@ -154,6 +154,11 @@ class Builder:
     def build(self, config: Any) -> Node:
         """Make the network that a whole configuration describes.
 
+        Returns
+        -------
+        Node
+            Its output.
+
         Raises
         ------
         ModelError

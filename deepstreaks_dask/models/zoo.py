@@ -174,6 +174,11 @@ class Card:
     def from_dict(cls, values: Mapping[str, Any]) -> "Card":
         """Make a card from plain values.
 
+        Returns
+        -------
+        Card
+            Checked.
+
         Raises
         ------
         ModelError
@@ -219,6 +224,11 @@ class Zoo:
     def list(self) -> list[Card]:
         """Give the cards of all models, by name and then oldest version first.
 
+        Returns
+        -------
+        list of Card
+            Empty if there are none.
+
         Raises
         ------
         ModelError
@@ -233,6 +243,11 @@ class Zoo:
         ----------
         ref
             ``"rb_vgg6"`` for the newest version, or ``"rb_vgg6@1"``.
+
+        Returns
+        -------
+        Card
+            Of the newest version if none is named.
 
         Raises
         ------
@@ -268,6 +283,11 @@ class Zoo:
         ref
             ``"rb_vgg6"`` for the newest version, or ``"rb_vgg6@1"``.
 
+        Returns
+        -------
+        keras.Model
+            Takes float32 ``(cutout, y, x, plane)`` and gives float32 ``(cutout, output)``.
+
         Raises
         ------
         ModelError
@@ -293,6 +313,11 @@ class Zoo:
         ----------
         ref
             ``"hits_rcnn"`` for the newest version, or ``"hits_rcnn@1"``.
+
+        Returns
+        -------
+        Classifier
+            Ready to predict.
 
         Raises
         ------

@@ -41,7 +41,24 @@ class Reader(Protocol):
         night: int | None = None,
         executor: Executor | None = None,
     ) -> Iterator[CutoutBatch]:
-        """Read ``path`` batch by batch; refused inputs travel in the batches, never as an exception."""
+        """Read ``path`` batch by batch; refused inputs travel in the batches, never as an exception.
+
+        Parameters
+        ----------
+        path : Path
+            File or folder.
+        table : Path, optional
+            What is known of each cutout.
+        night : int, optional
+            Of all cutouts, YYYYMMDD.
+        executor : concurrent.futures.Executor, optional
+            Where to decode.
+
+        Yields
+        ------
+        CutoutBatch
+            In the order of the inputs.
+        """
         ...
 
     def count(self, path: Path) -> int:
@@ -62,6 +79,11 @@ def readers() -> dict[str, Reader]:
 def get_reader(name: str) -> Reader:
     """Give a reader by name.
 
+    Returns
+    -------
+    Reader
+        The one of that name.
+
     Raises
     ------
     ReaderError
@@ -81,12 +103,30 @@ def layout_of(reader: Reader) -> Mapping[str, Any]:
 
 
 def wants_processes(reader: Reader, inputs: int) -> bool:
-    """Say whether so many inputs are read faster by processes, which take seconds to start, than by threads."""
+    """Say whether so many inputs are read faster by processes, which take seconds to start, than by threads.
+
+    Parameters
+    ----------
+    reader : Reader
+        Of the format.
+    inputs : int
+        How many there are.
+
+    Returns
+    -------
+    bool
+        True for processes.
+    """
     return getattr(reader, "processes", False) and inputs >= _MANY
 
 
 def sniff(path: Path) -> Reader:
     """Find the reader that knows what ``path`` is.
+
+    Returns
+    -------
+    Reader
+        The first that knows it.
 
     Raises
     ------

@@ -211,7 +211,22 @@ READER = AlertPackets()
 def decoded_packets(
     folder: Path, files: list[Path], executor: Executor | None = None
 ) -> Iterator[list[tuple[tuple[str, bytes | Refused], Alert | Refused]]]:
-    """Decode all packets of files: in blocks, each packet's name and bytes with what :func:`decode` says."""
+    """Decode all packets of files: in blocks, each packet's name and bytes with what :func:`decode` says.
+
+    Parameters
+    ----------
+    folder : Path
+        That was given.
+    files : sequence of Path
+        Packets, or archives of them.
+    executor : concurrent.futures.Executor or None
+        Where to decode.
+
+    Yields
+    ------
+    list
+        Of one block: name, bytes and decoded packet, or why not.
+    """
     yield from quietly(
         decode_all(_decode_task, _packets(folder, files), _BATCH, executor, together=16)
     )

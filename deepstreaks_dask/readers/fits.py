@@ -272,6 +272,11 @@ def open_checked(file: Path, root: Path, most: int = _MOST_UNITS) -> Iterator[fi
 
     Nothing that a header claims is allocated before it is checked against the length of the file.
 
+    Yields
+    ------
+    astropy.io.fits.HDUList
+        Open while the block runs.
+
     Raises
     ------
     UnreadableError
@@ -300,6 +305,11 @@ def open_checked(file: Path, root: Path, most: int = _MOST_UNITS) -> Iterator[fi
 @contextmanager
 def open_images(file: Path, root: Path) -> Iterator[list[FitsImage]]:
     """Open a FITS file for reading its images; no more of one is read than the sections that are asked for.
+
+    Yields
+    ------
+    list of FitsImage
+        Open while the block runs.
 
     Raises
     ------
@@ -383,6 +393,11 @@ def sky(header: Mapping[str, Any]) -> WCS | None:
 
     Only the cards that describe the two axes are looked at (FITS papers I and II, with the
     conventions SIP and TPV).
+
+    Returns
+    -------
+    astropy.wcs.WCS or None
+        Of two celestial axes.
     """
     cards = {key: value for key, value in header.items() if _WCS_KEYS.fullmatch(key)}
     if not str(cards.get("CTYPE1", "")).strip():
@@ -400,7 +415,20 @@ def sky(header: Mapping[str, Any]) -> WCS | None:
 
 
 def place(wcs: WCS | None, x: float, y: float) -> dict[str, float]:
-    """Give ``ra`` and ``dec`` (ICRS, degrees) of a pixel counted from 0; nothing where they are not known."""
+    """Give ``ra`` and ``dec`` (ICRS, degrees) of a pixel counted from 0; nothing where they are not known.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS or None
+        The image's.
+    x, y : float
+        Pixels, the middle of the first one at 0.
+
+    Returns
+    -------
+    dict of str to float
+        ``ra`` and ``dec``, or empty.
+    """
     if wcs is None:
         return {}
     try:

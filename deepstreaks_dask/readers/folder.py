@@ -169,7 +169,22 @@ class Folder:
 def make_batch(
     pictures: list[Picture], columns: dict[str, np.ndarray], refused: list[Quarantined]
 ) -> CutoutBatch:
-    """Put pictures, their columns and what was refused together."""
+    """Put pictures, their columns and what was refused together.
+
+    Parameters
+    ----------
+    pictures : sequence of Picture
+        What was decoded.
+    columns : mapping
+        Of the archive's schema, each as long as the pictures.
+    refused : sequence of Quarantined
+        What was not.
+
+    Returns
+    -------
+    CutoutBatch
+        ``cutouts(n, y, x)`` uint8.
+    """
     pixels = [picture.cutout for picture in pictures]
     stacked = np.stack(pixels) if pixels else np.empty((0, SIDE, SIDE), np.uint8)
     return CutoutBatch(stacked, columns, refused, _Natives(pictures))
@@ -190,6 +205,11 @@ class _Natives(Sequence[np.ndarray]):
 
 def list_files(path: Path, table: Path | None = None) -> list[Path]:
     """Give a file, or all files of a folder but hidden ones and tables, sorted.
+
+    Returns
+    -------
+    list of Path
+        Not empty.
 
     Raises
     ------
@@ -220,6 +240,11 @@ def list_files(path: Path, table: Path | None = None) -> list[Path]:
 
 def need_files(path: Path, table: Path | None = None) -> list[Path]:
     """Give what :func:`list_files` gives.
+
+    Returns
+    -------
+    list of Path
+        Not empty.
 
     Raises
     ------
@@ -289,7 +314,20 @@ def _each(decode: Callable[[_Task], _Result], tasks: list[_Task], *, quiet: bool
 
 
 def leads_out(file: Path, root: Path) -> bool:
-    """Say whether a file is a link that leads out of the folder ``root``, itself resolved."""
+    """Say whether a file is a link that leads out of the folder ``root``, itself resolved.
+
+    Parameters
+    ----------
+    file : Path
+        That was found.
+    root : Path
+        Folder that was given, resolved.
+
+    Returns
+    -------
+    bool
+        True if so.
+    """
     return file.is_symlink() and not file.resolve().is_relative_to(root)
 
 

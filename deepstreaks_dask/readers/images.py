@@ -58,6 +58,11 @@ def decode(data: bytes) -> Picture | Refused:
     ----------
     data : bytes
         A whole file.
+
+    Returns
+    -------
+    Picture or Refused
+        The latter with the reason.
     """
     if not data:
         return Refused("empty", "no bytes")
@@ -143,7 +148,20 @@ READER = ImageFolder()
 
 
 def decode_file(file: Path, root: Path) -> Picture | Refused:
-    """Decode one file, or say why not. Never raises: one bad file must not stop a night."""
+    """Decode one file, or say why not. Never raises: one bad file must not stop a night.
+
+    Parameters
+    ----------
+    file : Path
+        JPEG or PNG.
+    root : Path
+        Folder that it must lie in, resolved.
+
+    Returns
+    -------
+    Picture or Refused
+        The latter with the reason.
+    """
     try:
         if leads_out(file, root):
             return Refused("not an image", "a link that leads out of the folder")

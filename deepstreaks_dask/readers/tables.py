@@ -26,7 +26,22 @@ class Metadata:
     rows: dict[str, int]
 
     def row_of(self, folder: str, source: str, name: str) -> int:
-        """Row that speaks of a file, -1 if none."""
+        """Row that speaks of a file, -1 if none.
+
+        Parameters
+        ----------
+        folder : str
+            Name of the folder that the file lies in.
+        source : str
+            Path of the file, relative to what was given.
+        name : str
+            The cutout's id.
+
+        Returns
+        -------
+        int
+            Place in ``frame``.
+        """
         keys = (source, f"{folder}/{source}", name)
         return next((self.rows[key] for key in keys if key in self.rows), -1)
 
@@ -58,7 +73,20 @@ class Metadata:
         return columns
 
     def over(self, columns: dict[str, np.ndarray], at: np.ndarray) -> dict[str, np.ndarray]:
-        """Lay rows ``at`` over columns: what the table knows goes before what they hold."""
+        """Lay rows ``at`` over columns: what the table knows goes before what they hold.
+
+        Parameters
+        ----------
+        columns : mapping of str to ndarray
+            What readers know, each ``(cutout,)``.
+        at : ndarray
+            int ``(cutout,)``: rows of the table, -1 for none.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The same columns and more.
+        """
         laid = dict(columns)
         for name, values in self.columns(at).items():
             missing = SCHEMA[name].missing
@@ -74,6 +102,11 @@ def read_metadata(path: Path) -> Metadata:
     ----------
     path : Path
         CSV, Parquet or ECSV with a column ``file`` or ``id``.
+
+    Returns
+    -------
+    Metadata
+        Checked.
 
     Raises
     ------
@@ -103,6 +136,11 @@ def read_frame(path: Path, extra: tuple[str, ...] = ()) -> pd.DataFrame:
         CSV, Parquet or ECSV. Labels may be spelt ``rb``, ``sl``, ``kd``, ``os``.
     extra : tuple of str
         Further numeric columns to keep.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns of the schema's types.
 
     Raises
     ------

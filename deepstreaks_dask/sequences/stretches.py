@@ -62,7 +62,20 @@ class Sequences:
         return self.only(np.repeat(self.starts[rows], counts) + within, counts)
 
     def only(self, epochs: np.ndarray, counts: np.ndarray) -> Sequences:
-        """Give some of the epochs: their places, object by object, and how many each object then has."""
+        """Give some of the epochs: their places, object by object, and how many each object then has.
+
+        Parameters
+        ----------
+        epochs : ndarray
+            int ``(epoch,)``: their places.
+        counts : ndarray
+            int ``(object,)``.
+
+        Returns
+        -------
+        Sequences
+            As many objects as ``counts``.
+        """
         columns = {name: values[epochs] for name, values in self.epochs.items()}
         return Sequences(self.stamps[epochs], np.asarray(counts, np.int64), columns)
 

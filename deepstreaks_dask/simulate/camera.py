@@ -100,7 +100,17 @@ class Scene:
         return pixel_grid(self.size)
 
     def add_star(self, x: float, y: float, flux: float, shift: tuple[float, float]) -> None:
-        """Put one star in both images, the reference displaced by ``shift`` pixels."""
+        """Put one star in both images, the reference displaced by ``shift`` pixels.
+
+        Parameters
+        ----------
+        x, y : float
+            Pixels from the cutout's middle.
+        flux : float
+            Electrons.
+        shift : (float, float)
+            Pixels.
+        """
         c, rng = self.conditions, self.rng
         mismatch = 1 + rng.normal(0, 0.03)
         gain = 1 + rng.normal(0, 0.015)
@@ -126,7 +136,13 @@ class Scene:
                 self.mask_box(x - side, x + side, y - side, y + side)
 
     def mask_box(self, x0: float, x1: float, y0: float, y1: float) -> None:
-        """Mask a rectangle given in pixels from the cutout's middle."""
+        """Mask a rectangle given in pixels from the cutout's middle.
+
+        Parameters
+        ----------
+        x0, x1, y0, y1 : float
+            Pixels from the cutout's middle.
+        """
         half = (self.size - 1) / 2
         i0, i1 = sorted(int(np.clip(round(v + half), 0, self.size)) for v in (y0, y1))
         j0, j1 = sorted(int(np.clip(round(v + half), 0, self.size)) for v in (x0, x1))
@@ -218,7 +234,20 @@ class Display:
         )
 
     def develop(self, scene: Scene, rng: np.random.Generator) -> Image.Image:
-        """Turn a scene into a grey picture, sources dark on light grey as ZTF's are."""
+        """Turn a scene into a grey picture, sources dark on light grey as ZTF's are.
+
+        Parameters
+        ----------
+        scene : Scene
+            Electrons.
+        rng : numpy.random.Generator
+            Draws the noise.
+
+        Returns
+        -------
+        PIL.Image.Image
+            8 bits, grey.
+        """
         difference = scene.difference()
         noise = scene.conditions.noise
         if self.smoothing:

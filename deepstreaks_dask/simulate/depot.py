@@ -64,7 +64,20 @@ def write_depot(folder: Path, night: Night, cutouts: int, *, in_tarball: int = 1
 
 
 def write_tarball(streaks: list[dict[str, Any]], pictures: list[Image.Image]) -> bytes:
-    """Make a tarball: of each streak its cutout and its ADES file."""
+    """Make a tarball: of each streak its cutout and its ADES file.
+
+    Parameters
+    ----------
+    streaks : list of dict
+        Columns of each.
+    pictures : list of PIL.Image.Image
+        Their cutouts.
+
+    Returns
+    -------
+    bytes
+        Gzipped tar.
+    """
     packed = io.BytesIO()
     # gzip's header would hold the time: equal seeds give equal files
     with (
@@ -110,6 +123,11 @@ def write_ades(streak: Mapping[str, Any]) -> bytes:
     """Make a streak's ADES file: an optical observation of each end.
 
     What has no length (a cosmic ray, say) gets one, where it was seen.
+
+    Returns
+    -------
+    bytes
+        XML.
     """
     root = Element("ades", version="2017")
     block = SubElement(root, "obsBlock")

@@ -51,7 +51,20 @@ class Night:
 
     @classmethod
     def draw(cls, night: int, seed: int) -> Night:
-        """Draw a night's weather."""
+        """Draw a night's weather.
+
+        Parameters
+        ----------
+        night : int
+            YYYYMMDD.
+        seed : int
+            Of the whole simulation.
+
+        Returns
+        -------
+        Night
+            The same again for the same two.
+        """
         rng = np.random.default_rng((seed, night))
         return cls(
             night,
@@ -82,7 +95,20 @@ class Night:
 
 
 def calendar(first: int, nights: int) -> list[int]:
-    """Give ``nights`` consecutive nights from ``first``, each as ``YYYYMMDD``."""
+    """Give ``nights`` consecutive nights from ``first``, each as ``YYYYMMDD``.
+
+    Parameters
+    ----------
+    first : int
+        YYYYMMDD.
+    nights : int
+        How many.
+
+    Returns
+    -------
+    list of int
+        YYYYMMDD, rising.
+    """
     start = date.fromisoformat(str(first))
     return [int((start + timedelta(days=k)).strftime("%Y%m%d")) for k in range(nights)]
 
@@ -168,7 +194,22 @@ def _identifier(night: Night, number: int) -> str:
 def simulated_columns(
     night: Night, numbers: range, made: list[tuple[SimulatedCutout, Conditions]]
 ) -> dict[str, np.ndarray]:
-    """Catalogue columns of a block: the truth of the simulation, placed on a made-up sky."""
+    """Catalogue columns of a block: the truth of the simulation, placed on a made-up sky.
+
+    Parameters
+    ----------
+    night : Night
+        Of the block.
+    numbers : range
+        Of its cutouts.
+    made : list
+        Each cutout with the conditions that it was taken in.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Of the archive's schema, each ``(cutout,)``.
+    """
     n = len(made)
     rng = np.random.default_rng((night.seed, night.night, numbers.start, n, 1))
     day = f"{night.night // 10000}-{night.night // 100 % 100:02d}-{night.night % 100:02d}"

@@ -171,6 +171,11 @@ def add_asteroid(scene: Scene, length: float, flux: float) -> Streak:
         Pixels of the scene.
     flux : float
         Electrons, all told; 0 adds nothing.
+
+    Returns
+    -------
+    Streak
+        Where and how bright it is.
     """
     trail, angle = _asteroid_trail(scene, length)
     light = trail * (flux / float(trail.sum()))
@@ -461,6 +466,11 @@ def simulate_asteroid(
         Electrons; 0 leaves the cutout without a streak.
     conditions, rng
         As for :func:`simulate_cutout`.
+
+    Returns
+    -------
+    SimulatedCutout
+        With its truth.
     """
 
     def draw(scene: Scene) -> Streak:

@@ -45,7 +45,20 @@ class Sersic:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, magnitude: float) -> Sersic:
-        """Draw a galaxy; fainter ones are smaller."""
+        """Draw a galaxy; fainter ones are smaller.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Draws shape and size.
+        magnitude : float
+            Of all its light.
+
+        Returns
+        -------
+        Sersic
+            A galaxy.
+        """
         return cls(
             magnitude,
             radius=float(
@@ -57,7 +70,18 @@ class Sersic:
         )
 
     def surface(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Give the fraction of the light a square arcsecond at ``x``, ``y`` arcseconds from the stamp's middle."""
+        """Give the fraction of the light a square arcsecond at ``x``, ``y`` arcseconds from the stamp's middle.
+
+        Parameters
+        ----------
+        x, y : ndarray
+            Arcseconds from the stamp's middle.
+
+        Returns
+        -------
+        ndarray
+            Fraction an arcsecond squared, of the shape of ``x``.
+        """
         dx, dy = x - self.x, y - self.y
         c, s = np.cos(self.angle), np.sin(self.angle)
         along, across = c * dx + s * dy, (c * dy - s * dx) / self.axis_ratio
@@ -107,6 +131,20 @@ def supernova(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> 
 
     Type Ia: rise and fall of Bazin et al. (2009, A&A 499, 653), equation 1. Type II: a rise, a plateau that sinks in a
     straight line, and an exponential fall (Villar et al. 2019, ApJ 884, 83, equation 1), with times around theirs.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        At maximum.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
     """
     stretch = 1 + rng.uniform(0.02, 0.25)  # (1 + z)
     start, end = log.mjd[0], log.mjd[-1]
@@ -151,6 +189,20 @@ def rr_lyrae(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> S
     """RRab and RRc by Fourier series in the cosine (Simon & Teays 1982, ApJ 261, 586).
 
     Ratios and phases as the stars of OGLE cluster (Soszyński et al. 2014, Acta Astronomica 64, 177).
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        How bright it is.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
     """
     if rng.random() < 0.75:
         period = np.clip(rng.normal(0.57, 0.07), 0.38, 0.9)
@@ -170,6 +222,20 @@ def cepheid(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> So
 
     The second harmonic's ratio falls and its phase climbs towards periods of ten days, the Hertzsprung progression, as with
     the stars of OGLE (Soszyński et al. 2008, Acta Astronomica 58, 163).
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        How bright it is.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
     """
     period = np.clip(rng.lognormal(np.log(4.5), 0.7), 1.2, 50)
     amplitude = rng.uniform(0.3, 1.1)
@@ -184,6 +250,20 @@ def eclipsing_binary(rng: np.random.Generator, log: ObservingLog, magnitude: flo
     """Contact binaries by two cosines (Rucinski 1997, AJ 113, 407), or two eclipses of a detached pair.
 
     Eclipses are flat-bottomed Gaussians in phase, about what the polynomial chains of Prša et al. (2008, ApJ 687, 542) fit.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        How bright it is.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
     """
     if rng.random() < 0.5:
         period = np.clip(rng.normal(0.36, 0.08), 0.22, 0.9)
@@ -205,18 +285,63 @@ def eclipsing_binary(rng: np.random.Generator, log: ObservingLog, magnitude: flo
 
 
 def constant(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
-    """A star that does not vary."""
+    """A star that does not vary.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        How bright it is.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
+    """
     return _still(np.full(len(log), magnitude))
 
 
 def galaxy(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
-    """A galaxy in which nothing happens."""
+    """A galaxy in which nothing happens.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        How bright it is.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
+    """
     host = Sersic.draw(rng, magnitude)
     return _still(np.full(len(log), np.inf), host)
 
 
 def asteroid(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
-    """A main-belt asteroid: at the middle in one exposure, 20 to 60 arcseconds an hour away from it in others."""
+    """A main-belt asteroid: at the middle in one exposure, 20 to 60 arcseconds an hour away from it in others.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        How bright it is.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
+    """
     rate, direction = rng.uniform(20, 60) / 3600, rng.uniform(0, 2 * np.pi)
     trail = rate * np.cos(direction), rate * np.sin(direction)
     seconds = 86400 * (log.mjd - log.mjd[rng.integers(len(log))])
@@ -225,7 +350,22 @@ def asteroid(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> S
 
 
 def active_nucleus(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
-    """A quasar: a damped random walk, its time scale and amplitude from MacLeod et al. (2010, ApJ 721, 1014)."""
+    """A quasar: a damped random walk, its time scale and amplitude from MacLeod et al. (2010, ApJ 721, 1014).
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        How bright it is.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
+    """
     scale = np.clip(rng.lognormal(np.log(200), 0.6), 20, 2000)
     curve = magnitude + _walk(
         rng, log.mjd, scale, np.clip(rng.lognormal(np.log(0.2), 0.4), 0.08, 0.6)
@@ -235,7 +375,22 @@ def active_nucleus(rng: np.random.Generator, log: ObservingLog, magnitude: float
 
 
 def blazar(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
-    """A blazar: a faster and larger damped random walk (Ruan et al. 2012, ApJ 760, 51)."""
+    """A blazar: a faster and larger damped random walk (Ruan et al. 2012, ApJ 760, 51).
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        How bright it is.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
+    """
     scale = np.clip(rng.lognormal(np.log(60), 0.7), 5, 500)
     amplitude = np.clip(rng.lognormal(np.log(0.5), 0.35), 0.25, 1.3)
     return _still(magnitude + _walk(rng, log.mjd, scale, amplitude))
@@ -246,6 +401,20 @@ def cataclysmic(rng: np.random.Generator, log: ObservingLog, magnitude: float) -
 
     Their amplitude follows from their recurrence (Warner 1995, Cataclysmic Variable Stars, the relation of
     Kukarkin and Parenago: 0.7 + 1.9 log P mag).
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        At maximum.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
     """
     recurrence = np.clip(rng.lognormal(np.log(90), 0.8), 12, 1500)
     amplitude = np.clip(0.7 + 1.9 * np.log10(recurrence) + rng.normal(0, 0.3), 1.5, 7)
@@ -261,7 +430,22 @@ def cataclysmic(rng: np.random.Generator, log: ObservingLog, magnitude: float) -
 
 
 def flare_star(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
-    """A red dwarf with flares: a fast rise and two exponential falls (Davenport et al. 2014, ApJ 797, 122)."""
+    """A red dwarf with flares: a fast rise and two exponential falls (Davenport et al. 2014, ApJ 797, 122).
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        How bright it is.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
+    """
     days = (log.mjd - log.mjd[0])[:, None]
     # flares are rare and last minutes to hours: one at least is put upon an exposure
     peaks = np.concatenate(
@@ -280,7 +464,22 @@ def flare_star(rng: np.random.Generator, log: ObservingLog, magnitude: float) ->
 
 
 def long_period(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
-    """A Mira or semiregular red giant: months long and large, nearly a sine (Soszyński et al. 2009, AcA 59, 239)."""
+    """A Mira or semiregular red giant: months long and large, nearly a sine (Soszyński et al. 2009, AcA 59, 239).
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        How bright it is.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
+    """
     period = np.clip(rng.lognormal(np.log(220), 0.5), 50, 700)
     swing = rng.uniform(0.4, 3.0)
     ratios, phases = rng.uniform([0.05, 0, 0], [0.2, 0.08, 0.02]), rng.uniform(0, 2 * np.pi, 3)
@@ -395,6 +594,11 @@ their counts, without and with non-transients."""
 
 def get_task(name: str) -> Task:
     """Give a task by name.
+
+    Returns
+    -------
+    Task
+        The one of that name.
 
     Raises
     ------
