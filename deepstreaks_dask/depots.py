@@ -128,6 +128,13 @@ def open_depot(
 def read_credentials(file: Path | None, host: str) -> Credentials | None:
     """Read the credentials for a host from a file, or else from the environment.
 
+    Parameters
+    ----------
+    file : Path, optional
+        In the form of a ``.netrc``.
+    host : str
+        Name of the host.
+
     Returns
     -------
     Credentials or None
@@ -161,7 +168,13 @@ def read_credentials(file: Path | None, host: str) -> Credentials | None:
 
 
 class FolderDepot:
-    """A folder with a folder a night; its files are read where they lie."""
+    """A folder with a folder a night; its files are read where they lie.
+
+    Parameters
+    ----------
+    folder : Path
+        With a folder a night.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -227,7 +240,17 @@ class FolderDepot:
 
 
 class HttpDepot:
-    """A directory listing; see :func:`open_depot`."""
+    """A directory listing; see :func:`open_depot`.
+
+    Parameters
+    ----------
+    url : str
+        With a folder a night below it.
+    credentials : Credentials, optional
+        Sent to this host alone.
+    timeout, pause : float
+        Seconds to wait for an answer, and before the next attempt.
+    """
 
     tries = 4
 

@@ -466,6 +466,11 @@ def plausibility_labels(dataset: xr.Dataset) -> np.ndarray:
     ``label_os`` where it is known; else what the three families' labels imply: all of them positive, or any
     of them negative.
 
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        With ``label_<family>``.
+
     Returns
     -------
     ndarray

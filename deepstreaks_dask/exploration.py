@@ -331,6 +331,11 @@ class Exploration:
     def curve(self, name: str) -> pd.DataFrame:
         """Follow the rates of "score >= threshold", exact at each of some 400 thresholds.
 
+        Parameters
+        ----------
+        name : str
+            One of :attr:`names`.
+
         Returns
         -------
         pandas.DataFrame
@@ -347,6 +352,11 @@ class Exploration:
 
     def drift(self, name: str) -> pd.DataFrame:
         """Compare the scores of each night with those of all others.
+
+        Parameters
+        ----------
+        name : str
+            One of :attr:`names`.
 
         Returns
         -------
@@ -541,6 +551,11 @@ class Cut:
 
     def select(self, selection: Selection) -> np.ndarray:
         """Find the cutouts of a selection.
+
+        Parameters
+        ----------
+        selection : Selection
+            What is None in it is left open.
 
         Returns
         -------

@@ -81,6 +81,11 @@ class Submission:
     def read(cls, path: str | os.PathLike[str]) -> Submission:
         """Read a TOML file with any of the attributes.
 
+        Parameters
+        ----------
+        path : str or path
+            TOML file.
+
         Returns
         -------
         Submission

@@ -44,6 +44,15 @@ _OPERATORS = ("==", "!=", ">=", "<=", ">", "<", "in")
 class FilterError(DeepStreaksError):
     """A filter that cannot be understood.
 
+    Parameters
+    ----------
+    words : str
+        What is wrong.
+    text : str
+        The filter.
+    start, end : int
+        Which characters of it are at fault; ``end`` may be left out.
+
     Attributes
     ----------
     start, end : int

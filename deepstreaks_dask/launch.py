@@ -179,6 +179,13 @@ def start(
 def pause(archive: str | os.PathLike[str], run: str = "default") -> Campaign:
     """Ask a campaign that was started here to stop once the shards under way are stored.
 
+    Parameters
+    ----------
+    archive : str or path
+        Path or URL.
+    run : str
+        Name of the run.
+
     Returns
     -------
     Campaign

@@ -115,7 +115,20 @@ class Ledger:
         return new
 
     def files(self, night: int | None = None, *states: str) -> list[dict[str, Any]]:
-        """Give files, those of a night and in given states if any are."""
+        """Give files, those of a night and in given states if any are.
+
+        Parameters
+        ----------
+        night : int, optional
+            YYYYMMDD; all by default.
+        *states : str
+            Of :data:`DONE`, :data:`WAITING` and :data:`BROKEN`; all by default.
+
+        Returns
+        -------
+        list of dict
+            By night and name.
+        """
         query = select(_files).order_by(_files.c.night, _files.c.name)
         if night is not None:
             query = query.where(_files.c.night == night)

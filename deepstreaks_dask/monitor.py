@@ -98,7 +98,15 @@ class Monitor:
         return 0.0 if self.waiting_since is None else max(time.time() - self.waiting_since, 0.0)
 
     def event(self, name: str, **fields: Any) -> None:
-        """Log that something happened."""
+        """Log that something happened.
+
+        Parameters
+        ----------
+        name : str
+            What happened.
+        **fields
+            Said in the log, too.
+        """
         self.log.info(name, extra={"fields": fields})
 
     def failure(self, name: str, error: BaseException, **fields: Any) -> None:
@@ -133,6 +141,13 @@ class Monitor:
 @contextmanager
 def serve(monitor: Monitor, port: int) -> Iterator[int]:
     """Answer ``/health`` (200 or 503) and ``/metrics`` on the loopback interface; give the port.
+
+    Parameters
+    ----------
+    monitor : Monitor
+        Whose state it is.
+    port : int
+        0 takes a free one.
 
     Yields
     ------

@@ -20,7 +20,17 @@ from rich.text import Text
 
 
 class Bar:
-    """A count on its way to a total: ``advance(n)`` moves it."""
+    """A count on its way to a total: ``advance(n)`` moves it.
+
+    Parameters
+    ----------
+    description : str
+        What is going on.
+    total : int
+        How many there are to do.
+    unit : str
+        What is counted.
+    """
 
     def __init__(self, description: str, total: int, unit: str) -> None:
         self.description, self.total, self.unit = description, total, unit

@@ -84,6 +84,11 @@ def beating(
     run : str
     stop : threading.Event, optional
         Set once the campaign is asked to stop.
+
+    Yields
+    ------
+    None
+        While the campaign is at work.
     """
     fs, root = locate(url)
     path, over = f"{root}/runs/{run}/pulse.json", threading.Event()

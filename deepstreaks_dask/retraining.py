@@ -143,10 +143,15 @@ def retrain(
 def next_version(card: Card) -> str:
     """Give the version after a network's own.
 
+    Parameters
+    ----------
+    card : Card
+        Of the network.
+
     Returns
     -------
     str
-        One that the zoo does not have.
+        A whole number.
 
     Raises
     ------

@@ -62,6 +62,11 @@ class RefusedError(ReviewError):
 class WaitError(RefusedError):
     """Too many failed attempts to log in.
 
+    Parameters
+    ----------
+    seconds : float
+        As the attribute.
+
     Attributes
     ----------
     seconds : float
@@ -159,6 +164,11 @@ class Person:
 
     def need(self, role: Role) -> None:
         """Raise unless this person may do what ``role`` may.
+
+        Parameters
+        ----------
+        role : str
+            One of :data:`ROLES`.
 
         Raises
         ------
@@ -286,6 +296,19 @@ class Review:
         by: str = "cli",
     ) -> Person:
         """Give a user another role or password, or disable or enable one. Open sessions end at once.
+
+        Parameters
+        ----------
+        name : str
+            Whom.
+        role : str, optional
+            One of :data:`ROLES`.
+        active : bool, optional
+            False disables.
+        password : str, optional
+            A new one.
+        by : str
+            Who does it, for the log.
 
         Returns
         -------
@@ -428,10 +451,22 @@ class Review:
     def add_token(self, name: str, label: str) -> str:
         """Make a token for a user's programs.
 
+        Parameters
+        ----------
+        name : str
+            Of the user.
+        label : str
+            What the user calls it.
+
         Returns
         -------
         str
             The token, which is not to be had again.
+
+        Raises
+        ------
+        ReviewError
+            If the user has 20 tokens already.
         """
         token = f"ds_{secrets.token_urlsafe(32)}"
         with self._begin() as session:
@@ -457,6 +492,13 @@ class Review:
 
     def revoke_token(self, name: str, number: int) -> None:
         """Revoke a token of a user's.
+
+        Parameters
+        ----------
+        name : str
+            Of the user.
+        number : int
+            Of the token.
 
         Raises
         ------
@@ -553,6 +595,13 @@ class Review:
     def undo(self, archive: str, name: str) -> Verdict:
         """Take a person's last act in an archive back.
 
+        Parameters
+        ----------
+        archive : str
+            Its name in the database.
+        name : str
+            Of the user.
+
         Returns
         -------
         Verdict
@@ -602,6 +651,11 @@ class Review:
 
     def disagreements(self, archive: str) -> pd.DataFrame:
         """List the cutouts on which people differ.
+
+        Parameters
+        ----------
+        archive : str
+            Its name in the database.
 
         Returns
         -------
@@ -729,6 +783,11 @@ def with_labels(dataset: xr.Dataset, labels: pd.DataFrame) -> xr.Dataset:
 
 def default_url(archive: str | os.PathLike[str]) -> str:
     """Give the database of an archive where none is named: a file beside it.
+
+    Parameters
+    ----------
+    archive : str or path
+        Path or URL.
 
     Returns
     -------

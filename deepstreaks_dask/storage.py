@@ -13,6 +13,11 @@ from fsspec.implementations.local import LocalFileSystem
 def locate(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSystem, str]:
     """Give the file system of a path or URL, and the path in it.
 
+    Parameters
+    ----------
+    url : str or path
+        Path or URL.
+
     Returns
     -------
     fsspec.AbstractFileSystem, str

@@ -131,6 +131,17 @@ def read(path: str | os.PathLike[str]) -> Decision:
 def save(archive: str | os.PathLike[str], name: str, decision: Decision, *, run: str = "") -> str:
     """Save thresholds with an archive, in place of those of the same name.
 
+    Parameters
+    ----------
+    archive : str or path
+        Path or URL.
+    name : str
+        To find them by.
+    decision : Decision
+        With the thresholds.
+    run : str
+        That they were chosen on.
+
     Returns
     -------
     str

@@ -428,6 +428,13 @@ def calibrate(
 def write(triage: Triage, path: str | os.PathLike[str]) -> None:
     """Write a triage as JSON to a path or URL, in one step.
 
+    Parameters
+    ----------
+    triage : Triage
+        To write.
+    path : str or path
+        Path or URL.
+
     Raises
     ------
     TriageError

@@ -34,6 +34,13 @@ class Classifier(Protocol):
     def from_arrays(cls, classes: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Classifier:
         """Make one from what `to_arrays` gave.
 
+        Parameters
+        ----------
+        classes : sequence of str
+            Names of the classes, in the order of the scores.
+        arrays : mapping of str to ndarray
+            As :meth:`to_arrays` gives them.
+
         Raises
         ------
         ModelError

@@ -174,6 +174,11 @@ class Card:
     def from_dict(cls, values: Mapping[str, Any]) -> "Card":
         """Make a card from plain values.
 
+        Parameters
+        ----------
+        values : mapping
+            As :meth:`to_dict` gives them.
+
         Returns
         -------
         Card

@@ -79,6 +79,11 @@ def readers() -> dict[str, Reader]:
 def get_reader(name: str) -> Reader:
     """Give a reader by name.
 
+    Parameters
+    ----------
+    name : str
+        Such as ``images``.
+
     Returns
     -------
     Reader
@@ -122,6 +127,11 @@ def wants_processes(reader: Reader, inputs: int) -> bool:
 
 def sniff(path: Path) -> Reader:
     """Find the reader that knows what ``path`` is.
+
+    Parameters
+    ----------
+    path : Path
+        File or folder.
 
     Returns
     -------

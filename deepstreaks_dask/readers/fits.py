@@ -81,6 +81,11 @@ class SigmaInterval(BaseInterval):
 
     Background and deviation are the sigma-clipped median and standard deviation; 2.5 and 10 are what the real
     ZTF cutouts at hand show, and what the simulation gives.
+
+    Parameters
+    ----------
+    below, above : float
+        Standard deviations of the background.
     """
 
     def __init__(self, below: float = 2.5, above: float = 10.0) -> None:
@@ -102,7 +107,15 @@ ZTF_STRETCH = next(iter(STRETCHES))
 
 
 class UnreadableError(Exception):
-    """Why a file or an image in it cannot be read."""
+    """Why a file or an image in it cannot be read.
+
+    Parameters
+    ----------
+    reason : str
+        In a few words; what is refused is counted by it.
+    detail : str
+        What exactly.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -184,6 +197,11 @@ READER = FitsFolder()
 
 def check_stretch(name: str) -> None:
     """Refuse a stretch that there is none of.
+
+    Parameters
+    ----------
+    name : str
+        Of a stretch.
 
     Raises
     ------
@@ -272,6 +290,15 @@ def open_checked(file: Path, root: Path, most: int = _MOST_UNITS) -> Iterator[fi
 
     Nothing that a header claims is allocated before it is checked against the length of the file.
 
+    Parameters
+    ----------
+    file : Path
+        To open.
+    root : Path
+        Folder that it must lie in, resolved.
+    most : int
+        Header and data units at most.
+
     Yields
     ------
     astropy.io.fits.HDUList
@@ -305,6 +332,13 @@ def open_checked(file: Path, root: Path, most: int = _MOST_UNITS) -> Iterator[fi
 @contextmanager
 def open_images(file: Path, root: Path) -> Iterator[list[FitsImage]]:
     """Open a FITS file for reading its images; no more of one is read than the sections that are asked for.
+
+    Parameters
+    ----------
+    file : Path
+        To open.
+    root : Path
+        Folder that it must lie in, resolved.
 
     Yields
     ------
@@ -393,6 +427,11 @@ def sky(header: Mapping[str, Any]) -> WCS | None:
 
     Only the cards that describe the two axes are looked at (FITS papers I and II, with the
     conventions SIP and TPV).
+
+    Parameters
+    ----------
+    header : astropy.io.fits.Header
+        Of the image.
 
     Returns
     -------

@@ -108,6 +108,13 @@ class Folder:
     def match(self, metadata: Metadata, table: Path) -> None:
         """Take what ``table`` says of the files.
 
+        Parameters
+        ----------
+        metadata : Metadata
+            That was read.
+        table : Path
+            The file it came from.
+
         Raises
         ------
         ReaderError
@@ -206,10 +213,17 @@ class _Natives(Sequence[np.ndarray]):
 def list_files(path: Path, table: Path | None = None) -> list[Path]:
     """Give a file, or all files of a folder but hidden ones and tables, sorted.
 
+    Parameters
+    ----------
+    path : Path
+        File or folder.
+    table : Path, optional
+        A file that is no cutout.
+
     Returns
     -------
     list of Path
-        Not empty.
+        Sorted; it may be empty.
 
     Raises
     ------
@@ -240,6 +254,13 @@ def list_files(path: Path, table: Path | None = None) -> list[Path]:
 
 def need_files(path: Path, table: Path | None = None) -> list[Path]:
     """Give what :func:`list_files` gives.
+
+    Parameters
+    ----------
+    path : Path
+        File or folder.
+    table : Path, optional
+        A file that is no cutout.
 
     Returns
     -------

@@ -124,6 +124,11 @@ def write_ades(streak: Mapping[str, Any]) -> bytes:
 
     What has no length (a cosmic ray, say) gets one, where it was seen.
 
+    Parameters
+    ----------
+    streak : mapping
+        Its columns.
+
     Returns
     -------
     bytes

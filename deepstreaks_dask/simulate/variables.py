@@ -595,6 +595,11 @@ their counts, without and with non-transients."""
 def get_task(name: str) -> Task:
     """Give a task by name.
 
+    Parameters
+    ----------
+    name : str
+        Such as ``rcnn``.
+
     Returns
     -------
     Task

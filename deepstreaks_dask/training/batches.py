@@ -33,7 +33,13 @@ class Pixels(Protocol):
 
 
 class InMemory:
-    """Cutouts that are all in memory, uint8 ``(n, y, x)``; any order is as good."""
+    """Cutouts that are all in memory, uint8 ``(n, y, x)``; any order is as good.
+
+    Parameters
+    ----------
+    cutouts : ndarray
+        uint8 ``(n, y, x)``.
+    """
 
     def __init__(self, cutouts: np.ndarray) -> None:
         self.cutouts = cutouts

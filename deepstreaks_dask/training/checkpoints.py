@@ -71,6 +71,11 @@ class Checkpoints(keras.callbacks.EarlyStopping):
     def resume(self, model: keras.Model) -> None:
         """Give a compiled, built model the state of the checkpoint, if there is one.
 
+        Parameters
+        ----------
+        model : keras.Model
+            Compiled and built.
+
         Raises
         ------
         TrainingError
@@ -108,6 +113,13 @@ class Checkpoints(keras.callbacks.EarlyStopping):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Stop or go on, and write the checkpoint.
+
+        Parameters
+        ----------
+        epoch : int
+            Its number, from 0.
+        logs : mapping
+            Losses and accuracies.
 
         Raises
         ------
