@@ -41,7 +41,7 @@ _CLIP = 4.0  # standard deviations of what is no sky, or no star
 _SYSTEMATIC = (
     0.15  # of a star's light in a pixel: what a PSF of another shape leaves is no cosmic ray
 )
-_BLOCK = 4096  # stamps at once, in about 250 MB
+_BLOCK = 512  # stamps at once: what fits in a processor's cache is faster
 _MAGNITUDE = 2.5 / np.log(10)
 
 
@@ -349,7 +349,8 @@ class _Moffat:
     """The PSF of each exposure, light a pixel: ``(epoch, pixel)``."""
 
     def __init__(self, fwhm: np.ndarray, beta: float, fine: int) -> None:
-        self.alpha = (fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1)))[:, None, None]
+        alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
+        self.alpha = alpha.astype(np.float32)[:, None, None]  # single precision: twice as fast
         self.beta, self.fine = beta, fine
 
     def profile(self, side: int, place: np.ndarray) -> np.ndarray:
@@ -365,7 +366,8 @@ class _Moffat:
         return self._binned(light), self._binned(steep * x), self._binned(steep * y)
 
     def _light(self, side: int, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        axis = (np.arange(side * self.fine) + 0.5) / self.fine - side / 2
+        axis = ((np.arange(side * self.fine) + 0.5) / self.fine - side / 2).astype(np.float32)
+        place = place.astype(np.float32)
         x, y = (
             axis[None, None, :] - place[0, :, None, None],
             axis[:, None] - place[1, :, None, None],
@@ -373,7 +375,14 @@ class _Moffat:
         return MoffatPSF().evaluate(x, y, 1.0, 0.0, 0.0, self.alpha, self.beta), x, y
 
     def _binned(self, values: np.ndarray) -> np.ndarray:
-        n, side = len(values), values.shape[1] // self.fine
-        binned = values.reshape(n, side, self.fine, side, self.fine).mean(axis=(2, 4))
-        flat: np.ndarray = binned.reshape(n, -1)
+        rows = _sum([values[:, k :: self.fine] for k in range(self.fine)])
+        pixels = _sum([rows[:, :, k :: self.fine] for k in range(self.fine)])
+        flat: np.ndarray = pixels.reshape(len(values), -1) / np.float32(self.fine**2)
         return flat
+
+
+def _sum(parts: list[np.ndarray]) -> np.ndarray:
+    total: np.ndarray = parts[0] if len(parts) == 1 else np.add(parts[0], parts[1])
+    for part in parts[2:]:
+        total += part
+    return total
