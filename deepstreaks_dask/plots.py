@@ -77,6 +77,11 @@ def score_histogram(
         Where to draw a line.
     bins : int
         Bins between 0 and 1.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     groups = {
         words: np.histogram(chosen, bins=bins, range=(0, 1))[0]
@@ -104,6 +109,11 @@ def histogram(
         Where to draw a line.
     log : bool
         Whether the counts have a logarithmic axis.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     steps, highest = [], 1
     for (words, counts), style in zip(groups.items(), _group_styles(groups), strict=True):
@@ -139,6 +149,11 @@ def score_ecdf(
     ----------
     scores, member, threshold
         As for :func:`score_histogram`.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     share = np.linspace(0, 1, 401)
     groups = _by_label(scores, member)
@@ -161,6 +176,11 @@ def ecdf(
     ----------
     groups, title, threshold
         As for :func:`histogram`.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     lines = {
         words: (
@@ -205,6 +225,11 @@ def roc(
         Curves with columns ``fpr`` and ``tpr``, by member, family or ``"decision"``.
     at : tuple of float, optional
         False- and true-positive rate of the decision, to be marked.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     shown = {name: curve for name, curve in curves.items() if (curve["fpr"] > 0).any()}
     if not shown:
@@ -249,6 +274,11 @@ def precision_recall(curves: Mapping[str, pd.DataFrame]) -> hv.Overlay | hv.Text
     ----------
     curves : mapping of str to pandas.DataFrame
         Curves with columns ``precision`` and ``recall`` (or ``tpr``), as for :func:`roc`.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     lines = []
     for name, curve in curves.items():
@@ -287,6 +317,11 @@ def confusion(
     title : str
     decisions, labels : tuple of str
         What to call the positive and the negative ones.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     if not counts.tp + counts.fn + counts.fp + counts.tn:
         return nothing("No labels: no confusion matrix")
@@ -328,6 +363,11 @@ def night_rates(nights: pd.DataFrame, which: str) -> hv.Overlay | hv.Text:
         As :func:`~deepstreaks_dask.evaluation.rates_by_night` gives it.
     which : str
         ``"tpr"`` or ``"fpr"``; drawn beside the figures of Duev et al. (2019).
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     words = {"tpr": "true-positive rate", "fpr": "false-positive rate"}[which]
     columns = night_columns(nights, which)
@@ -370,7 +410,18 @@ class NightColumns:
 
 
 def night_columns(nights: pd.DataFrame, which: str) -> NightColumns:
-    """Give the columns of the intervals and the dots of :func:`night_rates`, and the limits of its axis."""
+    """Give the columns of the intervals and the dots of :func:`night_rates`, and the limits of its axis.
+
+    Parameters
+    ----------
+    nights, which
+        As for :func:`night_rates`.
+
+    Returns
+    -------
+    NightColumns
+        Places are numbers from 0 on, rates shares.
+    """
     shown = nights.dropna(subset=[which])
     low, high = shown[f"{which}_low"].to_numpy(), shown[f"{which}_high"].to_numpy()
     place = np.arange(len(shown))
@@ -394,6 +445,11 @@ def night_candidates(nights: pd.DataFrame) -> hv.Overlay | hv.Text:
     ----------
     nights : pandas.DataFrame
         With ``night``, ``plausible`` and ``cutouts``, as :func:`~deepstreaks_dask.evaluation.rates_by_night` gives it.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     if not len(nights):
         return nothing("No nights")
@@ -431,6 +487,11 @@ def campaign_history(written: pd.DataFrame, total: int) -> hv.Overlay | hv.Text:
         ``time`` (seconds since 1970) and ``cutouts`` (so far), as :func:`~deepstreaks_dask.standing.standing` gives it.
     total : int
         Cutouts in the archive.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     if not len(written):
         return nothing("No shard is written yet")
@@ -460,6 +521,11 @@ def drift(table: pd.DataFrame, name: str) -> hv.Overlay | hv.Text:
         As :meth:`~deepstreaks_dask.exploration.Exploration.drift` gives it.
     name : str
         Whose scores they are.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     shown = table.dropna(subset=["psi"])
     if len(shown) < 2:
@@ -526,6 +592,11 @@ def reliability(
     tables : mapping of str to pandas.DataFrame
         What to call them, and as :func:`~deepstreaks_dask.calibration.reliability` gives them.
     title : str
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     shown = {words: table for words, table in tables.items() if len(table)}
     if not shown:
@@ -566,6 +637,11 @@ def recovery_map(table: pd.DataFrame, which: str = "decision") -> hv.Overlay | h
         As :func:`~deepstreaks_dask.injection.recovery` gives it.
     which : str
         ``"decision"`` or a family.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     shown = table[(table["which"] == which) & table["mag"].notna()]
     if not len(shown):
@@ -609,6 +685,11 @@ def learning_curves(
     which : str
         ``"binary_accuracy"`` or ``"loss"``.
     title : str
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     words = {"binary_accuracy": "accuracy", "loss": "binary cross-entropy"}[which]
     lines: list[Any] = []
@@ -628,6 +709,45 @@ def learning_curves(
     return _overlay(lines, title=title, xlabel="epoch", ylabel=words, legend_position=corner)
 
 
+def light_curve(
+    days: np.ndarray, flux: np.ndarray, error: np.ndarray, band: np.ndarray
+) -> hv.Overlay | hv.Text:
+    """Flux of an object over time, a colour and a marker a filter, with bars of one standard deviation.
+
+    Parameters
+    ----------
+    days : ndarray
+        ``(epoch,)``, from any day on.
+    flux, error : ndarray
+        ``(epoch,)``, as :class:`~deepstreaks_dask.sequences.photometry.Measured` has them: 1 is a magnitude of 25; NaN where
+        nothing was measured.
+    band : ndarray
+        Names of the filters, ``(epoch,)``.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+    """
+    seen = np.isfinite(flux) & np.isfinite(error)
+    if not seen.any():
+        return nothing("No flux was measured")
+    names = np.asarray(band).astype(object)
+    drawn: list[Any] = []
+    markers = ("circle", "diamond", "triangle", "square")
+    for place, name in enumerate(sorted(set(names[seen]))):
+        here = seen & (names == name)
+        colour = _OTHER_STYLES[place % len(_OTHER_STYLES)][0]
+        bars = (days[here], (flux - error)[here], days[here], (flux + error)[here])
+        dots = hv.Scatter((days[here], flux[here]), "days", "flux", label=str(name) or "filter")
+        drawn += [
+            hv.Segments(bars, ["x0", "y0", "x1", "y1"]).opts(color=colour, line_width=1.5),
+            dots.opts(color=colour, marker=markers[place % len(markers)], size=7),
+        ]
+    return _overlay(
+        drawn, title="Light curve", xlabel="days", ylabel="flux", legend_position="top_right"
+    )
+
+
 def venn(regions: Mapping[str, int]) -> hv.Overlay | hv.Text:
     """Bars of the regions of the families' Venn diagram: how many pass exactly these families.
 
@@ -635,6 +755,11 @@ def venn(regions: Mapping[str, int]) -> hv.Overlay | hv.Text:
     ----------
     regions : mapping of str to int
         As :func:`~deepstreaks_dask.evaluation.venn` gives it. The dots before a bar say which families it is in.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
     """
     if not any(regions.values()):
         return nothing("No cutouts")

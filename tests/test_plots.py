@@ -292,3 +292,12 @@ def test_campaigns_are_drawn_over_time():
     assert list(_glyphs(drawn)[0].data_source.data["cutouts"])[-1] == 250
     assert drawn.y_range.end >= 1000
     assert isinstance(plots.campaign_history(written.iloc[:0], 10), hv.Text)
+
+
+def test_a_light_curve_has_a_colour_a_filter_and_leaves_out_what_was_not_measured():
+    days, flux = np.arange(4.0), np.array([1.0, np.nan, 3.0, 4.0])
+    drawn = hv.render(plots.light_curve(days, flux, np.full(4, 0.5), np.array(list("gggr"))))
+    sources = [r.data_source.data for r in _glyphs(drawn)]
+    assert [list(s["flux"]) for s in sources if "flux" in s] == [[1, 3], [4]]
+    assert [list(s["y0"]) for s in sources if "y0" in s] == [[0.5, 2.5], [3.5]]
+    assert isinstance(plots.light_curve(days, flux * np.nan, flux, np.array(list("gggr"))), hv.Text)
