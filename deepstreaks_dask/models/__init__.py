@@ -11,7 +11,9 @@ import keras
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models.classifier import Classifier
 from deepstreaks_dask.models.densenet121 import densenet121
+from deepstreaks_dask.models.rcnn import Rcnn
 from deepstreaks_dask.models.resnet50 import resnet50
+from deepstreaks_dask.models.taonet import TaoNet
 from deepstreaks_dask.models.vgg6 import vgg6
 
 ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
@@ -20,7 +22,7 @@ ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "densenet121": densenet121,
 }
 
-CLASSIFIERS: dict[str, type[Classifier]] = {}
+CLASSIFIERS: dict[str, type[Classifier]] = {"rcnn": Rcnn, "taonet": TaoNet}
 """What classifies sequences, by the name of its architecture on a card; not all of them are networks."""
 
 

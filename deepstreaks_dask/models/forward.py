@@ -231,6 +231,50 @@ def compile_forward(
     )
 
 
+def compile_arrays(model: keras.Model) -> Callable[..., np.ndarray]:
+    """Compile one network into a function of its inputs, whatever their sizes.
+
+    Parameters
+    ----------
+    model
+        With one output. What TensorFlow compiles once JAX compiles for every new shape.
+
+    Returns
+    -------
+    callable
+        Takes an array for each input, in their order, and returns the output as float32.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        # of any sizes, so that it is traced once
+        signature = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
+
+        @tf.function(input_signature=signature, autograph=False, jit_compile=False)
+        def run(*arrays: Any) -> Any:
+            return model(list(arrays), training=False)
+
+        return lambda *arrays: run(*map(tf.constant, arrays)).numpy()
+    if backend == "jax":
+        import jax
+
+        trainable = [variable.value for variable in model.trainable_variables]
+        others = [variable.value for variable in model.non_trainable_variables]
+        compiled = jax.jit(
+            lambda t, o, *arrays: model.stateless_call(t, o, list(arrays), training=False)[0]
+        )
+        return lambda *arrays: np.asarray(compiled(trainable, others, *arrays))
+    import torch
+
+    @torch.inference_mode()
+    def look(*arrays: np.ndarray) -> np.ndarray:
+        given = model([ops.convert_to_tensor(array) for array in arrays], training=False)
+        return np.asarray(ops.convert_to_numpy(given))
+
+    return look
+
+
 def _columns(cutouts: Any, scalings: Sequence[str], look: Callable[[int, Any], Any]) -> list[Any]:
     """Scale pixels on the device, once a scaling, and let each model look at its own."""
     pixels = ops.cast(cutouts, "float32")

@@ -21,7 +21,10 @@ def simulate(
     archive: ArchiveArg,
     objects: Annotated[int, typer.Option(min=1)] = 700,
     survey: Annotated[
-        str, typer.Option(help="hits, ztf or crts; with -shifted behind it, one that differs.")
+        str,
+        typer.Option(
+            help="hits, ztf or crts; with -shifted behind it, one that differs; with -varied, another for each object."
+        ),
     ] = "hits",
     task: Annotated[
         str, typer.Option(help="Classes: rcnn, taonet, or taonet6 with non-transients.")
@@ -64,6 +67,209 @@ def simulate(
             create(archive, **LAYOUT)
         result = append(archive, _counted(batches, bar))
     _say(as_json, result.to_dict())
+
+
+FamilyOption = Annotated[str, typer.Option(help="Family of the network: its name begins with it.")]
+RecipeOption = Annotated[str, typer.Option(help="A recipe by name, or a .toml file.")]
+
+
+@app.command()
+def train(
+    archive: ArchiveArg,
+    architecture: Annotated[
+        str, typer.Option(help="rcnn (after every epoch), taonet (the whole sequence) or forest.")
+    ] = "rcnn",
+    family: FamilyOption = "own",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the record and network; training/… by default.")
+    ] = None,
+    zoo: Annotated[
+        str | None, typer.Option(help="Zoo that gets the network, too: a path or URL.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "1",
+    recipe: RecipeOption = "sequences",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the objects.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Objects in a step.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    patience: Annotated[int | None, typer.Option(min=0, help="Of early stopping, epochs.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds part objects alike.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=0, help="Objects in memory at once; 0 for all of them.")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Train so often, each object tested once.")
+    ] = None,
+    start: Annotated[
+        str, typer.Option("--from", help="Network whose weights to start from, like hits_rcnn@1.")
+    ] = "",
+    start_zoo: Annotated[
+        str | None, typer.Option("--from-zoo", help="Zoo that has it. Default: the shipped one.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a classifier on the classes of objects (column 'kind'). Killed? Run it again: it goes on.
+
+    Whole objects are held out for early stopping and for the test.
+
+    Example: deepstreaks sequences train objects.zarr --architecture rcnn --family mine --zoo my-zoo
+    """
+    from deepstreaks_dask.archive import open_archive
+    from deepstreaks_dask.errors import TrainingError
+    from deepstreaks_dask.progress import progress_bar
+    from deepstreaks_dask.sequences.training import train_folds, train_in
+    from deepstreaks_dask.training import publish, read_recipe
+
+    if folds is not None and (zoo is not None or start):
+        raise TrainingError(
+            "folds measure: train once, without --folds, for a zoo or --from a network"
+        )
+    chosen = read_recipe(
+        recipe,
+        epochs=epochs,
+        batch=batch,
+        learning_rate=rate,
+        patience=patience,
+        seed=seed,
+        window=window,
+    )
+    folder = out or Path("training") / f"{family}_{architecture}"
+    dataset = open_archive(archive)
+    with progress_bar(f"train {folder.name}", chosen.epochs * (folds or 1), unit="epochs") as bar:
+        options: dict[str, Any] = {
+            "family": family,
+            "recipe": chosen,
+            "version": version,
+            "on_epoch": lambda *_: bar.advance(),
+        }
+        if folds is not None:
+            result = train_folds(folder, dataset, architecture, folds, **options)
+        else:
+            record = train_in(
+                folder, dataset, architecture, start=start, start_zoo=start_zoo, **options
+            )
+            (card,) = record["cards"]
+            result = {"model": f"{card['name']}@{card['version']}", **card["metrics"]}
+    if zoo is not None:
+        publish(folder, zoo)
+    _say(as_json, {**result, "record": str(folder)})
+
+
+@app.command()
+def finetune(
+    archive: ArchiveArg,
+    model: Annotated[str, typer.Option("--from", help="Classifier to start from.")] = "hits_rcnn",
+    model_zoo: Annotated[
+        str | None, typer.Option("--from-zoo", help="Zoo that has it. Default: the shipped one.")
+    ] = None,
+    samples: Annotated[
+        str, typer.Option(help="Objects a class to train on, comma-separated.")
+    ] = "1,2,5,10,20",
+    repeats: Annotated[int, typer.Option(min=1, help="How often they are drawn anew.")] = 3,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the records and networks; training/… by default.")
+    ] = None,
+    zoo: Annotated[
+        str | None, typer.Option(help="Zoo that gets the first one of the most samples, too.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "2",
+    recipe: RecipeOption = "few",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the objects.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune a classifier with a few objects of another survey, and test it on others of them.
+
+    Half of the archive's objects are the test, of every training. Killed? Run it again: it goes on.
+
+    Example: deepstreaks sequences finetune shifted.zarr --samples 1,10
+    """
+    from deepstreaks_dask.archive import open_archive
+    from deepstreaks_dask.errors import TrainingError
+    from deepstreaks_dask.progress import progress_bar
+    from deepstreaks_dask.sequences.training import finetune_in
+    from deepstreaks_dask.training import publish, read_recipe
+
+    try:
+        numbers = sorted({int(number) for number in samples.split(",")})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise TrainingError(f"samples {samples!r}: give numbers of 1 or more, like 1,10")
+    chosen = read_recipe(recipe, epochs=epochs, learning_rate=rate, seed=seed)
+    folder = out or Path("training") / f"{model.partition('@')[0]}-finetuned"
+    with progress_bar("fine-tune", len(numbers) * repeats, unit="trainings") as bar:
+        found = finetune_in(
+            folder,
+            open_archive(archive),
+            model,
+            numbers,
+            start_zoo=model_zoo,
+            repeats=repeats,
+            recipe=chosen,
+            version=version,
+            on_training=bar.advance,
+        )
+    if zoo is not None:
+        publish(folder / f"samples-{numbers[-1]}-1", zoo)
+    if as_json:
+        _say(True, found)
+        return
+    before, head = (
+        found["before"],
+        f"{found['start']}, {found['before']['test_objects']} test objects",
+    )
+    print(
+        f"{head}: average recall {before['recall']:.4f} {before['recall_95']}, F1 {before['f1']:.4f}"
+    )
+    for row in found["after"]:
+        print(
+            f"{row['samples']} a class, {len(row['repeats'])} draws: average recall {row['recall']:.4f} "
+            f"{row['recall_range']}, F1 {row['f1']:.4f}"
+        )
+    print(f"record: {folder / 'finetuning.json'}")
+
+
+@app.command()
+def score(
+    archive: ArchiveArg,
+    run: Annotated[str, typer.Option(help="Name of the run that holds the scores.")] = "default",
+    families: Annotated[str, typer.Option(help="Families, comma-separated.")] = "hits",
+    zoo: Annotated[
+        str | None, typer.Option(help="Zoo of the members. Default: the shipped one.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes. Default: one a core.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="As for 'deepstreaks score': local, an address, slurm, …")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give objects the probabilities of their classes. Killed? Run it again: it goes on.
+
+    Example: deepstreaks sequences score objects.zarr --families hits
+    """
+    from deepstreaks_dask.campaign import score as run_campaign
+    from deepstreaks_dask.cluster import connect
+    from deepstreaks_dask.families import Families
+
+    chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
+    with connect(scheduler, workers=workers) as client:
+        scores = run_campaign(archive, chosen, client, run=run)
+    done = scores["scores"].notnull().all(["member", "class"])
+    failures = scores.attrs["failures"]
+    result = {
+        "run": run,
+        "scored": int(done.sum()),
+        "objects": done.size,
+        "members": scores.attrs["models"],
+        "classes": scores.attrs["classes"],
+        "failures": failures,
+    }
+    _say(as_json, result)
+    if failures:
+        raise typer.Exit(2)
 
 
 def _counted(batches: Any, bar: Any) -> Any:

@@ -17,7 +17,13 @@ from deepstreaks_dask.archive import EPOCHS, Column, CutoutBatch
 from deepstreaks_dask.readers import sequences
 from deepstreaks_dask.readers.sequences import SIDE
 from deepstreaks_dask.simulate.stamps import expose
-from deepstreaks_dask.simulate.surveys import ObservingLog, SimulationError, Survey, get_survey
+from deepstreaks_dask.simulate.surveys import (
+    Instrument,
+    ObservingLog,
+    SimulationError,
+    Survey,
+    get_survey,
+)
 from deepstreaks_dask.simulate.variables import Source, get_task
 
 _BLOCK = 64  # objects a task
@@ -44,6 +50,8 @@ class Simulated:
         float32 ``(epoch, 21, 21)``, counts (ADU) with the sky.
     log : ObservingLog
         The exposures.
+    instrument : Instrument
+        What took them.
     magnitude : ndarray
         Of everything that varies, or of the galaxy, in each exposure; NaN where nothing shines.
     """
@@ -51,6 +59,7 @@ class Simulated:
     label: str
     stamps: np.ndarray
     log: ObservingLog
+    instrument: Instrument
     magnitude: np.ndarray
 
 
@@ -66,6 +75,11 @@ def simulate_object(survey: Survey, task: str, seed: int, number: int) -> Simula
     seed, number : int
         What the object follows from.
 
+    Returns
+    -------
+    Simulated
+        With what it truly is.
+
     Raises
     ------
     SimulationError
@@ -76,6 +90,7 @@ def simulate_object(survey: Survey, task: str, seed: int, number: int) -> Simula
     label = str(rng.choice(chosen.classes, p=chosen.shares))
     kinds = chosen.kinds[label]
     draw = kinds[rng.integers(len(kinds))]
+    survey = survey.drawn(rng)
     for _ in range(_TRIES):
         log = survey.generate(rng)
         depth = float(np.median(log.depth(survey.instrument)))
@@ -83,7 +98,7 @@ def simulate_object(survey: Survey, task: str, seed: int, number: int) -> Simula
         if _is_seen(survey, log, source):
             stamps = expose(rng, survey.instrument, log, source, survey.crowding)
             shining = np.where(np.isfinite(source.brightness), source.brightness, np.nan)
-            return Simulated(label, stamps, log, shining)
+            return Simulated(label, stamps, log, survey.instrument, shining)
     raise SimulationError(f"nothing of class {label} can be seen with the log of {survey.name}")
 
 
@@ -103,7 +118,7 @@ def simulate_sequences(
     objects : int
         How many.
     survey : Survey or str
-        Who looks; by name ``ztf``, ``hits``, ``crts``, or one of these with ``-shifted``.
+        Who looks; by name ``ztf``, ``hits``, ``crts``, or one of these with ``-shifted`` or ``-varied``.
     task : str
         Which classes: ``rcnn``, ``taonet`` or ``taonet6``.
     seed : int
@@ -137,7 +152,8 @@ def simulate_sequences(
 
 def _simulate_block(survey: Survey, task: str, seed: int, numbers: range) -> CutoutBatch:
     made = [simulate_object(survey, task, seed, number) for number in numbers]
-    logs, instrument = [one.log for one in made], survey.instrument
+    logs = [one.log for one in made]
+    seen = [(one.log, one.instrument) for one in made]
     counts = np.array([len(log) for log in logs])
     times = Time([log.mjd[0] for log in logs], format="mjd")
     # where it is has a random generator of its own, so that it depends on the number alone
@@ -155,12 +171,12 @@ def _simulate_block(survey: Survey, task: str, seed: int, numbers: range) -> Cut
     epochs = {
         "mjd": np.concatenate([log.mjd for log in logs]),
         "band": np.concatenate([log.band for log in logs]),
-        "zero_point": np.concatenate([log.zero_point(instrument) for log in logs]),
-        "fwhm": np.concatenate([log.fwhm(instrument) for log in logs]),
-        "sky": np.concatenate([log.sky_electrons(instrument) / instrument.gain for log in logs]),
+        "zero_point": np.concatenate([log.zero_point(by) for log, by in seen]),
+        "fwhm": np.concatenate([log.fwhm(by) for log, by in seen]),
+        "sky": np.concatenate([log.sky_electrons(by) / by.gain for log, by in seen]),
         "exposure": np.concatenate([log.exposure for log in logs]),
-        "gain": np.full(counts.sum(), instrument.gain),
-        "read_noise": np.full(counts.sum(), instrument.read_noise),
+        "gain": np.repeat([by.gain for _, by in seen], counts),
+        "read_noise": np.repeat([by.read_noise for _, by in seen], counts),
         "true_mag": np.concatenate([one.magnitude for one in made]),
     }
     stamps = np.concatenate([one.stamps for one in made])

@@ -80,6 +80,11 @@ class Instrument:
         ----------
         fwhm : ndarray
             Of the PSF, in pixels.
+
+        Returns
+        -------
+        ndarray
+            Pixels, as long as ``fwhm``.
         """
         if self.gaussian:
             return 4 * np.pi * (fwhm / 2.3548) ** 2
@@ -126,6 +131,11 @@ class ObservingLog:
         instrument : Instrument
             Whose bands it may name.
 
+        Returns
+        -------
+        ObservingLog
+            In the order of the times.
+
         Raises
         ------
         ReaderError, SimulationError
@@ -157,7 +167,20 @@ class ObservingLog:
         return self.seeing / instrument.pixel_scale
 
     def electrons(self, instrument: Instrument, magnitude: np.ndarray | float) -> np.ndarray:
-        """Electrons that an object of a magnitude gives in each exposure."""
+        """Electrons that an object of a magnitude gives in each exposure.
+
+        Parameters
+        ----------
+        instrument : Instrument
+            That took them.
+        magnitude : ndarray or float
+            Of the object in each exposure.
+
+        Returns
+        -------
+        ndarray
+            Electrons ``(epoch,)``.
+        """
         zero = np.array([instrument.zero_points[band] for band in self.band])
         loss = np.array([instrument.extinction[band] for band in self.band]) * self.airmass
         return self.exposure * 10 ** (-0.4 * (magnitude - zero + loss))
@@ -178,7 +201,20 @@ class ObservingLog:
         return np.sqrt(variance) / instrument.gain
 
     def snr(self, instrument: Instrument, magnitude: np.ndarray | float) -> np.ndarray:
-        """Signal-to-noise ratio that PSF photometry of a point source is to reach in each exposure."""
+        """Signal-to-noise ratio that PSF photometry of a point source is to reach in each exposure.
+
+        Parameters
+        ----------
+        instrument : Instrument
+            That took them.
+        magnitude : ndarray or float
+            Of the object in each exposure.
+
+        Returns
+        -------
+        ndarray
+            ``(epoch,)``.
+        """
         flux = self.electrons(instrument, magnitude)
         area = instrument.noise_area(self.fwhm(instrument))
         background = (self.noise(instrument) * instrument.gain) ** 2 * area
@@ -217,6 +253,22 @@ class Shift:
     beta: float = 2.5
     ellipticity: float = 0.12
 
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Shift:
+        """Draw a survey that differs in everything at once; the one that stands above lies within, but far from the middle.
+
+        To train with such is domain randomisation (Tobin et al. 2017, arXiv:1703.06907).
+        """
+        return cls(
+            seeing=rng.uniform(0.8, 1.4),
+            sky=rng.uniform(-1.0, 0.5),
+            kept=rng.uniform(0.5, 1.0),
+            read_noise=rng.uniform(0.7, 2.0),
+            misalignment=rng.uniform(0.5, 2.5),
+            beta=rng.uniform(2.2, 5.0),
+            ellipticity=rng.uniform(0.0, 0.16),
+        )
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -233,6 +285,8 @@ class Survey:
         Magnitude above which it saturates too often.
     crowding : float
         Stars a square arcminute that are bright enough to be seen.
+    varied : bool
+        Each object is seen by another survey, that differs from this one by a shift drawn for it.
     """
 
     name: str
@@ -240,6 +294,11 @@ class Survey:
     generate: Callable[[np.random.Generator], ObservingLog]
     brightest: float
     crowding: float
+    varied: bool = False
+
+    def drawn(self, rng: np.random.Generator) -> Survey:
+        """Give the survey that sees the next object: this one, or one drawn anew."""
+        return replace(self, varied=False).shifted(Shift.draw(rng)) if self.varied else self
 
     def with_log(self, log: ObservingLog) -> Survey:
         """Give the same survey with one log of its own for all objects."""
@@ -281,19 +340,22 @@ class _Shifted:
 
 
 def get_survey(name: str) -> Survey:
-    """Give a survey by name: ``ztf``, ``hits`` or ``crts``, or one of these with ``-shifted`` behind it.
+    """Give a survey by name: ``ztf``, ``hits`` or ``crts``, or one of these with ``-shifted`` or ``-varied`` behind it.
 
     Raises
     ------
     SimulationError
         If there is none.
     """
-    base, shifted, rest = name.partition("-shifted")
-    if base not in SURVEYS or rest:
+    base, _, change = name.partition("-")
+    if base not in SURVEYS or name not in (base, f"{base}-shifted", f"{base}-varied"):
         raise SimulationError(
-            f"no survey {name!r}: choose {', '.join(SURVEYS)}, or one of these with '-shifted'"
+            f"no survey {name!r}: choose {', '.join(SURVEYS)}, or one of these with '-shifted' or '-varied'"
         )
-    return SURVEYS[base].shifted() if shifted else SURVEYS[base]
+    survey = SURVEYS[base]
+    if change == "varied":
+        return replace(survey, name=name, varied=True)
+    return survey.shifted() if change else survey
 
 
 def _ztf(rng: np.random.Generator) -> ObservingLog:

@@ -150,7 +150,7 @@ def train(
         **{part: _hashed(archive, labels, chosen) for part, chosen in rows.items()},
     }
 
-    _deterministic()
+    deterministic()
     keras.utils.set_random_seed(recipe.seed)
     shared = _shared_network(architecture, shape, len(families), recipe.precision, start)
     # One loss a family and cutout, so that each can have its own weight.
@@ -172,7 +172,7 @@ def train(
         "families": list(families),
         "recipe": asdict(recipe),
         "data": {part: data[part] for part in rows},
-        "start": "" if start is None else _hash_weights(start),
+        "start": "" if start is None else hash_weights(start),
     }
     progress = Checkpoints(recipe.patience, folder, identity)
     progress.resume(apart)
@@ -286,14 +286,16 @@ def _hashed(archive: xr.Dataset, labels: np.ndarray, rows: np.ndarray) -> dict[s
     return {"cutouts": len(rows), "sha256": hashed.hexdigest()}
 
 
-def _hash_weights(model: keras.Model) -> str:
+def hash_weights(model: keras.Model) -> str:
+    """Give the SHA-256 of a network's weights."""
     hashed = hashlib.sha256()
     for weight in model.get_weights():
         hashed.update(np.ascontiguousarray(weight).tobytes())
     return hashed.hexdigest()
 
 
-def _deterministic() -> None:
+def deterministic() -> None:
+    """Have TensorFlow compute the same again to the last bit, for the rest of the process."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

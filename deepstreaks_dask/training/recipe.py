@@ -120,8 +120,15 @@ RECIPES: Mapping[str, Recipe] = {
     "duev2019": Recipe(),
     "short": Recipe(name="short", epochs=12, cosine=True, patience=5),
     "again": Recipe(name="again", epochs=12, cosine=True, patience=5, learning_rate=1e-4, test=0.3),
+    "sequences": Recipe(
+        name="sequences", epochs=20, cosine=True, patience=20, test=0.2, validation=0.1, by="id"
+    ),
+    "few": Recipe(
+        name="few", epochs=40, batch=16, cosine=True, patience=40, learning_rate=3e-4, by="id"
+    ),
 }
-"""The published recipe, the one of the shipped networks, and one to go on from a network's weights."""
+"""The published recipe, the one of the shipped networks, one to go on from a network's weights; and, for sequences of
+images, one to train with and one to go on with a few objects."""
 
 
 def read_recipe(named: str, **changes: Any) -> Recipe:

@@ -198,8 +198,12 @@ def publish(folder: Path, zoo: str) -> list[Card]:
     there = {card.ref: card for card in store.list()}
     cards = [Card.from_dict(values) for values in record["cards"]]
     same = {card.ref for card in cards if card.ref in there and there[card.ref] == card}
+
+    def load(card: Card) -> Any:
+        return made.load_classifier(card.ref) if card.classes else made.load(card.ref)
+
     return [
-        card if card.ref in same else store.save(made.load(card.ref), card, dtype=card.dtype)
+        card if card.ref in same else store.save(load(card), card, dtype=card.dtype)
         for card in cards
     ]
 

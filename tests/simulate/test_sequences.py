@@ -41,7 +41,7 @@ def test_an_object_does_not_depend_on_what_is_simulated_beside_it():
     assert not np.array_equal(other.cutouts[:5], whole.cutouts[:5])
 
 
-@pytest.mark.parametrize("name", [*SURVEYS, "hits-shifted"])
+@pytest.mark.parametrize("name", [*SURVEYS, "hits-shifted", "hits-varied"])
 def test_empty_sky_has_the_noise_that_the_log_promises(name):
     survey = get_survey(name)
     rng = np.random.default_rng(1)
@@ -54,7 +54,7 @@ def test_empty_sky_has_the_noise_that_the_log_promises(name):
     assert counts.mean() == pytest.approx(sky, abs=0.05 * expected)
 
 
-@pytest.mark.parametrize("name", [*SURVEYS, "hits-shifted"])
+@pytest.mark.parametrize("name", [*SURVEYS, "hits-shifted", "hits-varied"])
 def test_a_star_gives_its_magnitude_and_its_seeing(name):
     survey = get_survey(name)
     rng = np.random.default_rng(2)
@@ -184,6 +184,23 @@ def test_a_shift_is_what_it_says():
     assert sum(map(len, theirs)) / sum(map(len, ours)) == pytest.approx(0.55, abs=0.1)
     assert moved.instrument.beta != survey.instrument.beta
     assert simulate_object(moved, "rcnn", 1, int(rng.integers(100))).stamps.shape[1:] == (21, 21)
+
+
+def test_a_varied_survey_differs_from_object_to_object_and_is_itself_again():
+    (batch,) = simulate_sequences(20, "hits-varied", "rcnn", seed=3)
+    firsts = np.cumsum(batch.counts) - batch.counts
+    for name in ("read_noise", "fwhm"):
+        assert len(np.unique(batch.epochs[name][firsts])) == 20
+    noises = batch.epochs["read_noise"][firsts] / get_survey("hits").instrument.read_noise
+    assert 0.7 <= noises.min() < 1 < noises.max() <= 2
+    (again,) = simulate_sequences(3, "hits-varied", "rcnn", seed=3, first=4)
+    np.testing.assert_array_equal(
+        again.cutouts, batch.cutouts[firsts[4] : firsts[6] + batch.counts[6]]
+    )
+    moved, drawn = Shift(), [Shift.draw(np.random.default_rng(k)) for k in range(300)]
+    for name, value in vars(moved).items():  # what is tested lies within what was trained on
+        values = [getattr(one, name) for one in drawn]
+        assert min(values) < value < max(values)
 
 
 def test_a_log_of_ones_own_is_kept_to(tmp_path):

@@ -1,0 +1,257 @@
+"""What networks of sequences share: stamps folded out of their epochs and back, batches, and the zoo's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from deepstreaks_dask.errors import ModelError
+from deepstreaks_dask.models.forward import compile_arrays
+from deepstreaks_dask.sequences.batches import FEATURES, Batch, batched, prepare
+from deepstreaks_dask.sequences.stretches import Sequences
+
+SIDE = 21
+"""Pixels on a side of a stamp."""
+
+
+class Recurrent:
+    """A classifier that is a network of stamps and of time.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        Names of the classes.
+    model : keras.Model, optional
+        The network, as :attr:`build` makes it; with random weights by default.
+    """
+
+    def __init__(self, classes: Sequence[str], model: keras.Model | None = None) -> None:
+        self._classes = tuple(classes)
+        self.model = type(self).build(len(self._classes)) if model is None else model
+
+    @staticmethod
+    def build(classes: int) -> keras.Model:
+        """Make the network for a number of classes.
+
+        Its inputs are fields of :class:`~deepstreaks_dask.sequences.batches.Batch`, by their names.
+        """
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the probabilities."""
+        return self._classes
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what the network takes."""
+        return tuple(tensor.name for tensor in self.model.inputs)
+
+    @cached_property
+    def forward(self) -> Callable[..., np.ndarray]:
+        """The network as a compiled function of its inputs, for batches of any size."""
+        return compile_arrays(self.model)
+
+    def of(self, batch: Batch) -> list[np.ndarray]:
+        """Give a batch as the network takes it."""
+        return [getattr(batch, name) for name in self.inputs]
+
+    def predict(self, sequences: Sequences) -> np.ndarray:
+        """Give the probability of each class after the last epoch, float32 ``(object, class)``."""
+        scores = np.empty((len(sequences), len(self.classes)), np.float32)
+        for batch in batched(prepare(sequences)):
+            scores[batch.rows] = self._last(self.forward(*self.of(batch)), batch)
+        return scores
+
+    def _last(self, given: np.ndarray, batch: Batch) -> np.ndarray:
+        """Give the probabilities after the last epoch, of what the network gives."""
+        return given
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Give the weights: kernels in half precision; biases and statistics, few but sensitive, in single."""
+        arrays = {}
+        for name, weight in _named(self.model).items():
+            array = ops.convert_to_numpy(weight).astype(np.float32)
+            with np.errstate(over="ignore"):
+                arrays[name] = array.astype(np.float16) if array.ndim > 1 else array
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, classes: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Recurrent:
+        """Build the network and give it its weights.
+
+        Raises
+        ------
+        ModelError
+            If they are those of another network.
+        """
+        made = cls(classes)
+        weights = _named(made.model)
+        if strange := sorted(set(arrays) ^ set(weights)):
+            raise ModelError(
+                f"{len(strange)} arrays are missing or too many, such as {strange[0]!r}"
+            )
+        for name, weight in weights.items():
+            array = arrays[name]
+            if array.shape != tuple(weight.shape) or array.dtype.kind != "f":
+                raise ModelError(
+                    f"{name} is {array.dtype} {array.shape}, not {tuple(weight.shape)}"
+                )
+            weight.assign(array.astype(np.float32))
+        return made
+
+
+class Fold(layers.Layer):
+    """Vectors of stamps ``(object * epoch, n)`` as sequences ``(object, epoch, n)``, like those of a second tensor."""
+
+    def call(self, vectors: Any, like: Any) -> Any:
+        """Fold."""
+        return ops.reshape(vectors, (*ops.shape(like)[:2], vectors.shape[-1]))
+
+    def compute_output_shape(
+        self, vectors_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        """Tell the shape."""
+        return (*like_shape[:2], vectors_shape[-1])
+
+
+class Arcsinh(layers.Layer):
+    """The inverse hyperbolic sine: a logarithm of what is bright, with its sign, and linear within the noise."""
+
+    def call(self, inputs: Any) -> Any:
+        """Compute it."""
+        return ops.arcsinh(inputs)
+
+
+class Changes(layers.Layer):
+    """How a sequence of numbers has changed so far: (object, epoch, n) to (object, epoch, 4 n).
+
+    For each number and epoch: how far it is from the epoch before, how far from the mean of all epochs so far, their
+    standard deviation, and the root mean square of the steps from one to the next; compared with each other
+    these tell noise from what varies slowly (von Neumann 1941, Ann. Math. Stat. 12, 367). Small ones are stretched.
+    Later epochs, padding among these, do not matter.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Compute them for all epochs."""
+        since = inputs - inputs[:, :1]
+        moved = inputs - ops.concatenate([inputs[:, :1], inputs[:, :-1]], axis=1)
+        counted = ops.cumsum(ops.ones_like(inputs[:, :, :1]), axis=1)
+        sums = [ops.cumsum(values, axis=1) for values in (since, since**2, moved**2)]
+        return _changes(since, moved, sums, counted)
+
+    def compute_output_shape(self, inputs_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Tell the shape."""
+        return (*inputs_shape[:-1], 4 * (inputs_shape[-1] or 0))
+
+
+class OneChange(layers.Layer):
+    """:class:`Changes` for one new epoch: (object, n) and a memory (object, 5 n + 1) to (object, 4 n), and the new memory.
+
+    The memory of an object without epochs is zero.
+    """
+
+    def call(self, inputs: Any, memory: Any) -> tuple[Any, Any]:
+        """Compute them, and what the next epoch needs."""
+        n = inputs.shape[-1]
+        first, last, *sums = (memory[:, k * n : (k + 1) * n] for k in range(5))
+        counted = memory[:, 5 * n :]
+        first, last = (ops.where(counted > 0, known, inputs) for known in (first, last))
+        since, moved, counted = inputs - first, inputs - last, counted + 1.0
+        sums = [a + b for a, b in zip(sums, (since, since**2, moved**2), strict=True)]
+        changes = _changes(since, moved, sums, counted)
+        return changes, ops.concatenate([first, inputs, *sums, counted], axis=-1)
+
+
+def _changes(since: Any, moved: Any, sums: Sequence[Any], counted: Any) -> Any:
+    total, squares, steps = sums
+    mean = total / counted
+    spread = ops.sqrt(ops.maximum(squares / counted - mean**2, 0.0) + 1e-6)
+    step = ops.sqrt(steps / ops.maximum(counted - 1.0, 1.0) + 1e-6)
+    return ops.arcsinh(20.0 * ops.concatenate([moved, since - mean, spread, step], axis=-1))
+
+
+class Photometry(layers.Layer):
+    """Natural logarithms of fluxes in the units of the first epoch, from learned apertures: (…, n) to (…, aperture).
+
+    What a Gaussian aperture loses of a Gaussian PSF is added back, with the widths that the apertures begin with; what that
+    leaves is for the network to learn. Its inputs are the apertures, with :data:`FEATURES` as the last ones.
+
+    Parameters
+    ----------
+    filters : int
+        How many of the first inputs are apertures.
+    """
+
+    def __init__(self, filters: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.filters = filters
+
+    def call(self, epochs: Any) -> Any:
+        """Compute them."""
+        place = {name: k - len(FEATURES) for k, name in enumerate(FEATURES)}
+        depth, fwhm = (epochs[..., place[name], None] for name in ("depth", "fwhm"))
+        squared = ops.square(3.0 * ops.exp(fwhm) / 2.3548)
+        lost = ops.log(squared + ops.convert_to_tensor(_widths(self.filters) ** 2))
+        return epochs[..., : self.filters] + depth + lost
+
+    def compute_output_shape(self, epochs_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Tell the shape."""
+        return (*epochs_shape[:-1], self.filters)
+
+
+def _widths(filters: int) -> np.ndarray:
+    """Standard deviations in pixels that apertures begin with, from a pixel's to a stamp's."""
+    return np.geomspace(0.7, SIDE / 3, filters).astype(np.float32)
+
+
+def per_epoch(encoder: keras.Model) -> tuple[list[Any], Any]:
+    """Let an encoder of single stamps look at each of a batch of sequences.
+
+    Parameters
+    ----------
+    encoder
+        Takes float32 (stamp, y, x, 1) and gives (stamp, n).
+
+    Returns
+    -------
+    list, tensor
+        The inputs ``stamps`` and ``features``, and what the encoder says of every epoch, (object, epoch, n), with the
+        epoch's features behind it.
+    """
+    stamps = keras.Input((None, SIDE, SIDE), name="stamps")
+    features = keras.Input((None, len(FEATURES)), name="features")
+    flat = ops.reshape(stamps, (-1, SIDE, SIDE, 1))
+    folded = Fold()(encoder(flat), features)
+    return [stamps, features], layers.Concatenate()([folded, features])
+
+
+def apertures(pixels: Any, filters: int) -> Any:
+    """Weigh pixels linearly, and then take the arcsinh: photometry whose apertures are learned.
+
+    They begin as Gaussians around the middle, from one as narrow as a pixel to one as wide as the stamp.
+    """
+    weighed = layers.Dense(filters, kernel_initializer=_Gaussians(), name="apertures")(
+        layers.Flatten()(pixels)
+    )
+    return Arcsinh()(weighed)
+
+
+class _Gaussians(keras.initializers.Initializer):
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
+        pixels, filters = shape
+        side = int(np.sqrt(pixels))
+        y, x = np.indices((side, side)) - (side - 1) / 2
+        kernels = np.exp(-0.5 * (x**2 + y**2)[..., None] / _widths(filters) ** 2)
+        kernels /= np.sqrt((kernels**2).sum(axis=(0, 1)))  # one unit of noise gives one
+        return ops.convert_to_tensor(kernels.reshape(pixels, filters), dtype=dtype)
+
+
+def _named(model: keras.Model) -> dict[str, Any]:
+    """Name each weight by its place and kind, which are the same in every session."""
+    return {f"{place:03d}.{weight.name}": weight for place, weight in enumerate(model.weights)}

@@ -1,0 +1,614 @@
+"""Train classifiers of sequences, in folders that a killed training goes on in, and fine-tune them with a few objects."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+import deepstreaks_dask
+from deepstreaks_dask.errors import TrainingError
+from deepstreaks_dask.models import CLASSIFIERS, Classifier
+from deepstreaks_dask.models.recurrent import SIDE, Recurrent
+from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.sequences.feeding import MOST, Feed, Shards
+from deepstreaks_dask.sequences.splits import draw_samples, fold_splits
+from deepstreaks_dask.storage import write_text
+from deepstreaks_dask.training.checkpoints import FILE, Checkpoints
+from deepstreaks_dask.training.fit import deterministic, hash_weights
+from deepstreaks_dask.training.recipe import RECIPES, Recipe, Split, split_groups
+from deepstreaks_dask.training.records import alone_in, read_record
+
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Objects whose class is known.
+
+    Attributes
+    ----------
+    archive : xarray.Dataset
+        As :func:`~deepstreaks_dask.archive.open_archive` gives it.
+    classes : tuple of str
+        Their classes, in the order of the alphabet or of a network that is to be trained on.
+    rows : ndarray
+        Rows of the archive, ascending.
+    ids, kinds : ndarray
+        Name and class of each.
+    """
+
+    archive: xr.Dataset
+    classes: tuple[str, ...]
+    rows: np.ndarray
+    ids: np.ndarray
+    kinds: np.ndarray
+
+    @classmethod
+    def of(cls, archive: xr.Dataset, classes: Sequence[str] = ()) -> Labelled:
+        """Find them by the archive's column ``kind``.
+
+        Raises
+        ------
+        TrainingError
+            If the archive holds no sequences or none with a class, or a class that is none of ``classes``.
+        """
+        if "object" not in archive.sizes:
+            raise TrainingError(
+                "the archive holds single cutouts: sequences are trained on, as 'deepstreaks sequences simulate' makes them"
+            )
+        kinds = archive["kind"].values.astype(object)
+        known = tuple(sorted({str(kind) for kind in kinds} - {""}))
+        if unknown := sorted(set(known) - set(classes or known)):
+            raise TrainingError(
+                f"the archive has objects of class {unknown[0]!r}, which is none of {', '.join(classes)}"
+            )
+        if len(known) < 2:
+            raise TrainingError(
+                f"the archive has objects of {len(known)} classes (column 'kind'): 2 or more are needed"
+            )
+        rows = np.flatnonzero(kinds != "")
+        return cls(
+            archive,
+            tuple(classes) or known,
+            rows,
+            archive["id"].values[rows].astype(object).astype(str),
+            kinds[rows],
+        )
+
+    def part(self, split: Split, part: str) -> np.ndarray:
+        """Give the places of the objects in a part of a split."""
+        return np.flatnonzero(split.rows(self.ids, part))
+
+    def numbers(self, places: np.ndarray) -> np.ndarray:
+        """Give the numbers of the classes of some."""
+        number = {name: k for k, name in enumerate(self.classes)}
+        return np.array([number[kind] for kind in self.kinds[places]], np.int64)
+
+    def shards(self, places: np.ndarray, window: int = 0) -> Shards:
+        """Give some of the objects as they are read."""
+        return Shards(self.archive, self.rows[places], window)
+
+    def data(self, places: np.ndarray) -> dict[str, Any]:
+        """Count objects, and hash the digests of their pixels and their classes."""
+        hashed = hashlib.sha256(
+            self.archive["digest"].values[self.rows[places]].astype("<u8").tobytes()
+        )
+        hashed.update("\n".join(self.kinds[places]).encode())
+        names, counts = np.unique(self.kinds[places].astype(str), return_counts=True)
+        return {
+            "objects": len(places),
+            "epochs": int(self.archive["epochs"].values[self.rows[places]].sum()),
+            "counts": dict(zip(names.tolist(), counts.tolist(), strict=True)),
+            "sha256": hashed.hexdigest(),
+        }
+
+
+def fit(
+    labelled: Labelled,
+    architecture: str,
+    split: Split,
+    recipe: Recipe,
+    *,
+    start: Classifier | None = None,
+    folder: Path | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> tuple[Classifier, dict[str, list[float]]]:
+    """Train a classifier on one part of the objects, and stop early by another.
+
+    Classes weigh alike, however many objects each has. A network sees objects turned over, and with some epochs left out;
+    of an object with many epochs, so many are drawn in each pass. What is no network learns in its own way (its ``fit``).
+
+    Parameters
+    ----------
+    labelled : Labelled
+    architecture : str
+        A key of :data:`~deepstreaks_dask.models.CLASSIFIERS`.
+    split : Split
+        Of the objects' names. Without any for the validation it goes on to the last epoch.
+    recipe : Recipe
+        How to train.
+    start : Classifier, optional
+        To go on from; random weights by default.
+    folder : Path, optional
+        Gets a checkpoint after every epoch, from which an equal call goes on.
+    on_epoch : callable, optional
+        Called after every epoch with its number and the losses.
+
+    Returns
+    -------
+    Classifier, dict
+        With the weights as they are stored, in half precision, and the losses by epoch.
+
+    Raises
+    ------
+    TrainingError
+        If objects cannot be read, the folder holds another training, or the loss is no longer a number.
+    """
+    kind: Any = CLASSIFIERS[architecture]
+    classes = labelled.classes
+    train, held_out = (labelled.part(split, part) for part in ("train", "validation"))
+    learner = getattr(kind, "fit", None)
+    if learner is not None:
+        both = np.sort(np.concatenate([train, held_out]))
+        shards = labelled.shards(both)
+        (window,) = shards.windows(None)
+        shards.load(window)
+        made = learner(shards.take(window), labelled.numbers(both), classes, seed=recipe.seed)
+        return made, {}
+    deterministic()
+    keras.utils.set_random_seed(recipe.seed)
+    classifier = kind.from_arrays(classes, start.to_arrays()) if start else kind(classes)
+    assert isinstance(classifier, Recurrent)
+    numbers = labelled.numbers(train)
+    counts = np.bincount(numbers, minlength=len(classes))
+    weights = (len(numbers) / np.maximum(counts, 1) / np.count_nonzero(counts)).astype(np.float32)
+    model = classifier.model
+    identity = {
+        "architecture": architecture,
+        "classes": list(classes),
+        "recipe": asdict(recipe),
+        "data": [labelled.data(part) for part in (train, held_out)],
+        "start": hash_weights(model) if start else "",
+    }
+    progress = Checkpoints(recipe.patience, folder, identity)
+    steps = -(-len(train) // recipe.batch)
+    rate: Any = recipe.learning_rate
+    if recipe.cosine:
+        rate = keras.optimizers.schedules.CosineDecay(rate, recipe.epochs * steps)
+    model.compile(
+        keras.optimizers.Adam(rate, clipnorm=1.0),
+        loss="sparse_categorical_crossentropy",
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    model.optimizer.build(model.trainable_variables)
+    progress.resume(model)
+    done = progress.standing.epochs
+    callbacks: list[Any] = [progress]
+    if on_epoch is not None:
+        for epoch in range(done):
+            on_epoch(epoch, {key: vs[epoch] for key, vs in progress.standing.history.items()})
+        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=on_epoch))
+    feeds = [
+        Feed(
+            labelled.shards(part, recipe.window),
+            labelled.numbers(part),
+            weights,
+            classifier,
+            recipe,
+            shuffled=shuffled,
+            epoch=done if shuffled else 0,
+        )
+        for part, shuffled in ((train, True), (held_out if len(held_out) else train, False))
+    ]
+    if not progress.standing.stopped and done < recipe.epochs:
+        model.fit(
+            feeds[0],
+            validation_data=feeds[1],
+            initial_epoch=done,
+            epochs=recipe.epochs,
+            shuffle=False,  # of whole batches, by a generator that no checkpoint holds
+            callbacks=callbacks,
+            verbose=0,
+        )
+    else:
+        model.set_weights(progress.best_epoch_weights)
+    return kind.from_arrays(classes, classifier.to_arrays()), progress.standing.history
+
+
+def probabilities(classifier: Classifier, labelled: Labelled, places: np.ndarray) -> np.ndarray:
+    """Give the probabilities of some objects, float32 ``(object, class)``, a shard at a time."""
+    shards = labelled.shards(places, 1)
+    scores = np.empty((len(places), len(labelled.classes)), np.float32)
+    for window in shards.windows(None):
+        shards.load(window)
+        scores[window] = classifier.predict(shards.take(window))
+    return scores
+
+
+def figures(numbers: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Give recall and F1 of each class and their averages, of the most probable class.
+
+    Parameters
+    ----------
+    numbers : ndarray
+        int ``(object,)``: the true classes.
+    scores : ndarray
+        ``(object, class)``.
+    classes : sequence of str
+        Names.
+
+    Returns
+    -------
+    dict
+        ``recall`` and ``f1`` with their averages over classes, and 95 % intervals of the averages by drawing objects
+        with replacement (the bootstrap of Efron 1979, Ann. Stat. 7, 1; percentiles of 1,000 draws).
+    """
+    guessed, n = scores.argmax(axis=1), len(classes)
+    flat = numbers * n + guessed
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(len(flat), np.bincount(flat, minlength=n * n) / len(flat), 1000)
+    tables = np.concatenate([np.bincount(flat, minlength=n * n)[None], draws]).reshape(-1, n, n)
+    right = np.diagonal(tables, axis1=1, axis2=2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates = {
+            "recall": right / tables.sum(axis=2),
+            "f1": 2 * right / (tables.sum(axis=2) + tables.sum(axis=1)),
+        }
+    found: dict[str, Any] = {"test_objects": len(numbers)}
+    for name, values in rates.items():
+        average = np.nanmean(values, axis=1)
+        low, high = np.percentile(average[1:], [2.5, 97.5])
+        found |= {
+            name: round(float(average[0]), 4),
+            f"{name}_95": [round(float(low), 4), round(float(high), 4)],
+            f"{name}_by_class": {
+                kind: None if np.isnan(rate) else round(float(rate), 4)
+                for kind, rate in zip(classes, values[0], strict=True)
+            },
+        }
+    return found
+
+
+def train_in(
+    folder: Path,
+    archive: xr.Dataset,
+    architecture: str,
+    *,
+    family: str,
+    recipe: Recipe | None = None,
+    split: Split | None = None,
+    start: str = "",
+    start_zoo: str | None = None,
+    version: str = "1",
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, Any]:
+    """Train in a folder: go on with what was cut short there, and leave the record and the network in it.
+
+    Parameters
+    ----------
+    folder : Path
+        Local folder of this training alone; made if it is not there.
+    archive : xarray.Dataset
+        Of sequences, with their classes in ``kind``.
+    architecture : str
+        A key of :data:`~deepstreaks_dask.models.CLASSIFIERS`.
+    family : str
+        Whose member the network becomes.
+    recipe : Recipe, optional
+        ``sequences`` by default.
+    split : Split, optional
+        Of the objects' names; drawn by the recipe by default.
+    start : str
+        ``name@version`` of a classifier to go on from; random weights by default.
+    start_zoo : str, optional
+        The zoo that it is in; the shipped one by default.
+    version : str
+        Of the network, on its card.
+    on_epoch : callable, optional
+        Called after every epoch.
+
+    Returns
+    -------
+    dict
+        The record, as it lies in ``record.json``; its one card has the figures of the test objects.
+
+    Raises
+    ------
+    TrainingError
+        If the objects cannot be trained on, or the folder holds another training, is being trained in, or cannot be
+        written to.
+    ModelError
+        If there is no such classifier to start from.
+    """
+    if architecture not in CLASSIFIERS:
+        raise TrainingError(
+            f"no architecture {architecture!r}: choose one of {', '.join(CLASSIFIERS)}"
+        )
+    recipe = recipe or RECIPES["sequences"]
+    origin = Zoo(start_zoo).card(start) if start else None
+    if origin is not None and origin.architecture != architecture:
+        raise TrainingError(f"{origin.ref} is a {origin.architecture}, no {architecture}")
+    labelled = Labelled.of(archive, origin.classes if origin else ())
+    begun = Zoo(start_zoo).load_classifier(start) if start else None
+    began_as = "random weights" if origin is None else f"{origin.ref}, {origin.sha256}"
+    with alone_in(folder):
+        asked = {
+            "archive": str(archive.attrs.get("url", "")),
+            "objects": len(labelled.rows),
+            "architecture": architecture,
+            "family": family,
+            "version": version,
+            "recipe": asdict(recipe),
+            "start": began_as,
+            "split": None if split is None else asdict(split),
+        }
+        asked = json.loads(json.dumps(asked))
+        if (done := read_record(folder)) is not None:
+            if other := [key for key in asked if done["asked"].get(key) != asked[key]]:
+                raise TrainingError(
+                    f"{folder} holds another training ({', '.join(other)} differ): choose another folder"
+                )
+            return done
+        chosen = split or split_groups(labelled.ids, recipe)
+        rows: list[dict[str, float]] = []
+
+        def after(epoch: int, losses: Mapping[str, float]) -> None:
+            rows.append({"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}})
+            write_text(folder / "curves.csv", pd.DataFrame(rows).to_csv(index=False))
+            if on_epoch is not None:
+                on_epoch(epoch, losses)
+
+        classifier, history = fit(
+            labelled, architecture, chosen, recipe, start=begun, folder=folder, on_epoch=after
+        )
+        test = labelled.part(chosen, "test")
+        metrics = figures(
+            labelled.numbers(test), probabilities(classifier, labelled, test), labelled.classes
+        )
+        card = _card(labelled, architecture, family, version, recipe, chosen, history, began_as)
+        card = Zoo(folder / "networks").save(
+            classifier, replace(card, metrics=metrics), overwrite=True
+        )
+        record = {
+            "asked": asked,
+            "changes": recipe.changes(),
+            "data": card.training_data,
+            "split": asdict(chosen),
+            "history": history,
+            "cards": [card.to_dict()],
+        }
+        write_text(folder / "record.json", json.dumps(record, indent=1, allow_nan=False))
+        (folder / FILE).unlink(missing_ok=True)
+        found = read_record(folder)
+        assert found is not None
+        return found
+
+
+def train_folds(
+    folder: Path,
+    archive: xr.Dataset,
+    architecture: str,
+    folds: int,
+    *,
+    family: str,
+    recipe: Recipe | None = None,
+    version: str = "1",
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, Any]:
+    """Train once a fold, each time tested on objects that were not trained on, in folders ``fold-1``, ``fold-2``, ….
+
+    Parameters
+    ----------
+    folder, archive, architecture, family, recipe, version, on_epoch
+        As for :func:`train_in`. Equal seeds give equal folds to all architectures.
+    folds : int
+        How many.
+
+    Returns
+    -------
+    dict
+        ``f1`` and ``recall``: the mean over folds of the average over classes, ``…_spread`` its standard deviation over
+        folds, ``…_classes`` the standard deviation over classes, and what each fold had.
+
+    Raises
+    ------
+    TrainingError
+        As :func:`train_in`, or if there are too few objects.
+    """
+    recipe = recipe or RECIPES["sequences"]
+    labelled = Labelled.of(archive)
+    splits = fold_splits(labelled.ids, labelled.kinds, folds, recipe)
+    options: dict[str, Any] = {"family": family, "recipe": recipe, "version": version}
+    each = []
+    for number, split in enumerate(splits, start=1):
+        record = train_in(
+            folder / f"fold-{number}",
+            archive,
+            architecture,
+            split=split,
+            on_epoch=on_epoch,
+            **options,
+        )
+        each.append(record["cards"][0]["metrics"])
+    summary: dict[str, Any] = {"architecture": architecture, "folds": folds, "seed": recipe.seed}
+    for name in ("f1", "recall"):
+        table = pd.DataFrame([one[f"{name}_by_class"] for one in each]).astype(float)
+        summary |= {
+            name: round(float(table.mean(axis=1).mean()), 4),
+            f"{name}_spread": round(float(table.mean(axis=1).std(ddof=1)), 4),
+            f"{name}_classes": round(float(table.mean().std(ddof=1)), 4),
+            f"{name}_by_class": {
+                kind: [
+                    round(float(table[kind].mean()), 4),
+                    round(float(table[kind].std(ddof=1)), 4),
+                ]
+                for kind in table
+            },
+        }
+    summary["each"] = each
+    write_text(folder / "folds.json", json.dumps(summary, indent=1, allow_nan=False))
+    return summary
+
+
+def finetune_in(
+    folder: Path,
+    archive: xr.Dataset,
+    start: str,
+    samples: Sequence[int],
+    *,
+    start_zoo: str | None = None,
+    repeats: int = 3,
+    recipe: Recipe | None = None,
+    version: str = "1",
+    on_training: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune a classifier with a few objects a class, and see what that does to the others.
+
+    The objects are parted in halves: samples are drawn from one, and the other is the test of every training, so that
+    figures compare.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets ``finetuning.json``, and a training a number of samples and repeat, so that a killed one goes on.
+    archive : xarray.Dataset
+        Of sequences, with their classes in ``kind``.
+    start, start_zoo : str
+        Classifier to start from.
+    samples : sequence of int
+        Objects a class to train on.
+    repeats : int
+        How often objects are drawn anew.
+    recipe : Recipe, optional
+        ``few`` by default.
+    version : str
+        Of the network, on its card.
+    on_training : callable, optional
+        Called after each training.
+
+    Returns
+    -------
+    dict
+        ``before``: figures of the classifier as it was. ``after``: for each number of samples recall and F1, averaged over
+        the repeats, their smallest and largest value, and each repeat's figures.
+
+    Raises
+    ------
+    TrainingError
+        If a class has too few objects, or as :func:`train_in`.
+    ModelError
+        If there is no such classifier.
+    """
+    recipe = recipe or RECIPES["few"]
+    zoo = Zoo(start_zoo)
+    card, classifier = zoo.card(start), zoo.load_classifier(start)
+    labelled = Labelled.of(archive, card.classes)
+    order = np.random.default_rng(recipe.seed).permutation(len(labelled.rows))
+    pool, test = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+    truth = labelled.numbers(test)
+    found: dict[str, Any] = {
+        "start": card.ref,
+        "sha256": card.sha256,
+        "archive": str(archive.attrs.get("url", "")),
+        "pool": len(pool),
+        "before": figures(truth, probabilities(classifier, labelled, test), labelled.classes),
+        "after": [],
+    }
+    for number in samples:
+        each = []
+        for repeat in range(1, repeats + 1):
+            rng = np.random.default_rng((recipe.seed, number, repeat))
+            drawn = pool[draw_samples(labelled.kinds[pool], labelled.classes, number, rng)]
+            split = Split(
+                tuple(labelled.ids[drawn].tolist()), (), tuple(labelled.ids[test].tolist())
+            )
+            record = train_in(
+                folder / f"samples-{number}-{repeat}",
+                archive,
+                card.architecture,
+                family=card.family,
+                recipe=recipe,
+                split=split,
+                start=card.ref,
+                start_zoo=start_zoo,
+                version=version,
+            )
+            each.append(record["cards"][0]["metrics"])
+            if on_training is not None:
+                on_training()
+        row: dict[str, Any] = {"samples": number, "repeats": each}
+        for name in ("recall", "f1"):
+            values = [one[name] for one in each]
+            row |= {
+                name: round(float(np.mean(values)), 4),
+                f"{name}_range": [min(values), max(values)],
+            }
+        found["after"].append(row)
+    write_text(folder / "finetuning.json", json.dumps(found, indent=1, allow_nan=False))
+    return found
+
+
+def _card(
+    labelled: Labelled,
+    architecture: str,
+    family: str,
+    version: str,
+    recipe: Recipe,
+    split: Split,
+    history: Mapping[str, list[float]],
+    start: str,
+) -> Card:
+    sources = sorted(
+        {str(s) for s in labelled.archive["source"].values if str(s).startswith("simulation")}
+    )
+    network = bool(history)
+    made: dict[str, Any] = {
+        **asdict(recipe),
+        "changes": recipe.changes(),
+        "start": start,
+        "class_weights": "inverse to the class counts",
+        "python": platform.python_version(),
+        "deepstreaks_dask": deepstreaks_dask.__version__,
+    }
+    if network:
+        made |= {
+            "optimizer": "Adam, gradients clipped to a norm of 1",
+            "loss": "categorical cross-entropy",
+            "epochs_run": len(history["loss"]),
+            "epochs_of_an_object": f"half to all of them, drawn in each pass, {MOST} at most",
+            "history": {key: [round(v, 5) for v in vs] for key, vs in history.items()},
+            "keras": keras.__version__,
+            "backend": keras.backend.backend(),
+        }
+    return Card(
+        f"{family}_{architecture}",
+        version,
+        architecture,
+        family=family,
+        input_shape=(SIDE, SIDE, 1),
+        classes=labelled.classes,
+        scaling="none",
+        recipe=made,
+        training_data={
+            "archive": str(labelled.archive.attrs.get("url", "")),
+            "simulation": sources,
+            **{
+                part: labelled.data(labelled.part(split, part))
+                for part in ("train", "validation", "test")
+            },
+        },
+        description=f"Classifier of sequences of stamps, {architecture}"
+        + (", trained on simulated objects only" if sources else ""),
+        limits="Its figures are those of its own test objects"
+        + (", which are simulated: they say nothing of the sky" if sources else ""),
+    )
