@@ -21,6 +21,7 @@ ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "resnet50": resnet50,
     "densenet121": densenet121,
 }
+"""What builds an architecture, by its name on a card."""
 
 CLASSIFIERS: dict[str, type[Classifier]] = {"rcnn": Rcnn, "taonet": TaoNet}
 """What classifies sequences, by the name of its architecture on a card; not all of them are networks."""
