@@ -85,6 +85,18 @@ class Recurrent:
     def from_arrays(cls, classes: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Recurrent:
         """Build the network and give it its weights.
 
+        Parameters
+        ----------
+        classes : sequence of str
+            Names of the classes.
+        arrays : mapping of str to ndarray
+            Weights by their names.
+
+        Returns
+        -------
+        Recurrent
+            Ready to predict.
+
         Raises
         ------
         ModelError
@@ -235,6 +247,18 @@ def apertures(pixels: Any, filters: int) -> Any:
     """Weigh pixels linearly, and then take the arcsinh: photometry whose apertures are learned.
 
     They begin as Gaussians around the middle, from one as narrow as a pixel to one as wide as the stamp.
+
+    Parameters
+    ----------
+    pixels : tensor
+        Of stamps.
+    filters : int
+        How many apertures.
+
+    Returns
+    -------
+    tensor
+        Their fluxes, compressed.
     """
     weighed = layers.Dense(filters, kernel_initializer=_Gaussians(), name="apertures")(
         layers.Flatten()(pixels)

@@ -105,6 +105,11 @@ def prepare(sequences: Sequences, begun: Begun | None = None) -> Prepared:
         noise, by the median and the median absolute deviation.
     begun : Begun, optional
         What earlier epochs of the same objects left, whose sequences go on.
+
+    Returns
+    -------
+    Prepared
+        Float32, in units of the noise.
     """
     sky, noise = _background(sequences)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -141,6 +146,11 @@ def batched(prepared: Prepared, stamps: int = STAMPS) -> Iterator[Batch]:
     prepared : Prepared
     stamps : int
         In a batch, padding included, at most; but an object is never parted.
+
+    Yields
+    ------
+    Batch
+        Each object is in one.
     """
     order = np.argsort(prepared.counts, kind="stable")
     for rows in cut(prepared.counts[order], stamps):
@@ -148,7 +158,20 @@ def batched(prepared: Prepared, stamps: int = STAMPS) -> Iterator[Batch]:
 
 
 def cut(counts: np.ndarray, stamps: int = STAMPS) -> Iterator[slice]:
-    """Cut objects, the shortest first, into batches of at most so many stamps, padding included."""
+    """Cut objects, the shortest first, into batches of at most so many stamps, padding included.
+
+    Parameters
+    ----------
+    counts : ndarray
+        int ``(object,)``: epochs of each.
+    stamps : int
+        Of a batch, at most.
+
+    Yields
+    ------
+    slice
+        Of the objects in the order of their lengths.
+    """
     first = 0
     while first < len(counts):
         # as many as fit when all are as long as the last of them
@@ -159,7 +182,22 @@ def cut(counts: np.ndarray, stamps: int = STAMPS) -> Iterator[slice]:
 
 
 def pad(prepared: Prepared, rows: np.ndarray, length: int = 0) -> Batch:
-    """Pad some objects to the longest of them, or to a length that is given, if that is longer."""
+    """Pad some objects to the longest of them, or to a length that is given, if that is longer.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        Objects.
+    rows : ndarray
+        int ``(object,)``: which of them.
+    length : int
+        Epochs at least.
+
+    Returns
+    -------
+    Batch
+        In the order of ``rows``.
+    """
     counts = prepared.counts[rows]
     starts = np.cumsum(prepared.counts)[rows] - counts
     mask = np.arange(counts.max(initial=length)) < counts[:, None]
@@ -173,7 +211,20 @@ def pad(prepared: Prepared, rows: np.ndarray, length: int = 0) -> Batch:
 
 
 def padding(counts: np.ndarray, stamps: int = STAMPS) -> float:
-    """Tell what share of all batches of objects with so many epochs is padding."""
+    """Tell what share of all batches of objects with so many epochs is padding.
+
+    Parameters
+    ----------
+    counts : ndarray
+        int ``(object,)``: epochs of each.
+    stamps : int
+        Of a batch, at most.
+
+    Returns
+    -------
+    float
+        0 to 1.
+    """
     ordered = np.sort(counts)
     sizes = [len(ordered[part]) * int(ordered[part][-1]) for part in cut(ordered, stamps)]
     return 1 - float(ordered.sum()) / sum(sizes) if sizes else 0.0

@@ -59,6 +59,11 @@ def feature_names(bands: Sequence[str]) -> list[str]:
     ----------
     bands : sequence of str
         Filters, in the order of their columns.
+
+    Returns
+    -------
+    list of str
+        A name a column.
     """
     names = [*_COUNTS]
     names += [f"mag_{name}" for name in _of_magnitudes().names]

@@ -62,6 +62,13 @@ class Shards:
     def load(self, places: np.ndarray, *, progress: bool = False) -> None:
         """Read a window, unless it is there.
 
+        Parameters
+        ----------
+        places : ndarray
+            int ``(object,)``: the window.
+        progress : bool
+            Show count, rate and time left.
+
         Raises
         ------
         TrainingError

@@ -20,6 +20,11 @@ def fold_splits(ids: np.ndarray, kinds: np.ndarray, folds: int, recipe: Recipe) 
     recipe : Recipe
         Gives the seed, and what fraction of the objects that are not tested is held out for early stopping.
 
+    Returns
+    -------
+    list of Split
+        A fold each.
+
     Raises
     ------
     TrainingError
@@ -49,6 +54,22 @@ def draw_samples(
     kinds: np.ndarray, classes: tuple[str, ...], samples: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Draw so many objects of each class, rows in ascending order.
+
+    Parameters
+    ----------
+    kinds : ndarray
+        str ``(object,)``: the class of each.
+    classes : tuple of str
+        Names of the classes.
+    samples : int
+        Of each.
+    rng : numpy.random.Generator
+        Draws them.
+
+    Returns
+    -------
+    ndarray
+        int ``(sample,)``.
 
     Raises
     ------

@@ -57,6 +57,18 @@ class Labelled:
     def of(cls, archive: xr.Dataset, classes: Sequence[str] = ()) -> Labelled:
         """Find them by the archive's column ``kind``.
 
+        Parameters
+        ----------
+        archive : xarray.Dataset
+            Of sequences.
+        classes : sequence of str
+            Names; those that occur by default.
+
+        Returns
+        -------
+        Labelled
+            Those with a class.
+
         Raises
         ------
         TrainingError
@@ -86,7 +98,20 @@ class Labelled:
         )
 
     def part(self, split: Split, part: str) -> np.ndarray:
-        """Give the places of the objects in a part of a split."""
+        """Give the places of the objects in a part of a split.
+
+        Parameters
+        ----------
+        split : Split
+            Of the objects' names.
+        part : str
+            ``train``, ``validation`` or ``test``.
+
+        Returns
+        -------
+        ndarray
+            int ``(object,)``.
+        """
         return np.flatnonzero(split.rows(self.ids, part))
 
     def numbers(self, places: np.ndarray) -> np.ndarray:
@@ -95,7 +120,20 @@ class Labelled:
         return np.array([number[kind] for kind in self.kinds[places]], np.int64)
 
     def shards(self, places: np.ndarray, window: int = 0) -> Shards:
-        """Give some of the objects as they are read."""
+        """Give some of the objects as they are read.
+
+        Parameters
+        ----------
+        places : ndarray
+            int ``(object,)``.
+        window : int
+            Objects in memory at once; 0 is all.
+
+        Returns
+        -------
+        Shards
+            Nothing is read yet.
+        """
         return Shards(self.archive, self.rows[places], window)
 
     def data(self, places: np.ndarray) -> dict[str, Any]:
@@ -226,7 +264,22 @@ def fit(
 
 
 def probabilities(classifier: Classifier, labelled: Labelled, places: np.ndarray) -> np.ndarray:
-    """Give the probabilities of some objects, float32 ``(object, class)``, a shard at a time."""
+    """Give the probabilities of some objects, float32 ``(object, class)``, a shard at a time.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        Trained.
+    labelled : Labelled
+        Objects.
+    places : ndarray
+        int ``(object,)``: which.
+
+    Returns
+    -------
+    ndarray
+        float32 ``(object, class)``.
+    """
     shards = labelled.shards(places, 1)
     scores = np.empty((len(places), len(labelled.classes)), np.float32)
     for window in shards.windows(None):

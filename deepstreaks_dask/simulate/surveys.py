@@ -342,6 +342,16 @@ class _Shifted:
 def get_survey(name: str) -> Survey:
     """Give a survey by name: ``ztf``, ``hits`` or ``crts``, or one of these with ``-shifted`` or ``-varied`` behind it.
 
+    Parameters
+    ----------
+    name : str
+        Of the survey.
+
+    Returns
+    -------
+    Survey
+        The one of that name.
+
     Raises
     ------
     SimulationError

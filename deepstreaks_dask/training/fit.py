@@ -227,6 +227,18 @@ def train(
 def groups_of(archive: xr.Dataset, by: str) -> np.ndarray:
     """Give the group of each cutout, int or str ``(cutout,)``: its night, or another column's value.
 
+    Parameters
+    ----------
+    archive : xarray.Dataset
+        As :func:`~deepstreaks_dask.archive.open_archive` gives it.
+    by : str
+        Name of a column.
+
+    Returns
+    -------
+    ndarray
+        int or str ``(cutout,)``.
+
     Raises
     ------
     TrainingError

@@ -142,6 +142,11 @@ def read_recipe(named: str, **changes: Any) -> Recipe:
     **changes
         Settings to change; None keeps one.
 
+    Returns
+    -------
+    Recipe
+        Checked.
+
     Raises
     ------
     TrainingError
@@ -173,7 +178,20 @@ class Split:
     test: tuple[int | str, ...]
 
     def rows(self, groups: np.ndarray, part: str) -> np.ndarray:
-        """Say which of these groups are in a part: bool, as long as ``groups``."""
+        """Say which of these groups are in a part: bool, as long as ``groups``.
+
+        Parameters
+        ----------
+        groups : ndarray
+            int or str ``(cutout,)``.
+        part : str
+            ``train``, ``validation`` or ``test``.
+
+        Returns
+        -------
+        ndarray
+            bool ``(cutout,)``.
+        """
         members: np.ndarray = np.isin(groups, np.array(getattr(self, part), groups.dtype))
         return members
 
@@ -190,6 +208,11 @@ def split_groups(groups: np.ndarray, recipe: Recipe, seen: np.ndarray | None = N
     seen : array, optional
         Groups that are not to be tested on, since a network that is to be measured was trained on them. The fraction to
         test is one of the others.
+
+    Returns
+    -------
+    Split
+        Each group is in one part.
 
     Raises
     ------

@@ -142,6 +142,16 @@ def train_in(
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder, which is made if it is not there.
 
+    Parameters
+    ----------
+    folder : Path
+        Of the training.
+
+    Yields
+    ------
+    None
+        While nobody else may train there.
+
     Raises
     ------
     TrainingError
@@ -164,6 +174,16 @@ def alone_in(folder: Path) -> Iterator[None]:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Give the record of a training that is done; None if there is none.
 
+    Parameters
+    ----------
+    folder : Path
+        Of the training.
+
+    Returns
+    -------
+    dict or None
+        As it lies in ``record.json``.
+
     Raises
     ------
     TrainingError
@@ -183,6 +203,18 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def publish(folder: Path, zoo: str) -> list[Card]:
     """Put the networks of a training that is done into a zoo.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the training.
+    zoo : str
+        Path or URL.
+
+    Returns
+    -------
+    list of Card
+        Of the networks that the zoo has now.
 
     Raises
     ------
