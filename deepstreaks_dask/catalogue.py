@@ -103,6 +103,11 @@ class Catalogue(Mapping[str, np.ndarray]):
             One of the columns.
         rows : ndarray
             int ``(n,)``.
+
+        Returns
+        -------
+        ndarray
+            As long as the rows.
         """
         if name in self._columns:
             return self._columns[name][rows]
@@ -125,6 +130,16 @@ class Catalogue(Mapping[str, np.ndarray]):
 
     def where(self, text: str) -> np.ndarray:
         """Say of each row whether it passes a filter.
+
+        Parameters
+        ----------
+        text : str
+            A filter; see :mod:`~deepstreaks_dask.filters`.
+
+        Returns
+        -------
+        ndarray
+            bool ``(row,)``.
 
         Raises
         ------
@@ -150,6 +165,16 @@ class Catalogue(Mapping[str, np.ndarray]):
 
     def picture(self, row: int) -> bytes:
         """Give a cutout as PNG: its pixels as they are, several planes side by side.
+
+        Parameters
+        ----------
+        row : int
+            Of the cutout.
+
+        Returns
+        -------
+        bytes
+            A PNG file of one channel, 8 bits.
 
         Raises
         ------
@@ -316,7 +341,20 @@ class Ids:
 
 
 def newest_commit(archive: str, run: str) -> str:
-    """Give what changes when an archive grows or a run's scores do."""
+    """Give what changes when an archive grows or a run's scores do.
+
+    Parameters
+    ----------
+    archive : str or path
+        Path or URL.
+    run : str
+        Name of the run.
+
+    Returns
+    -------
+    str
+        The same as long as neither changes.
+    """
     dataset = open_archive(archive)
     provenance = Run.attach(dataset.attrs["url"], run).provenance
     return f"{dataset.sizes['cutout']} {provenance.get('updated')}"

@@ -37,7 +37,19 @@ class Sample:
 
 
 class Networks:
-    """The members on a worker: all in one pass, or one by one."""
+    """The members on a worker: all in one pass, or one by one.
+
+    Parameters
+    ----------
+    models : dict of str to keras.Model
+        By reference.
+    scalings : list of str
+        Of the pixels, for each.
+    batch : int
+        Cutouts in a pass.
+    flips : bool
+        Whether four views are looked at and their mean taken.
+    """
 
     def __init__(self, models: dict[str, keras.Model], scalings: list[str], batch: int) -> None:
         self.models, self.scalings, self.batch = models, scalings, batch
@@ -63,7 +75,20 @@ class Networks:
         return self._alone[ref]
 
     def score(self, cutouts: np.ndarray, plan: Cascade | None) -> np.ndarray:
-        """Score cutouts ``(cutout, y, x)``: float32 (cutout, member), NaN where a plan spares a look."""
+        """Score cutouts ``(cutout, y, x)``: float32 (cutout, member), NaN where a plan spares a look.
+
+        Parameters
+        ----------
+        cutouts : ndarray
+            uint8 ``(cutout, y, x)``.
+        plan : Cascade, optional
+            Who looks when; all look by default.
+
+        Returns
+        -------
+        ndarray
+            float32 ``(cutout, member)``.
+        """
         if plan is None:
             passes = _passes(self.together, cutouts, self.batch)
             return _finite(np.concatenate(list(passes)), list(self.models))
@@ -87,13 +112,35 @@ class Networks:
 
 
 class Classifiers:
-    """The members on a worker that classify sequences."""
+    """The members on a worker that classify sequences.
+
+    Parameters
+    ----------
+    members : dict of str to Classifier
+        By reference.
+    """
 
     def __init__(self, members: dict[str, Classifier]) -> None:
         self.members = members
 
     def score(self, sequences: Sequences) -> np.ndarray:
-        """Give the probabilities of objects, float32 (object, member, class)."""
+        """Give the probabilities of objects, float32 (object, member, class).
+
+        Parameters
+        ----------
+        sequences : Sequences
+            Objects with their stamps.
+
+        Returns
+        -------
+        ndarray
+            float32 ``(object, member, class)``.
+
+        Raises
+        ------
+        CampaignError
+            If a member gives no number.
+        """
         scores = np.stack([member.predict(sequences) for member in self.members.values()], axis=1)
         broken = np.flatnonzero(~np.isfinite(scores).all(axis=(0, 2)))
         if len(broken):
@@ -119,7 +166,26 @@ def _broken(refs: list[str]) -> str:
 def load(
     zoo: str | None, members: tuple[tuple[str, str], ...], batch: int, precision: str
 ) -> Networks:
-    """Give the members; the first time they are loaded and checked against their hashes."""
+    """Give the members; the first time they are loaded and checked against their hashes.
+
+    Parameters
+    ----------
+    zoo : str, optional
+        Path or URL; the shipped one by default.
+    members : sequence of (str, str)
+        References and SHA-256.
+    batch : int
+        Cutouts in a pass.
+    precision : str
+        Such as ``float32``.
+    flips : bool
+        Whether four views are looked at and their mean taken.
+
+    Returns
+    -------
+    Networks
+        Kept in this process for the next call.
+    """
     with _loading:  # two threads must not load the same networks at once
         return _load_once(zoo, members, batch, precision)
 
@@ -139,7 +205,20 @@ def _load_once(
 
 
 def load_classifiers(zoo: str | None, members: tuple[tuple[str, str], ...]) -> Classifiers:
-    """Give the members that classify sequences; the first time they are loaded and checked against their hashes."""
+    """Give the members that classify sequences; the first time they are loaded and checked against their hashes.
+
+    Parameters
+    ----------
+    zoo : str or None
+        Path or URL; the shipped one by default.
+    members : sequence of (str, str)
+        References and SHA-256.
+
+    Returns
+    -------
+    Classifiers
+        Kept in this process for the next call.
+    """
     with _loading:
         return _load_classifiers_once(zoo, members)
 

@@ -65,6 +65,11 @@ class Run:
         write : bool
             Scores and provenance are to be changed.
 
+        Returns
+        -------
+        Run
+            Nothing of it is read yet.
+
         Raises
         ------
         CampaignError
@@ -85,7 +90,22 @@ class Run:
 
     @classmethod
     def attach(cls, url: str, name: str, *, write: bool = False) -> Run:
-        """Open a run that is known to be there, at the store's URL."""
+        """Open a run that is known to be there, at the store's URL.
+
+        Parameters
+        ----------
+        url : str
+            Of the store.
+        name : str
+            Of the run.
+        write : bool
+            Whether it may be changed.
+
+        Returns
+        -------
+        Run
+            Nothing of it is read yet.
+        """
         path = f"runs/{name}"
         group = zarr.open_group(url, path=path, mode="r+" if write else "r", use_consolidated=False)
         return cls(url, name, group)
@@ -118,6 +138,11 @@ class Run:
             Names of the classes that the members tell apart, where rows are objects with their sequences.
         **provenance
             Whatever else tells where the scores come from.
+
+        Returns
+        -------
+        Run
+            All scores are NaN.
 
         Raises
         ------
@@ -186,7 +211,18 @@ class Run:
         return self._array("rejected")
 
     def kept(self, first: int, last: int) -> np.ndarray:
-        """Say which of some rows were not rejected by a triage, bool (cutout,); all if there was none."""
+        """Say which of some rows were not rejected by a triage, bool (cutout,); all if there was none.
+
+        Parameters
+        ----------
+        first, last : int
+            Rows ``[first, last)``.
+
+        Returns
+        -------
+        ndarray
+            bool ``(cutout,)``.
+        """
         if self.provenance["triage"] is None:
             return np.ones(last - first, bool)
         try:
@@ -195,7 +231,20 @@ class Run:
             return np.ones(last - first, bool)
 
     def read(self, name: str, total: int) -> np.ndarray:
-        """Read so many rows of an array; where there is nothing, or a torn chunk, as if nobody had looked."""
+        """Read so many rows of an array; where there is nothing, or a torn chunk, as if nobody had looked.
+
+        Parameters
+        ----------
+        name : str
+            Of the array.
+        total : int
+            Rows of the archive.
+
+        Returns
+        -------
+        ndarray
+            ``(cutout, …)``, NaN or False where there is nothing.
+        """
         array = self._array(name)
         values = np.full((total, *array.shape[1:]), array.fill_value, array.dtype)
         for first, last, found in _read(array, min(total, array.shape[0]), array.chunks[0]):
@@ -215,7 +264,20 @@ class Run:
             self.group.update_attributes(attributes)
 
     def settle(self, name: str, value: Any) -> Any:
-        """Add to the provenance unless somebody has added this already; give what stands there then."""
+        """Add to the provenance unless somebody has added this already; give what stands there then.
+
+        Parameters
+        ----------
+        name : str
+            Of the attribute.
+        value : Any
+            As JSON can hold it.
+
+        Returns
+        -------
+        Any
+            The first value that anybody gave.
+        """
         with alone(self.url, self.name):
             self._learn()
             if name not in self.group.attrs:
@@ -238,7 +300,18 @@ class Run:
                 array.resize((total, *array.shape[1:]))
 
     def missing(self, total: int, shard: int) -> Iterator[tuple[int, int]]:
-        """Give the shards with rows that are neither scored nor rejected, or whose chunk is torn, which is cleared."""
+        """Give the shards with rows that are neither scored nor rejected, or whose chunk is torn, which is cleared.
+
+        Parameters
+        ----------
+        total, shard : int
+            Rows of the archive, and of a shard.
+
+        Yields
+        ------
+        (int, int)
+            Rows ``[first, last)``.
+        """
         nobody_looked = np.any if self.provenance["decided"] is None else np.all
         for first, last, values in _mended(self.scores, total, shard):
             unseen = nobody_looked(np.isnan(values), axis=tuple(range(1, values.ndim)))
@@ -246,7 +319,18 @@ class Run:
                 yield first, last
 
     def unseen(self, total: int, shard: int) -> Iterator[tuple[int, int]]:
-        """Give the shards with rows that the first look of a triage has not seen."""
+        """Give the shards with rows that the first look of a triage has not seen.
+
+        Parameters
+        ----------
+        total, shard : int
+            Rows of the archive, and of a shard.
+
+        Yields
+        ------
+        (int, int)
+            Rows ``[first, last)``.
+        """
         for first, last, values in _mended(self.first_look, total, shard):
             if np.isnan(values).any():
                 yield first, last
@@ -265,6 +349,11 @@ def alone(url: str, name: str) -> Iterator[None]:
         Store of the archive.
     name : str
         Name of the run.
+
+    Yields
+    ------
+    None
+        While nobody else has the lock.
 
     Raises
     ------
@@ -298,6 +387,11 @@ def alone(url: str, name: str) -> Iterator[None]:
 
 def check_name(name: str) -> None:
     """Refuse what cannot be the name of a run.
+
+    Parameters
+    ----------
+    name : str
+        Of a run.
 
     Raises
     ------

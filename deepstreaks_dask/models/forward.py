@@ -53,6 +53,11 @@ SCALINGS: Mapping[str, Callable[[Any], Any]] = {
 def check_precision(precision: str) -> None:
     """Refuse what is none of `PRECISIONS`.
 
+    Parameters
+    ----------
+    precision : str
+        Such as ``float32``.
+
     Raises
     ------
     ModelError
@@ -99,6 +104,17 @@ def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
 
 class Forward:
     """Models compiled by :func:`compile_forward`: a function from cutouts to scores.
+
+    Parameters
+    ----------
+    compiled : callable
+        Compiles the pass for so many cutouts.
+    shape : tuple of int
+        Batch, height, width and planes.
+    dtype : numpy.dtype
+        That cutouts are brought to.
+    only_bytes : bool
+        Whether cutouts must be uint8.
 
     Attributes
     ----------
