@@ -61,10 +61,16 @@ class Monitor:
 
     Attributes
     ----------
-    problems : list of str
-        What went wrong in the last pass.
+    log : logging.Logger
+        Where it writes.
     patience : float
         Seconds without a pass after which the service is not healthy.
+    problems : list of str
+        What went wrong in the last pass.
+    passed : float or None
+        When the last pass ended, seconds since 1970; None before the first.
+    waiting_since : float or None
+        When the file that has waited longest was first seen, seconds since 1970; None if none waits.
     """
 
     log: logging.Logger

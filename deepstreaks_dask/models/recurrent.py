@@ -198,6 +198,8 @@ class Photometry(layers.Layer):
     ----------
     filters : int
         How many of the first inputs are apertures.
+    **options
+        Of a Keras layer.
     """
 
     def __init__(self, filters: int, **options: Any) -> None:
