@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 
@@ -90,8 +89,7 @@ class Networks:
             float32 ``(cutout, member)``.
         """
         if plan is None:
-            passes = _passes(self.together, cutouts, self.batch)
-            return _finite(np.concatenate(list(passes)), list(self.models))
+            return _finite(self.together(cutouts), list(self.models))
         return cascade(cutouts, self.looks, np.array(plan.limits, np.float32), plan.order)
 
     def sample(self, cutouts: np.ndarray) -> Sample:
@@ -107,8 +105,7 @@ class Networks:
         return Sample(np.stack(columns, axis=1), tuple(costs))
 
     def _look(self, ref: str, cutouts: np.ndarray) -> np.ndarray:
-        passes = _passes(self.alone(ref), cutouts, self.batch)
-        return _finite(np.concatenate(list(passes)), [ref])[:, 0]
+        return _finite(self.alone(ref)(cutouts), [ref])[:, 0]
 
 
 class Classifiers:
@@ -146,10 +143,6 @@ class Classifiers:
         if len(broken):
             raise CampaignError(_broken([list(self.members)[k] for k in broken]))
         return scores.astype(np.float32, copy=False)
-
-
-def _passes(forward: Forward, cutouts: np.ndarray, batch: int) -> Iterator[np.ndarray]:
-    return (forward(cutouts[k : k + batch]) for k in range(0, len(cutouts), batch))
 
 
 def _finite(scores: np.ndarray, refs: list[str]) -> np.ndarray:

@@ -384,15 +384,19 @@ def small_card(request, monkeypatch):
     name = keras.backend.backend()
     compile_ = forward._BACKENDS[name]
 
-    def compiled(models, scalings, shape, dtype):
-        run = compile_(models, scalings, shape, dtype)
+    def compiled(*arguments):
+        begin = compile_(*arguments)
 
-        def scores(cutouts):
-            if len(cutouts) > 16:
+        def begin_(cutouts):
+            wait = begin(cutouts)
+
+            def full():
+                wait()
                 raise exhausted(request.param)
-            return run(cutouts)
 
-        return scores
+            return full if len(cutouts) > 16 else wait
+
+        return begin_
 
     monkeypatch.setitem(forward._BACKENDS, name, compiled)
     networks._load_once.cache_clear()
@@ -422,13 +426,32 @@ def test_what_is_no_matter_of_memory_is_not_tried_again(families, monkeypatch):
         tried.append(len(cutouts))
         raise RuntimeError("INTERNAL: the card fell off the bus")
 
-    run._run = broken
+    run._begin = broken
     with pytest.raises(RuntimeError, match="fell off"):
         run(small_cutouts(8).cutouts)
     assert tried == [8]
     monkeypatch.setitem(forward._BACKENDS, keras.backend.backend(), lambda *_: never)
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
         compile_forward(models, 8)(small_cutouts(8).cutouts)
+
+
+def test_calls_under_way_are_over_before_less_is_tried(families):
+    """Else what they hold of the card's memory would be missing when the batch is halved."""
+    run = compile_forward([Zoo(families.zoo).load(families.members[0].ref)], 4)
+    over = []
+
+    def begin(cutouts):
+        def wait():
+            over.append(int(cutouts[0, 0, 0, 0]))
+            raise RuntimeError("INTERNAL: the card fell off the bus")
+
+        return wait
+
+    run._begin = begin
+    cutouts = np.repeat(np.arange(4, dtype=np.uint8), 4)[:, None, None, None]
+    with pytest.raises(RuntimeError, match="fell off"):
+        run(np.broadcast_to(cutouts, (16, *run._shape[1:])))
+    assert over == [0, 1]
 
 
 def never(cutouts):

@@ -2,11 +2,18 @@
 
 A batch is sent to the device once, as bytes where the archive has bytes, and scaled there as each model wants it
 (`SCALINGS`); every call has the same shape, so that nothing is compiled twice, but where that is too much for the memory
-of a device: then the batch is halved. Each Keras backend has its branch here and is imported nowhere else.
+of a device: then the batch is halved. Two calls are under way at a time: one is copied to a card while the other is
+computed there, or uses the cores that the other leaves idle. Each Keras backend has its branch here and is imported
+nowhere else.
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import cycle
 from typing import Any
 
 import keras
@@ -20,7 +27,9 @@ from deepstreaks_dask.errors import ModelError
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-_Run = Callable[[np.ndarray], np.ndarray]
+_Wait = Callable[[], np.ndarray]
+_Begin = Callable[[np.ndarray], _Wait]  # begins a call, and gives what waits for its scores
+_AHEAD = 2  # calls under way
 
 PRECISIONS = "float32", "mixed_bfloat16", "mixed_float16"
 """In what a network computes: single precision, or half with weights and scores in single."""
@@ -125,7 +134,7 @@ class Forward:
 
     def __init__(
         self,
-        compiled: Callable[[int], _Run],
+        compiled: Callable[[int], _Begin],
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         only_bytes: bool,
@@ -133,36 +142,42 @@ class Forward:
         self._compiled, self._shape = compiled, shape
         self._dtype, self._only_bytes = dtype, only_bytes
         self.size = shape[0]
-        self._run = self._fitting(lambda: compiled(self.size))
+        self._begin = self._fitting(lambda: compiled(self.size))
 
     def __call__(self, cutouts: np.ndarray) -> np.ndarray:
-        """Score at most a batch of cutouts."""
-        n, (batch, *sides) = len(cutouts), self._shape
+        """Score any number of cutouts, a batch a call."""
         if cutouts.ndim == 3:
             cutouts = cutouts[..., None]
-        if (
-            (self._only_bytes and cutouts.dtype != np.uint8)
-            or list(cutouts.shape[1:]) != sides
-            or n > batch
-        ):
+        if (self._only_bytes and cutouts.dtype != np.uint8) or cutouts.shape[1:] != self._shape[1:]:
             raise ModelError(
                 f"cutouts are {cutouts.dtype} {cutouts.shape}: give {'uint8' if self._only_bytes else 'numbers'} of "
-                f"shape (n, {', '.join(map(str, sides))}) with n of at most {batch}"
+                f"shape (n, {', '.join(map(str, self._shape[1:]))})"
             )
-        return self._fitting(lambda: self._passes(cutouts))[:n]
+        return self._fitting(lambda: self._passes(cutouts))
 
     def _passes(self, cutouts: np.ndarray) -> np.ndarray:
         """Score cutouts in calls of one size, the last one filled up."""
-        n = -(-max(1, len(cutouts)) // self.size) * self.size
-        if n > len(cutouts) or cutouts.dtype != self._dtype:
-            padded = np.zeros((n, *self._shape[1:]), self._dtype)
-            padded[: len(cutouts)] = cutouts
-            cutouts = padded
-        if n == self.size:
-            return self._run(cutouts)
-        return np.concatenate(
-            [self._run(cutouts[k : k + self.size]) for k in range(0, n, self.size)]
-        )
+        done: list[np.ndarray] = []
+        under_way: deque[_Wait] = deque()
+        try:
+            for k in range(0, max(1, len(cutouts)), self.size):
+                if len(under_way) == _AHEAD:
+                    done.append(under_way.popleft()())
+                under_way.append(self._begin(self._filled(cutouts[k : k + self.size])))
+            done += [wait() for wait in under_way]
+        except Exception:
+            for wait in under_way:  # of them, too, nothing may be on the device when less is tried
+                with suppress(Exception):
+                    wait()
+            raise
+        return np.concatenate(done)[: len(cutouts)]
+
+    def _filled(self, cutouts: np.ndarray) -> np.ndarray:
+        if len(cutouts) == self.size and cutouts.dtype == self._dtype:
+            return cutouts
+        filled = np.zeros((self.size, *self._shape[1:]), self._dtype)
+        filled[: len(cutouts)] = cutouts
+        return filled
 
     def _fitting(self, work: Callable[[], Any]) -> Any:
         """Do what needs the device's memory; while it does not fit, halve the size and do it again."""
@@ -174,7 +189,7 @@ class Forward:
                     raise
             # here, where the error is gone and no frame of it keeps arrays on the device
             self.size = -(-self.size // 2)
-            self._run = self._fitting(lambda: self._compiled(self.size))
+            self._begin = self._fitting(lambda: self._compiled(self.size))
 
 
 def _exhausted(error: Exception) -> bool:
@@ -202,16 +217,16 @@ def compile_forward(
     Returns
     -------
     callable
-        Takes at most `batch` cutouts, (cutout, y, x, plane) or, of one plane, (cutout, y, x), uint8 where a model
-        wants bytes and else of any type, and returns float32 (cutout, model) in 0..1. Fewer cutouts are padded to
-        `batch`, which leaves their scores as they are.
+        Takes any number of cutouts, (cutout, y, x, plane) or, of one plane, (cutout, y, x), uint8 where a model
+        wants bytes and else of any type, and returns float32 (cutout, model) in 0..1. What is left of the last batch is
+        padded, which leaves its scores as they are.
         Where the memory of the device is exhausted the batch is halved, for good (:attr:`Forward.size`).
 
     Raises
     ------
     ModelError
         If the models disagree in shape, are none, or `batch` is below 1; and, from the function, if
-        the cutouts are of another type, shape or number.
+        the cutouts are of another type or shape.
     """
     if not models:
         raise ModelError("no model to run: give at least one")
@@ -300,7 +315,7 @@ def _columns(cutouts: Any, scalings: Sequence[str], look: Callable[[int, Any], A
 
 def _tensorflow(
     models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
-) -> _Run:
+) -> _Begin:
     import tensorflow as tf
 
     # Not XLA: on CPUs it halves the speed of VGG6 and gains nothing on the larger networks. Weights
@@ -313,14 +328,18 @@ def _tensorflow(
         return _columns(cutouts, scalings, lambda k, images: models[k](images, training=False))
 
     compiled = scores.get_concrete_function()
-    return lambda cutouts: np.concatenate(
-        [column.numpy() for column in compiled(tf.constant(cutouts))], axis=1
-    )
+
+    def run(cutouts: np.ndarray) -> np.ndarray:
+        columns = [column.numpy() for column in compiled(tf.constant(cutouts))]
+        return np.concatenate(columns, axis=1)
+
+    pool = ThreadPoolExecutor(_AHEAD, "forward")  # TensorFlow's own calls return when they are done
+    return lambda cutouts: pool.submit(run, cutouts).result
 
 
 def _jax(
     models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
-) -> _Run:
+) -> _Begin:
     import jax
 
     # Weights are arguments: as constants of the trace they would be compiled in, slowly.
@@ -340,21 +359,62 @@ def _jax(
         return ops.concatenate(_columns(cutouts, scalings, look), axis=1)
 
     compiled = scores.lower(weights, jax.ShapeDtypeStruct(shape, dtype)).compile()
-    return lambda cutouts: np.asarray(compiled(weights, cutouts))
+    # it returns before anything is copied or computed
+    return lambda cutouts: partial(np.asarray, compiled(weights, cutouts))
 
 
 def _torch(
     models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
-) -> _Run:
+) -> _Begin:
     import torch
 
-    @torch.inference_mode()
-    def scores(cutouts: np.ndarray) -> np.ndarray:
-        pixels = ops.convert_to_tensor(cutouts)
+    def scores(pixels: Any) -> Any:
         columns = _columns(pixels, scalings, lambda k, images: models[k](images, training=False))
-        return ops.convert_to_numpy(ops.concatenate(columns, axis=1))
+        return ops.concatenate(columns, axis=1)
 
-    return scores
+    @torch.inference_mode()
+    def run(cutouts: np.ndarray) -> np.ndarray:
+        return np.asarray(ops.convert_to_numpy(scores(ops.convert_to_tensor(cutouts))))
+
+    device = models[0].weights[0].value.device
+    if device.type == "cuda":
+        return _torch_on_card(scores, shape, dtype, device)
+    return lambda cutouts: partial(run, cutouts)
+
+
+def _torch_on_card(
+    scores: Callable[[Any], Any], shape: tuple[int, ...], dtype: str, device: Any
+) -> _Begin:
+    """Copy to the card while it computes: from memory that it reads by itself, in a queue beside the one of its work."""
+    import torch
+
+    buffers = cycle(
+        [torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True) for _ in range(_AHEAD)]
+    )
+    copies = torch.cuda.Stream(device)
+
+    @torch.inference_mode()
+    def begin(cutouts: np.ndarray) -> _Wait:
+        buffer = next(buffers)  # its last call has been waited for
+        buffer.copy_(torch.from_numpy(cutouts))
+        with torch.cuda.stream(copies):
+            pixels = buffer.to(device, non_blocking=True)
+        work = torch.cuda.current_stream(device)
+        work.wait_stream(copies)
+        pixels.record_stream(work)
+        given = scores(pixels)
+        found = torch.empty(given.shape, dtype=given.dtype, pin_memory=True)
+        found.copy_(given, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(work)
+
+        def wait() -> np.ndarray:
+            done.synchronize()
+            return np.asarray(found)
+
+        return wait
+
+    return begin
 
 
 _BACKENDS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
