@@ -53,6 +53,9 @@ CHUNK = 64
 EPOCHS_A_SHARD = 16384
 """Stamps in a shard of pixels of an archive of sequences, about 29 MB where they are 21 x 21 floats."""
 
+EPOCHS_A_CHUNK = 512
+"""Stamps in a chunk of an archive of sequences: small as they are, more of them are read at a time."""
+
 _COLUMN_CHUNK = 65536
 _HASHED_AT_ONCE = 2047  # bytes; from 2048 on hashlib lets other threads go first
 _QUARANTINE = ("source", "reason", "detail", "night")
@@ -298,6 +301,7 @@ def create(
     schema = {**SCHEMA, **(columns or {}), **(SPANS if epochs is not None else {})}
     row, piece = ("cutout", "cutout") if epochs is None else ("object", "epoch")
     pixels_shard = shard if epochs is None else EPOCHS_A_SHARD
+    chunk = CHUNK if epochs is None else min(EPOCHS_A_CHUNK, EPOCHS_A_SHARD)
     fs, root = _locate(url)
     attributes: dict[str, Any] = {
         "format": FORMAT,
@@ -327,7 +331,7 @@ def create(
             group.create_array(
                 name,
                 shape=(0, *sides),
-                chunks=(CHUNK, *sides),
+                chunks=(chunk, *sides),
                 shards=(pixels_shard, *sides),
                 dtype=kind,
                 fill_value=0,
@@ -341,7 +345,7 @@ def create(
         for name, column in schema.items():
             _create_column(group, name, column, dimension=row)
         for name, column in (epochs or {}).items():
-            _create_column(group, name, column, dimension="epoch")
+            _create_column(group, name, column, dimension="epoch", chunk=EPOCHS_A_SHARD)
         table = group.create_group("quarantine")
         for name in _QUARANTINE:
             column = Column("int32" if name == "night" else "string", None, "", name)
@@ -467,7 +471,7 @@ def verify(url: str | os.PathLike[str], *, progress: bool = False) -> VerifyRepo
     columns = [name for name in group.array_keys() if name not in _PIXELS]
     for name in sorted([*columns, *(f"quarantine/{name}" for name in _QUARANTINE)]):
         array = _array(group, name)
-        for index, (first, last) in enumerate(shard_bounds(array.shape[0], _COLUMN_CHUNK)):
+        for index, (first, last) in enumerate(shard_bounds(array.shape[0], array.chunks[0])):
             key = _key(array, name, index)
             _, why = _reread(url, array, key, first, last)
             if why:
@@ -877,7 +881,12 @@ def _sorted_ids(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _create_column(
-    group: zarr.Group, name: str, column: Column, *, dimension: str = "cutout"
+    group: zarr.Group,
+    name: str,
+    column: Column,
+    *,
+    dimension: str = "cutout",
+    chunk: int = _COLUMN_CHUNK,
 ) -> None:
     missing = column.missing
     if missing is None:
@@ -885,7 +894,7 @@ def _create_column(
     group.create_array(
         name,
         shape=(0,),
-        chunks=(_COLUMN_CHUNK,),
+        chunks=(chunk,),
         dtype=column.dtype,
         fill_value=missing,
         compressors=[ZstdCodec(level=3), Crc32cCodec()],

@@ -94,8 +94,8 @@ def _score_sequences(unit: Unit) -> Outcome:
             continue
         from deepstreaks_dask.networks import load_classifiers
 
-        with _device:
-            scores = load_classifiers(unit.zoo, unit.members).score(stretch.sequences)
+        # not one pass at a time: these are small, and recurrent layers leave a processor idle between steps
+        scores = load_classifiers(unit.zoo, unit.members).score(stretch.sequences)
         values = np.full((last - first, *array.shape[1:]), np.nan, np.float32)
         values[stretch.rows - first] = scores
         array[first:last] = values

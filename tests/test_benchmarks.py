@@ -57,11 +57,24 @@ def test_ingest_refuses_an_unknown_format():
 
 
 def test_sequences_measures_every_survey():
-    done = _run(BENCHMARKS / "sequences.py", "--objects", "2", "--json")
+    done = _run(BENCHMARKS / "sequences.py", "simulate", "--objects", "2", "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert {row["survey"] for row in rows} == {"hits", "hits-shifted", "ztf", "crts"}
     assert all(row["stamps_per_second"] > 0 for row in rows)
+
+
+def test_sequences_are_scored_and_followed():
+    """The benchmark itself stops if a step does not give what the whole sequence gives."""
+    few = ["--objects", "6", "--repeats", "1", "--json"]
+    done = _run(BENCHMARKS / "sequences.py", "score", "--networks", "rcnn", *few)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert row["b/a"] == pytest.approx(row["b"] / row["a"])
+    done = _run(BENCHMARKS / "sequences.py", "follow", *few)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert row["again/step"] > 0
 
 
 def test_cascade_looks_less_often_and_decides_the_same():

@@ -168,11 +168,12 @@ def test_what_cannot_be_used_is_named_and_stops_nothing(url, zoo, client):
             )
         ],
     )
-    # a shard of pixels of which objects of two units have a part
+    # two shards of pixels, of which objects of several units have a part: one is damaged, one is gone
     (url / "cutouts" / "c" / "1" / "0" / "0").write_bytes(b"")
+    (url / "cutouts" / "c" / "2" / "0" / "0").unlink()
     dataset = open_archive(url)
     ends = (dataset["offset"] + dataset["epochs"]).values
-    touched = (ends > 256) & (dataset["offset"].values < 512)
+    touched = (ends > 256) & (dataset["offset"].values < 768)
     found = score(url, Families.from_zoo(zoo, ["sky"]), client, progress=False)
     lost = found["scores"].isnull().any(["member", "class"]).values
     expected = [*np.flatnonzero(touched).tolist(), OBJECTS, OBJECTS + 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -95,6 +96,17 @@ class State:
         """Give the state of some of the objects."""
         begun = Begun(self.begun.first[rows], self.begun.last[rows], self.begun.unit[rows])
         return State(begun, self.values[rows])
+
+    @classmethod
+    def join(cls, parts: Sequence[State]) -> State:
+        """Put the objects of several behind one another; one at least."""
+        begun = Begun(
+            *(
+                np.concatenate([getattr(part.begun, name) for part in parts])
+                for name in ("first", "last", "unit")
+            )
+        )
+        return cls(begun, np.concatenate([part.values for part in parts]))
 
 
 class Rcnn(Recurrent):

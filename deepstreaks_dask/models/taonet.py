@@ -96,7 +96,7 @@ class TaoNet(Recurrent):
 
 
 def _active(x: Any) -> Any:
-    return layers.Activation("relu")(layers.BatchNormalization()(x))
+    return layers.Activation("relu")(layers.BatchNormalization(momentum=0.9)(x))
 
 
 def _dense_block(x: Any, depth: int, growth: int) -> Any:
