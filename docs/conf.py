@@ -1,0 +1,53 @@
+"""Sphinx's configuration; ``python docs/build.py`` prepares the sources and calls Sphinx."""
+
+from typing import Any
+
+from sphinx.application import Sphinx
+
+import deepstreaks_dask
+
+project = "deepstreaks_dask"
+author = "The deepstreaks_dask developers"
+copyright = "the deepstreaks_dask developers"
+version = release = deepstreaks_dask.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["*.part.md"]
+
+autodoc_typehints = "none"  # types and shapes are in the doc-strings
+autodoc_member_order = "bysource"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+# types are named without their modules, where two may have one name
+suppress_warnings = ["ref.python"]
+# what is of another package has no page here
+nitpick_ignore_regex = [("py:.*", r"(?!deepstreaks_dask).*")]
+
+nb_execution_mode = "off"  # build.py has executed them
+nb_output_stderr = "remove"  # TensorFlow greets each kernel there
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+html_theme = "pydata_sphinx_theme"
+html_title = project
+html_favicon = "favicon.svg"
+html_context = {"default_mode": "auto"}
+html_static_path = ["static"]
+html_theme_options: dict[str, Any] = {"show_toc_level": 2, "navigation_with_keys": False}
+
+_DRAWS = ("bokeh/bokeh", "bokeh/bokeh-gl", "bokeh/bokeh-widgets", "bokeh/bokeh-tables")
+
+
+def setup(app: Sphinx) -> None:
+    """Give the tutorials, and no other page, what draws their plots."""
+
+    def add(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+        if page.startswith("tutorials/") and page != "tutorials/index":
+            for name in (*_DRAWS, "panel/panel"):
+                app.add_js_file(f"{name}.min.js")
+
+    app.connect("html-page-context", add)
