@@ -133,8 +133,13 @@ class Decision:
         Raises
         ------
         DeepStreaksError
-            If a threshold names neither a member nor a family of the scores.
+            If a threshold names neither a member nor a family of the scores, or these are of sequences.
         """
+        if "class" in scores.dims:
+            raise DeepStreaksError(
+                f"run {scores.attrs.get('run')!r} holds probabilities of classes of sequences, about which nothing is "
+                "decided: see 'deepstreaks sequences evaluate'"
+            )
         members = [str(name) for name in scores["model"].values]
         names = list(dict.fromkeys(family_of(member) for member in members))
         values = scores["scores"].values

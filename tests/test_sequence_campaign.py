@@ -10,7 +10,7 @@ from deepstreaks_dask import archive
 from deepstreaks_dask.archive import EPOCHS, CutoutBatch, append, create, open_archive
 from deepstreaks_dask.campaign import score
 from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.errors import CampaignError, ModelError
+from deepstreaks_dask.errors import CampaignError, DeepStreaksError, ModelError
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import CLASSIFIERS, build
 from deepstreaks_dask.models.zoo import Card, Zoo
@@ -133,6 +133,12 @@ def test_scores_are_those_of_the_classifiers(url, zoo, client):
     for member, level in (("sky_high", 0.5), ("sky_low", -0.5)):
         expected = ByBrightness(level).predict(every)
         np.testing.assert_array_equal(found["scores"].sel(member=member).values, expected)
+
+
+def test_nothing_is_decided_of_classes(url, zoo, client):
+    found = score(url, Families.from_zoo(zoo, ["sky"]), client, progress=False)
+    with pytest.raises(DeepStreaksError, match="run 'default' holds probabilities of classes"):
+        Decision().apply(found)
 
 
 def test_an_interrupted_run_goes_on_and_takes_in_what_was_appended(url, zoo, client, monkeypatch):
