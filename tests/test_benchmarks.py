@@ -142,3 +142,13 @@ def test_scaling_measures_workers_and_bare_processes():
     workers, bare = result["two_workers_over_one"], result["two_bare_processes_over_one"]
     assert min(workers, bare) > 0
     assert result["workers_over_bare"] == pytest.approx(workers / bare)
+
+
+def test_card_measures_its_limits_and_what_is_made_of_them():
+    sizes = ["--cutouts", "64", "--batch", "16", "--side", "128", "--repeats", "1"]
+    done = _run(BENCHMARKS / "card.py", *sizes, "--architectures", "vgg6", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert min(result[key] for key in ("copy_gb_s", "matmul_tflops", "passes")) > 0
+    assert result["gflop_a_cutout"] == pytest.approx(3 * 0.22)
+    assert result["score_over_bare"] == pytest.approx(result["score"] / result["bare"])
