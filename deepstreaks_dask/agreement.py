@@ -8,6 +8,8 @@ their mean (uncertainty sampling; Lewis and Gale 1994, SIGIR, 3). Scores are pro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -19,6 +21,12 @@ from deepstreaks_dask.evaluation import joint_scores, plausibility_labels
 
 ORDERS = ("entropy", "spread", "margin")
 """What a queue can be ordered by."""
+
+
+def columns_of(members: Iterable[str]) -> list[str]:
+    """Name the columns that :func:`with_agreement` adds."""
+    families = dict.fromkeys(map(family_of, members))
+    return [f"{family}_{what}" for family in families for what in ("spread", "entropy")] + [*ORDERS]
 
 
 def with_agreement(decided: xr.Dataset, decision: Decision) -> xr.Dataset:

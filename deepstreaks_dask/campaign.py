@@ -77,6 +77,7 @@ def score(
     triage: Triage | None = None,
     order: Sequence[Sequence[str]] | None = None,
     precision: str | None = None,
+    flips: bool = False,
     stop: threading.Event | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
@@ -111,6 +112,9 @@ def score(
         One of :data:`~deepstreaks_dask.models.forward.PRECISIONS`, ``float32`` by default. What another one does to
         the scores is measured on the first shard: the largest and the mean difference to ``float32`` are in the run's
         ``precision_effect``. A run keeps the one it began with.
+    flips : bool
+        A score is the mean of a network's scores of the cutout and of its three flips, for four times the work. A run that
+        began so goes on so.
     stop : threading.Event, optional
         Once it is set, the shards under way are stored and no others begun.
     progress : bool
@@ -127,9 +131,10 @@ def score(
     ------
     CampaignError
         If the archive is empty or its cutouts, or sequences, are not what a member takes, members tell other classes
-        apart than each other, sequences are to be decided or scored in half precision, the run was made with other weights,
-        for another decision or in another precision, the order leaves out a member, a network gives no number, or
-        the workers, the scheduler or the store fail. What is scored by then is stored; the same call goes on.
+        apart than each other, sequences are to be decided, flipped or scored in half precision, the run was made with other
+        weights, for another decision, in another precision or without flips, the order leaves out a member, a network
+        gives no number, or the workers, the scheduler or the store fail. What is scored by then is stored; the same
+        call goes on.
     TriageError
         If the triage was calibrated for other members or another precision.
     ModelError
@@ -143,15 +148,17 @@ def score(
         raise CampaignError("a decision is for the mode 'decide': name it (a triage has its own)")
     if mode != "triage" and triage is not None:
         raise CampaignError("a triage is for the mode 'triage': name it")
+    if mode == "triage" and flips:
+        raise CampaignError("a triage is calibrated on scores without flips: score all without one")
     dataset = open_archive(archive)
     url, total, shard = dataset.attrs["url"], dataset["id"].size, dataset.attrs["shard"]
     if not total:
         raise CampaignError(f"{url} holds no cutouts: ingest some first")
     classes = _check_input(dataset, families)
-    if classes and (mode != "all" or precision not in (None, "float32")):
+    if classes and (mode != "all" or flips or precision not in (None, "float32")):
         raise CampaignError(
-            f"{url} holds sequences: they are scored in the mode 'all' and in float32, since a classifier of sequences "
-            "makes no decision"
+            f"{url} holds sequences: they are scored in the mode 'all', in float32 and as they are, since a classifier "
+            "of sequences makes no decision"
         )
     if mode == "decide":
         decision = decision or Decision()
@@ -164,7 +171,7 @@ def score(
     with _naming_faults(url, run):
         with alone(url, run):
             stored = _open_run(
-                url, run, families, classes, decision, triage, total, shard, batch, precision
+                url, run, families, classes, decision, triage, total, shard, batch, precision, flips
             )
         began = stored.provenance
         whole = Unit(
@@ -176,6 +183,7 @@ def score(
             began["batch"],
             began["dtype"],
             sequences=bool(classes),
+            flips=began["flips"],
         )
         work = _Work(client, stop, progress)
         with beating(client, url, run, stop):
@@ -435,7 +443,7 @@ def _runs_alike(url: str, provenance: dict[str, Any]) -> Iterator[Run]:
         run = Run.attach(url, name)
         has = run.provenance
         # what a triage keeps is another mixture of cutouts, and has its own order
-        if all(has[key] == provenance[key] for key in ("members", "dtype", "triage")):
+        if all(has[key] == provenance[key] for key in ("members", "dtype", "flips", "triage")):
             yield run
 
 
@@ -509,6 +517,7 @@ def _open_run(
     shard: int,
     batch: int,
     precision: str | None,
+    flips: bool,
 ) -> Run:
     """Open the run to go on with it, or make it; grow it to the archive's length."""
     wanted: list[dict[str, Any]] = [
@@ -549,6 +558,8 @@ def _open_run(
             raise CampaignError(
                 f"run {name!r} of {url} was made in {has['dtype']}: give another --run"
             )
+        if flips and not has["flips"]:
+            raise CampaignError(f"run {name!r} of {url} was made without flips: give another --run")
         run.grow(total)
         return run
     check_precision(precision or "float32")
@@ -569,5 +580,6 @@ def _open_run(
         backend_version=version(keras.backend.backend()),
         keras=keras.__version__,
         dtype=precision or "float32",
+        flips=flips,
         deepstreaks_dask=deepstreaks_dask.__version__,
     )

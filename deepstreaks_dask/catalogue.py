@@ -19,8 +19,10 @@ import zarr
 from astropy.coordinates import SkyCoord
 from PIL import Image
 
+from deepstreaks_dask.agreement import columns_of, with_agreement
 from deepstreaks_dask.archive import CHUNK, open_archive
-from deepstreaks_dask.decision import family_of
+from deepstreaks_dask.decision import Decision, family_of
+from deepstreaks_dask.evaluation import plausibility_labels
 from deepstreaks_dask.filters import Filter, Kind, parse
 from deepstreaks_dask.runs import Run
 from deepstreaks_dask.simulate.streaks import simulated
@@ -28,7 +30,7 @@ from deepstreaks_dask.simulate.streaks import simulated
 EXPOSURE = 30.0
 """Seconds that a streak was exposed, where the archive does not say: ZTF's."""
 
-_OWN = ("plausible", "undecided")
+_OWN = ("plausible", "undecided", "labelled")
 _BLOCK = 65536  # rows of a column that are read together
 _BLOCKS = 48
 _PIXELS = 400_000_000  # bytes of cutouts that are kept: those of a night's candidates and more
@@ -38,16 +40,19 @@ class Catalogue(Mapping[str, np.ndarray]):
     """The columns of a decided run, each loaded when it is first asked for; :meth:`take` reads parts of them.
 
     There are the archive's own, a column of scores a member, one a family (the best of its members' scores, which
-    is what a threshold is compared with), ``plausible`` and ``undecided``.
+    is what a threshold is compared with), ``plausible``, ``undecided``, ``labelled`` (the archive's labels say what is
+    plausible), and how far members agree (:func:`~deepstreaks_dask.agreement.with_agreement`).
 
     Parameters
     ----------
     decided : xarray.Dataset
         As :meth:`deepstreaks_dask.decision.Decision.apply` gives it.
+    decision : Decision
+        That it was decided by.
     """
 
-    def __init__(self, decided: xr.Dataset) -> None:
-        self.decided = decided
+    def __init__(self, decided: xr.Dataset, decision: Decision) -> None:
+        self.decided, self.decision = decided, decision
         self.members = [str(name) for name in decided["model"].values]
         self.families = list(dict.fromkeys(family_of(name) for name in self.members))
         self.kinds: dict[str, Kind] = {}
@@ -55,6 +60,8 @@ class Catalogue(Mapping[str, np.ndarray]):
             if column.dims == ("cutout",) and name != "digest":
                 self.kinds[str(name)] = "number" if column.dtype.kind in "iuf" else "text"
         self.kinds |= dict.fromkeys([*self.families, *self.members], "number")
+        self._agreement = columns_of(self.members)
+        self.kinds |= dict.fromkeys(self._agreement, "number")
         self.kinds |= dict.fromkeys(_OWN, "truth")
         self._columns: dict[str, np.ndarray] = {}
         self._blocks: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
@@ -114,6 +121,12 @@ class Catalogue(Mapping[str, np.ndarray]):
         if name in self.families:
             of = [k for k, member in enumerate(self.members) if family_of(member) == name]
             return np.fmax.reduce(self.decided["scores"].values[rows][:, of], axis=1)
+        if name in self._agreement:
+            return self._agree(name, rows)
+        if name == "labelled":
+            labels = [one for one in self.kinds if one.startswith("label_")]
+            columns = {one: ("cutout", self.take(one, rows)) for one in labels}
+            return plausibility_labels(xr.Dataset({"row": ("cutout", rows), **columns})) >= 0
         if name in (*self.members, *_OWN):
             return self[name][rows]
         blocks, places = np.divmod(np.asarray(rows, np.int64), _BLOCK)
@@ -189,7 +202,7 @@ class Catalogue(Mapping[str, np.ndarray]):
         if mine:  # whoever else asks for this chunk waits for it, and nobody for another
             self._read(chunk, reading)
         try:
-            pixels = reading.result()[place]
+            pixels: np.ndarray = reading.result()[place]
         except Exception as error:  # codecs raise whatever their libraries do
             raise OSError(f"cutout {row} cannot be read") from error
         buffer = io.BytesIO()
@@ -287,6 +300,13 @@ class Catalogue(Mapping[str, np.ndarray]):
         for first in range(0, self.rows, 4 * _BLOCK):
             yield self.decided[name][first : first + 4 * _BLOCK].values.astype(object)
 
+    def _agree(self, name: str, rows: np.ndarray | slice) -> np.ndarray:
+        """Compute a column of how far members agree, for some rows."""
+        some = self.decided["scores"].values[rows]
+        scores = xr.Dataset({"scores": (("cutout", "model"), some)}, {"model": self.members})
+        values: np.ndarray = with_agreement(scores, self.decision)[name].values
+        return values
+
     def _load(self, name: str) -> np.ndarray:
         if name in self.members:
             return self.decided["scores"].values[:, self.members.index(name)]
@@ -294,6 +314,12 @@ class Catalogue(Mapping[str, np.ndarray]):
             of = [k for k, member in enumerate(self.members) if family_of(member) == name]
             scores = self.decided["scores"].values[:, of]
             return np.fmax.reduce(scores, axis=1)
+        if name == "labelled":
+            return plausibility_labels(self.decided) >= 0
+        if name in self._agreement:
+            starts = range(0, self.rows, 4 * _BLOCK)
+            parts = [self._agree(name, slice(first, first + 4 * _BLOCK)) for first in starts]
+            return np.concatenate([np.zeros(0, np.float32), *parts])
         if self.kinds[name] != "text":
             return self.decided[name].values
         column, first = np.empty(self.rows, object), 0

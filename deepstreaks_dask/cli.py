@@ -556,6 +556,12 @@ def score(
             help="File of 'deepstreaks triage fit': reject by its first look, within its guarantee."
         ),
     ] = None,
+    flips: Annotated[
+        bool,
+        typer.Option(
+            "--flips", help="Mean score of a cutout and its three flips: four times the work."
+        ),
+    ] = False,
     threshold: ThresholdOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -608,6 +614,7 @@ def score(
             decision=decision,
             triage=guarantee,
             precision=precision,
+            flips=flips,
             stop=stop,
         )
     failures = scores.attrs["failures"]
@@ -667,7 +674,6 @@ def decide(
 
     Example: deepstreaks decide week.zarr -t kd=0.9 -t rb_vgg6=0.6 -o candidates.csv
     """
-    from deepstreaks_dask.agreement import with_agreement
     from deepstreaks_dask.catalogue import Catalogue
     from deepstreaks_dask.decision import Decision
     from deepstreaks_dask.export import Submission, candidates, export
@@ -678,7 +684,7 @@ def decide(
     decision = replace(named, thresholds={**named.thresholds, **_thresholds(threshold)})
     decided = decision.apply(scores)
     if where:
-        passing = Catalogue(with_agreement(decided, decision)).where(where)
+        passing = Catalogue(decided, decision).where(where)
         decided = decided.assign(plausible=decided["plausible"] & passing)
     frame = candidates(decided)
     submission = Submission.read(ades) if ades else None
@@ -954,12 +960,17 @@ def queue(
     threshold: ThresholdOption = None,
     run: RunOption = "default",
     calibrated: CalibratedOption = False,
+    database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the cutouts without a label whose verdict would teach the networks most.
+    """List the cutouts without a label or a verdict whose verdict would teach the networks most.
+
+    The review shows them too: 'What would teach most' in 'deepstreaks dashboard survey.zarr --app review'.
 
     Example: deepstreaks queue survey.zarr --by spread --most 200 -o to-label.csv
     """
+    import numpy as np
+
     from deepstreaks_dask.agreement import queue as order
     from deepstreaks_dask.agreement import with_agreement
     from deepstreaks_dask.catalogue import Catalogue
@@ -969,7 +980,9 @@ def queue(
     scores = _open_scores(archive, run, calibrated)
     decision = Decision.of_run(scores, _thresholds(threshold))
     decided = with_agreement(decision.apply(scores), decision)
-    passing = Catalogue(decided).where(where) if where else None
+    passing = ~np.isin(decided["id"].values.astype(object), _judged(archive, database))
+    if where:
+        passing &= Catalogue(decided, decision).where(where)
     table = order(decided, decision, by=by, most=most, passing=passing)
     if output is not None:
         write_text(output, table.to_csv(index=False))
@@ -1358,6 +1371,19 @@ def _review(archive: str | None, database: str | None) -> Any:
         open_archive(archive)  # a mistyped path must not become a new database
         database = default_url(archive)
     return Review(database)
+
+
+def _judged(archive: str, database: str | None) -> list[str]:
+    """Name the cutouts that somebody has judged, where there is a review."""
+    from deepstreaks_dask.review import Review, archive_key, default_url
+    from deepstreaks_dask.storage import is_local, locate
+
+    if database is None:
+        fs, root = locate(archive)
+        if not is_local(fs) or not fs.exists(f"{root}.review.sqlite"):
+            return []
+    verdicts = Review(database or default_url(archive)).verdicts(archive_key(archive))
+    return [one.cutout for one in verdicts]
 
 
 def _new_password() -> str:

@@ -119,6 +119,8 @@ def fit(
     scores = open_scores(archive, run)
     if scores.attrs["triage"] is not None:
         raise TriageError(f"run {run!r} was triaged itself: take one that decided exactly")
+    if scores.attrs["flips"]:
+        raise TriageError(f"run {run!r} has the mean scores of flips: take one without")
     decided = Decision.of_run(scores).apply(scores)
     known = ~decided["undecided"].values
     nights = decided["night"].values

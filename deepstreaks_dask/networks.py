@@ -36,7 +36,7 @@ class Sample:
 
 
 class Networks:
-    """The members on a worker: all in one pass, or one by one.
+    """The members on a worker: all in one pass, or one by one; each look is the mean of four with ``flips``.
 
     Parameters
     ----------
@@ -50,15 +50,18 @@ class Networks:
         Whether four views are looked at and their mean taken.
     """
 
-    def __init__(self, models: dict[str, keras.Model], scalings: list[str], batch: int) -> None:
-        self.models, self.scalings, self.batch = models, scalings, batch
+    def __init__(
+        self, models: dict[str, keras.Model], scalings: list[str], batch: int, flips: bool
+    ) -> None:
+        self.models, self.scalings, self.batch, self.flips = models, scalings, batch, flips
         self.looks: list[Look] = [partial(self._look, ref) for ref in models]
         self._alone: dict[str, Forward] = {}
 
     @cached_property
     def together(self) -> Forward:
         """All members as one compiled pass."""
-        return compile_forward(list(self.models.values()), self.batch, self.scalings)
+        models = list(self.models.values())
+        return compile_forward(models, self.batch, self.scalings, flips=self.flips)
 
     @property
     def halved(self) -> int | None:
@@ -70,7 +73,9 @@ class Networks:
         """Give one member as a compiled pass of its own."""
         if ref not in self._alone:  # a member that never looks is never compiled
             scaling = self.scalings[list(self.models).index(ref)]
-            self._alone[ref] = compile_forward([self.models[ref]], self.batch, [scaling])
+            self._alone[ref] = compile_forward(
+                [self.models[ref]], self.batch, [scaling], flips=self.flips
+            )
         return self._alone[ref]
 
     def score(self, cutouts: np.ndarray, plan: Cascade | None) -> np.ndarray:
@@ -157,7 +162,11 @@ def _broken(refs: list[str]) -> str:
 
 
 def load(
-    zoo: str | None, members: tuple[tuple[str, str], ...], batch: int, precision: str
+    zoo: str | None,
+    members: tuple[tuple[str, str], ...],
+    batch: int,
+    precision: str,
+    flips: bool = False,
 ) -> Networks:
     """Give the members; the first time they are loaded and checked against their hashes.
 
@@ -180,12 +189,16 @@ def load(
         Kept in this process for the next call.
     """
     with _loading:  # two threads must not load the same networks at once
-        return _load_once(zoo, members, batch, precision)
+        return _load_once(zoo, members, batch, precision, flips)
 
 
 @lru_cache(maxsize=2)  # the members, and who looks first
 def _load_once(
-    zoo: str | None, members: tuple[tuple[str, str], ...], batch: int, precision: str
+    zoo: str | None,
+    members: tuple[tuple[str, str], ...],
+    batch: int,
+    precision: str,
+    flips: bool,
 ) -> Networks:
     """Load the members once a worker; the hashes are part of the key."""
     store = Zoo(zoo)
@@ -194,7 +207,7 @@ def _load_once(
     if precision != "float32":
         for model in models.values():
             set_precision(model, precision)
-    return Networks(models, scalings, batch)
+    return Networks(models, scalings, batch, flips)
 
 
 def load_classifiers(zoo: str | None, members: tuple[tuple[str, str], ...]) -> Classifiers:

@@ -198,7 +198,7 @@ class Run:
     @property
     def provenance(self) -> dict[str, Any]:
         """What the run says of itself."""
-        return {"triage": None, **self.group.attrs.asdict()}
+        return {"triage": None, "flips": False, **self.group.attrs.asdict()}
 
     @property
     def first_look(self) -> zarr.Array:

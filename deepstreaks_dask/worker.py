@@ -38,6 +38,7 @@ class Unit:
     cascade: Cascade | None = None
     first_look: bool = False  # the one member's scores are those of a triage's first look
     sequences: bool = False  # rows are objects with their stamps
+    flips: bool = False  # a score is the mean of a cutout's and its flips'
 
 
 @dataclass(frozen=True)
@@ -183,4 +184,4 @@ def measure_precision(unit: Unit) -> dict[str, float] | None:
 def _networks(unit: Unit, precision: str) -> Networks:
     from deepstreaks_dask.networks import load
 
-    return load(unit.zoo, unit.members, unit.batch, precision)
+    return load(unit.zoo, unit.members, unit.batch, precision, unit.flips)

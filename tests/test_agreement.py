@@ -12,6 +12,7 @@ from deepstreaks_dask.archive import append, create
 from deepstreaks_dask.cli import app
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.review import Review, archive_key, default_url
 from deepstreaks_dask.runs import open_scores
 
 MEMBERS = ["rb_vgg6", "rb_resnet50", "sl_vgg6", "kd_vgg6", "os_vgg6"]
@@ -80,3 +81,14 @@ def test_filters_know_the_columns(survey, tmp_path):
     listed = json.loads(run("queue", survey, *options))
     assert [row["id"] for row in listed] == ["c1", "c0", "c3"]
     assert out.read_text().splitlines()[1].startswith("c1,")
+
+
+def test_what_somebody_judged_is_out_of_the_queue(survey, tmp_path):
+    review = Review(default_url(survey))
+    review.add_user("anna", "correct horse battery", "reviewer")
+    review.judge(archive_key(survey), "c1", "anna", verdict="unsure")
+    review.judge(archive_key("elsewhere"), "c0", "anna", verdict="keep")
+    for options in ([], ["--database", default_url(survey)]):
+        done = CliRunner().invoke(app, ["queue", str(survey), "--json", *options])
+        assert done.exit_code == 0, done.output
+        assert [row["id"] for row in json.loads(done.stdout)] == ["c0", "c3", "c4", "c2"]

@@ -22,6 +22,7 @@ from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import CampaignError, ModelError
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import build
+from deepstreaks_dask.models.forward import compile_forward
 from deepstreaks_dask.models.zoo import Card, Zoo
 from deepstreaks_dask.pulse import read_pulse
 from deepstreaks_dask.runs import list_runs, open_scores
@@ -365,6 +366,27 @@ def test_half_precision_is_measured_on_the_first_shard_and_kept(archive, zoo, cl
     np.testing.assert_array_equal(again["scores"].values[:150], half["scores"].values)
     with pytest.raises(CampaignError, match="was made in mixed_bfloat16: give another --run"):
         score(archive, families, client, run="half", precision="float32", progress=False)
+
+
+def test_flips_are_kept_by_the_run_that_began_with_them(archive, zoo, client):
+    families = Families.from_zoo(zoo, ["rb"])
+    flipped = score(archive, families, client, run="flips", flips=True, progress=False)
+    plain = score(archive, families, client, run="plain", progress=False)
+    assert (flipped.attrs["flips"], plain.attrs["flips"]) == (True, False)
+    pixels = open_archive(archive)["cutouts"].values
+    views = [pixels, pixels[:, ::-1], pixels[:, :, ::-1], pixels[:, ::-1, ::-1]]
+    forward = compile_forward([Zoo(zoo).load("rb_vgg6")], len(pixels))
+    expected = np.mean([forward(view) for view in views], axis=0)
+    np.testing.assert_allclose(flipped["scores"].values, expected, atol=2e-6)
+    append(archive, [random_batch(40, start=150)])
+    more = score(archive, families, client, run="flips", progress=False)
+    np.testing.assert_array_equal(more["scores"].values[:150], flipped["scores"].values)
+    whole = score(archive, families, client, run="anew", flips=True, progress=False)
+    np.testing.assert_array_equal(more["scores"].values, whole["scores"].values)
+    with pytest.raises(CampaignError, match="without flips: give another --run"):
+        score(archive, families, client, run="plain", flips=True, progress=False)
+    with pytest.raises(CampaignError, match="calibrated on scores without flips"):
+        score(archive, families, client, run="x", mode="triage", flips=True, progress=False)
 
 
 def test_unknown_precision_makes_no_run(archive, zoo, client):

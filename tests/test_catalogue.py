@@ -8,9 +8,11 @@ from helpers import random_run, write_run
 from PIL import Image
 
 from deepstreaks_dask import catalogue as module
+from deepstreaks_dask.agreement import ORDERS, with_agreement
 from deepstreaks_dask.archive import open_archive
 from deepstreaks_dask.catalogue import Catalogue, Ids
 from deepstreaks_dask.decision import Decision
+from deepstreaks_dask.evaluation import plausibility_labels
 from deepstreaks_dask.runs import open_scores
 
 
@@ -22,9 +24,16 @@ def url(simulated, tmp_path_factory):
     return str(copy)
 
 
+DECISION = Decision({"rb": 0.6})
+
+
 @pytest.fixture(scope="module")
 def decided(url):
-    return Decision({"rb": 0.6}).apply(open_scores(url))
+    return DECISION.apply(open_scores(url))
+
+
+def made(decided):
+    return Catalogue(decided, DECISION)
 
 
 @pytest.fixture
@@ -36,7 +45,7 @@ def small_blocks(monkeypatch):
 
 @pytest.mark.parametrize("whole_first", [False, True])
 def test_rows_are_those_of_the_whole_column(decided, small_blocks, whole_first):
-    catalogue, reference = Catalogue(decided), Catalogue(decided)
+    catalogue, reference = made(decided), made(decided)
     rows = np.random.default_rng(0).integers(0, 240, 50)
     for name in catalogue:
         if whole_first:
@@ -47,7 +56,7 @@ def test_rows_are_those_of_the_whole_column(decided, small_blocks, whole_first):
 
 
 def test_columns_are_the_archives(decided, small_blocks):
-    catalogue = Catalogue(decided)
+    catalogue = made(decided)
     for name in ("id", "kind", "source", "filter"):
         assert catalogue[name].tolist() == decided[name].values.tolist()
     assert catalogue["plausible"].tolist() == decided["plausible"].values.tolist()
@@ -56,17 +65,26 @@ def test_columns_are_the_archives(decided, small_blocks):
     assert catalogue.simulated.all()
 
 
+def test_agreement_is_computed_when_asked_for(decided, small_blocks):
+    catalogue = made(decided)
+    whole = with_agreement(decided, DECISION)
+    for name in ("rb_spread", "kd_entropy", *ORDERS):
+        np.testing.assert_array_equal(catalogue[name], whole[name].values)
+    assert catalogue["labelled"].tolist() == (plausibility_labels(decided) >= 0).tolist()
+    assert catalogue.where("labelled and entropy > 0.5").sum() == (whole["entropy"] > 0.5).sum()
+
+
 def test_a_record_loads_no_column(decided, small_blocks):
-    catalogue = Catalogue(decided)
+    catalogue = made(decided)
     record = catalogue.record(200)
-    assert not set(catalogue._columns) & {"id", "kind", "source", "jd", "ra"}
+    assert not set(catalogue._columns) & {"id", "kind", "source", "jd", "ra", "spread", "labelled"}
     assert record["id"] == str(decided["id"].values[200])
     assert record["night"] == int(decided["night"].values[200])
     assert set(record) == set(catalogue)
 
 
 def test_ids_are_found_and_others_are_not(decided, small_blocks):
-    catalogue = Catalogue(decided)
+    catalogue = made(decided)
     ids = decided["id"].values.tolist()
     rows = np.random.default_rng(1).permutation(240)
     assert catalogue.index.get_indexer([ids[row] for row in rows]).tolist() == rows.tolist()
@@ -81,7 +99,7 @@ def test_ids_are_found_and_others_are_not(decided, small_blocks):
 
 def test_pictures_are_the_pixels_whoever_asks(decided, url, monkeypatch):
     monkeypatch.setattr(module, "_PIXELS", 64 * 144 * 144)  # one chunk is kept
-    catalogue = Catalogue(decided)
+    catalogue = made(decided)
     pixels = open_archive(url)["cutouts"].values
     rows, wrong = np.random.default_rng(2).integers(0, 240, (4, 30)), []
 
@@ -101,7 +119,7 @@ def test_pictures_are_the_pixels_whoever_asks(decided, url, monkeypatch):
 
 
 def test_a_chunk_that_cannot_be_read_is_tried_again(decided, monkeypatch):
-    catalogue = Catalogue(decided)
+    catalogue = made(decided)
     whole = catalogue._pixels
 
     class Torn:

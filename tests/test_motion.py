@@ -53,7 +53,7 @@ def catalogue(request, tmp_path):
     create(url, shard=64)
     append(url, [batch])
     write_run(url, "default", ["rb_a", "sl_a", "kd_a"], np.ones((len(rows), 3), np.float32))
-    return Catalogue(Decision().apply(open_scores(url)))
+    return Catalogue(Decision().apply(open_scores(url)), Decision())
 
 
 def test_what_lies_along_the_motion_is_found(catalogue):

@@ -95,7 +95,8 @@ class Site:
                 if self._catalogue is None or commit != self._commit:
                     scores = open_scores(self.archive, self.run)
                     decision = self.decision or Decision.of_run(scores)
-                    self._catalogue, self._commit = Catalogue(decision.apply(scores)), commit
+                    self._catalogue = Catalogue(decision.apply(scores), decision)
+                    self._commit = commit
                 self._looked = time.monotonic()
             assert self._catalogue is not None
             return self._catalogue
@@ -259,7 +260,11 @@ def streaks(
     limit: Annotated[int, Query(ge=1, le=MOST)] = 1000,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
 ) -> StreamingResponse:
-    """Stream the streaks that pass a filter as JSON lines; ``X-Total-Count`` says how many there are."""
+    """Stream the streaks that pass a filter as JSON lines; ``X-Total-Count`` says how many there are.
+
+    What would teach networks most is ``not labelled and people == 0``, sorted by ``entropy`` or ``spread``, descending, or
+    by ``margin``.
+    """
     catalogue = site.catalogue()
     people = _People(site, who, catalogue)
     kinds = {**catalogue.kinds, **_THEIRS}
@@ -273,16 +278,18 @@ def streaks(
     order = pd.Series(by).sort_values(ascending=not descending, kind="stable").index.to_numpy()
     shown = rows[order[offset : offset + limit]]
     return StreamingResponse(
-        _stream(catalogue, people, shown),
+        _stream(catalogue, people, shown, () if sort in _THEIRS else (sort,)),
         media_type="application/x-ndjson",
         headers={"X-Total-Count": str(len(rows))},
     )
 
 
-def _stream(catalogue: Catalogue, people: _People, rows: np.ndarray) -> Iterator[str]:
+def _stream(
+    catalogue: Catalogue, people: _People, rows: np.ndarray, more: tuple[str, ...]
+) -> Iterator[str]:
     for first in range(0, len(rows), 500):
         some = rows[first : first + 500]
-        columns = {name: catalogue.take(name, some) for name in ("id", *_LISTED)}
+        columns = {name: catalogue.take(name, some) for name in ("id", *_LISTED, *more)}
         frame = pd.DataFrame(columns)
         records = json.loads(frame.to_json(orient="records", double_precision=10))
         names = (*catalogue.families, *catalogue.members)

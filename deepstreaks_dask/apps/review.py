@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import Cookie, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from deepstreaks_dask.agreement import ORDERS
 from deepstreaks_dask.apps.access import COOKIE, csrf_of
 from deepstreaks_dask.apps.api import Site, api, site_of
 from deepstreaks_dask.apps.site import close, is_loopback, listen, make_app, run_app
@@ -254,7 +255,7 @@ def _add_pages(app: FastAPI, begin: str) -> None:
         if site_of(request).run not in list_runs(site_of(request).archive):
             return RedirectResponse("/campaign", 303)
         catalogue = site_of(request).catalogue()
-        sorts = ["jd", "mag", "length", "snr", *catalogue.families, *catalogue.members]
+        sorts = ["jd", "mag", "length", "snr", *ORDERS, *catalogue.families, *catalogue.members]
         first = catalogue.take("source", np.arange(min(50, catalogue.rows)))
         simulated = any("simulat" in str(source) for source in first)
         return page("review", request, secret, sorts=sorts, note=NOTE, simulated=simulated)

@@ -200,7 +200,11 @@ def _exhausted(error: Exception) -> bool:
 
 
 def compile_forward(
-    models: Sequence[keras.Model], batch: int, scalings: Sequence[str] | None = None
+    models: Sequence[keras.Model],
+    batch: int,
+    scalings: Sequence[str] | None = None,
+    *,
+    flips: bool = False,
 ) -> Forward:
     """Compile models into one function from cutouts to scores.
 
@@ -213,6 +217,9 @@ def compile_forward(
         Number of cutouts in a compiled call.
     scalings
         A key of `SCALINGS` for each model; ``"bytes"`` for all by default.
+    flips
+        Give the mean of what a model says of a cutout and of its three flips, upside down, left to right and both: four
+        looks for one score.
 
     Returns
     -------
@@ -255,7 +262,7 @@ def compile_forward(
     shape = (batch, *models[0].input_shape[1:])
     backend = _BACKENDS[keras.backend.backend()]
     return Forward(
-        lambda size: backend(models, scalings, (size, *shape[1:]), dtype.name),
+        lambda size: backend(models, scalings, (size, *shape[1:]), dtype.name, flips),
         shape,
         dtype,
         only_bytes,
@@ -306,15 +313,32 @@ def compile_arrays(model: keras.Model) -> Callable[..., np.ndarray]:
     return look
 
 
-def _columns(cutouts: Any, scalings: Sequence[str], look: Callable[[int, Any], Any]) -> list[Any]:
+def _columns(
+    cutouts: Any, scalings: Sequence[str], look: Callable[[int, Any], Any], flips: bool
+) -> list[Any]:
     """Scale pixels on the device, once a scaling, and let each model look at its own."""
     pixels = ops.cast(cutouts, "float32")
     scaled = {scaling: SCALINGS[scaling](pixels) for scaling in dict.fromkeys(scalings)}
-    return [look(k, scaled[scaling]) for k, scaling in enumerate(scalings)]
+    if not flips:
+        return [look(k, scaled[scaling]) for k, scaling in enumerate(scalings)]
+    views = {scaling: _flipped(images) for scaling, images in scaled.items()}
+    return [
+        sum(look(k, view) for view in views[scaling]) / len(views[scaling])
+        for k, scaling in enumerate(scalings)
+    ]
+
+
+def _flipped(images: Any) -> list[Any]:
+    """Give images (cutout, y, x, plane) as they are, upside down, left to right, and both."""
+    return [images, ops.flip(images, 1), ops.flip(images, 2), ops.flip(images, (1, 2))]
 
 
 def _tensorflow(
-    models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
+    models: Sequence[keras.Model],
+    scalings: Sequence[str],
+    shape: tuple[int, ...],
+    dtype: str,
+    flips: bool,
 ) -> _Begin:
     import tensorflow as tf
 
@@ -325,7 +349,9 @@ def _tensorflow(
     def scores(cutouts: Any) -> Any:
         # Joined outside: within, TensorFlow moves the sigmoids behind the concatenation, where their
         # last bit depends on which other models run along.
-        return _columns(cutouts, scalings, lambda k, images: models[k](images, training=False))
+        return _columns(
+            cutouts, scalings, lambda k, images: models[k](images, training=False), flips
+        )
 
     compiled = scores.get_concrete_function()
 
@@ -338,7 +364,11 @@ def _tensorflow(
 
 
 def _jax(
-    models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
+    models: Sequence[keras.Model],
+    scalings: Sequence[str],
+    shape: tuple[int, ...],
+    dtype: str,
+    flips: bool,
 ) -> _Begin:
     import jax
 
@@ -356,7 +386,7 @@ def _jax(
         def look(k: int, images: Any) -> Any:
             return models[k].stateless_call(*weights[k], images, training=False)[0]
 
-        return ops.concatenate(_columns(cutouts, scalings, look), axis=1)
+        return ops.concatenate(_columns(cutouts, scalings, look, flips), axis=1)
 
     compiled = scores.lower(weights, jax.ShapeDtypeStruct(shape, dtype)).compile()
     # it returns before anything is copied or computed
@@ -364,12 +394,18 @@ def _jax(
 
 
 def _torch(
-    models: Sequence[keras.Model], scalings: Sequence[str], shape: tuple[int, ...], dtype: str
+    models: Sequence[keras.Model],
+    scalings: Sequence[str],
+    shape: tuple[int, ...],
+    dtype: str,
+    flips: bool,
 ) -> _Begin:
     import torch
 
     def scores(pixels: Any) -> Any:
-        columns = _columns(pixels, scalings, lambda k, images: models[k](images, training=False))
+        columns = _columns(
+            pixels, scalings, lambda k, images: models[k](images, training=False), flips
+        )
         return ops.concatenate(columns, axis=1)
 
     @torch.inference_mode()

@@ -20,12 +20,19 @@ MEMBERS = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
 
 @pytest.fixture(scope="module")
 def week(tmp_path_factory):
+    """Two nights scored by networks that are always right, and that doubt what has no label."""
     url = str(tmp_path_factory.mktemp("review") / "week.zarr")
     create(url, shard=64)
-    append(url, simulate_nights(2, 80, seed=5))
-    dataset = open_archive(url)
-    labels = [dataset[f"label_{member[:2]}"].values for member in MEMBERS]
-    write_run(url, "default", MEMBERS, np.stack(labels, axis=1).clip(0, 1).astype(np.float32))
+    batches = list(simulate_nights(2, 80, seed=5))
+    labels = [
+        np.concatenate([batch.columns[f"label_{m[:2]}"] for batch in batches]) for m in MEMBERS
+    ]
+    scores = np.stack(labels, axis=1).clip(0, 1).astype(np.float32)
+    for family in ("rb", "sl", "kd", "os"):
+        batches[0].columns[f"label_{family}"][:4] = -1
+    scores[:4] = np.array([0.9, 0.45, 0.99, 0.2])[:, None] ** [1, 0, 0]
+    append(url, batches)
+    write_run(url, "default", MEMBERS, scores)
     command = [sys.executable, "-c", "from deepstreaks_dask.cli import main; main()"]
     add = ["users", "add", "root", "--role", "administrator", "--archive", url]
     subprocess.run([*command, *add], input=PASSWORD + "\n", text=True, check=True)
@@ -161,6 +168,35 @@ def test_filters_sort_complete_and_explain(enter):
         "[...document.querySelectorAll('.thumb img')].filter(i => i.complete && !i.naturalWidth).length"
     )
     assert broken == 0
+
+
+def test_the_queue_shows_what_would_teach_most(enter, review, week, address):
+    ids = open_archive(week)["id"].values[:4]
+    page = enter("anna")
+    shown = page.input_value("#night"), page.inner_text("#found")
+    page.click("#queue")
+    until(page, "document.getElementById('found').textContent === '4 cutouts'")
+    listed = "[...document.querySelectorAll('.thumb')].map(one => one.ariaLabel)"
+    assert page.evaluate(listed) == [ids[k] for k in (1, 3, 0, 2)]
+    assert "entropy .99" in page.inner_text(".thumb.chosen")
+    page.select_option("#sort", "margin")
+    until(page, "document.querySelector('.thumb b')?.textContent.startsWith('margin .05')")
+    assert page.evaluate(listed) == [ids[k] for k in (1, 3, 0, 2)]
+    page.keyboard.press("Escape")
+    page.focus(".thumb.chosen")
+    page.keyboard.press("b")
+    page.wait_for_selector(".thumb .badge.bogus")
+    assert said(review, week, "anna")[ids[1]].verdict == "bogus"
+    page.click("#queue")
+    until(page, f"document.getElementById('found').textContent === {shown[1]!r}")
+    assert page.input_value("#night") == shown[0]
+    assert page.input_value("#where") == "plausible"
+    ben = enter("ben")
+    ben.goto(f"{address}/review?queue=entropy")  # what somebody has judged teaches less
+    until(ben, "document.getElementById('found').textContent === '3 cutouts'")
+    assert ben.get_attribute("#queue", "aria-pressed") == "true"
+    page.keyboard.press("z")
+    page.wait_for_selector("text=Undone")
 
 
 def test_two_people_disagree(enter, visit):

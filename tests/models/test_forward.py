@@ -224,6 +224,17 @@ def test_precision_changes_scores_a_little_and_weights_not_at_all(cutouts, preci
         assert (scores != scores.astype(np.float16)).any()
 
 
+def test_flips_are_the_mean_of_four_looks(models, cutouts):
+    forward = compile_forward(models, len(cutouts))
+    views = [cutouts, cutouts[:, ::-1], cutouts[:, :, ::-1], cutouts[:, ::-1, ::-1]]
+    flipped = compile_forward(models, len(cutouts), flips=True)
+    scores = flipped(cutouts)
+    np.testing.assert_allclose(scores, np.mean([forward(v) for v in views], axis=0), atol=2e-6)
+    assert np.abs(scores - forward(cutouts)).max() > 1e-5
+    for view in views[1:]:
+        np.testing.assert_allclose(flipped(view), scores, atol=2e-6)
+
+
 def test_precision_reaches_layers_of_networks_in_networks():
     inner = build("vgg6", input_shape=(32, 32, 1))
     outer = keras.Sequential([keras.layers.Input((32, 32, 1)), inner])

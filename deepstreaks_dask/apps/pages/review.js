@@ -6,6 +6,7 @@
   const FIRST = 48; // thumbnails of a large window
   const VERDICTS = { keep: "k", ditch: "d", unsure: "u", bogus: "b" };
   const LENGTHS = { short: "s", long: "l" };
+  const QUEUES = ["entropy", "spread", "margin"];
   const KEYS = {};
   for (const [verdict, key] of Object.entries(VERDICTS)) KEYS[key] = { verdict };
   for (const [length, key] of Object.entries(LENGTHS)) KEYS[key] = { length };
@@ -18,6 +19,7 @@
   let asked = 0;
   let descending = false;
   let opening = false;
+  let usual = null; // what was shown before the queue was, while it is
 
   // The list
 
@@ -29,6 +31,7 @@
     if (night !== "*") parts.push(`night == ${night}`);
     if (get("todo").getAttribute("aria-pressed") === "true") parts.push("not reviewed");
     if (get("disputed").getAttribute("aria-pressed") === "true") parts.push("disputed");
+    if (usual) parts.push("not labelled and people == 0");
     return new URLSearchParams({ where: parts.join(" and "), sort: get("sort").value, descending, limit: PAGE, offset });
   };
   const load = async (offset = 0) => {
@@ -56,7 +59,7 @@
       get("found").textContent = total > rows.length ? `${count(rows.length)} of ${count(total)} cutouts` : `${count(total)} cutout${total === 1 ? "" : "s"}`;
       get("more").hidden = rows.length >= total;
       get("empty").hidden = total > 0;
-      get("empty").textContent = get("todo").getAttribute("aria-pressed") === "true" ? "Nothing is left to judge here. Choose another night, or show everything again." : "No cutout passes this filter. Empty the filter to see everything, or choose another night.";
+      get("empty").textContent = usual ? "Every cutout has a label or a verdict: there is nothing left to learn from." : get("todo").getAttribute("aria-pressed") === "true" ? "Nothing is left to judge here. Choose another night, or show everything again." : "No cutout passes this filter. Empty the filter to see everything, or choose another night.";
       if (rows.length && chosen < 0) choose(0, false);
     } catch (error) {
       if (number !== asked) return;
@@ -92,7 +95,7 @@
   const thumb = (row, k) => {
     const families = Object.entries(row.scores).filter(([name]) => !name.includes("_"));
     const by = get("sort").value;
-    const sorted = by in row.scores && by.includes("_") ? [[by, row.scores[by]]] : families;
+    const sorted = by in row.scores && by.includes("_") ? [[by, row.scores[by]]] : QUEUES.includes(by) ? [[by, row[by]]] : families;
     return make("button", { type: "button", class: "thumb", "data-k": k, tabindex: -1, "aria-label": `${row.id}${row.mine?.verdict ? `, ${row.mine.verdict}` : ""}` },
       // fetched before it comes into sight, since a scroll that has to wait for pictures stutters
       make("img", { fetchpriority: k < FIRST ? "high" : "low", src: `/api/v1/cutout?id=${encodeURIComponent(row.id)}`, decoding: "async", width: 144, height: 144, alt: "" }),
@@ -276,20 +279,33 @@
 
   const again = () => { load(); };
   get("night").addEventListener("change", () => { progress(); again(); });
-  get("sort").addEventListener("change", again);
-  get("more").addEventListener("click", () => load(rows.length));
-  get("direction").addEventListener("click", (event) => {
-    descending = !descending;
-    event.currentTarget.textContent = descending ? "↓ falling" : "↑ rising";
-    event.currentTarget.setAttribute("aria-pressed", descending);
+  get("sort").addEventListener("change", () => {
+    if (usual) turn(get("sort").value !== "margin");
     again();
   });
+  get("more").addEventListener("click", () => load(rows.length));
+  const turn = (falling) => {
+    descending = falling;
+    get("direction").textContent = descending ? "↓ falling" : "↑ rising";
+    get("direction").setAttribute("aria-pressed", descending);
+  };
+  get("direction").addEventListener("click", () => { turn(!descending); again(); });
   for (const id of ["todo", "disputed"]) {
     get(id).addEventListener("click", (event) => {
       event.currentTarget.setAttribute("aria-pressed", event.currentTarget.getAttribute("aria-pressed") !== "true");
       again();
     });
   }
+  const line = (by) => { // the queue, in this order; null shows again what was there before
+    const now = { night: get("night").value, where: get("where").value, sort: get("sort").value, descending };
+    const shown = by ? { night: "*", where: "", sort: by, descending: by !== "margin" } : usual;
+    usual = by ? now : null;
+    for (const id of ["night", "where", "sort"]) get(id).value = shown[id];
+    turn(shown.descending);
+    get("queue").setAttribute("aria-pressed", Boolean(by));
+    get("queue-words").hidden = !by;
+  };
+  get("queue").addEventListener("click", () => { line(usual ? null : "entropy"); progress(); again(); });
   get("export")?.addEventListener("submit", async (event) => {
     event.preventDefault();
     const format = get("format").value;
@@ -384,5 +400,9 @@
       if (!(await judge(here, change)) && moves) choose(from);
     }
   });
-  progress().then(() => load());
+  progress().then(() => {
+    const asked = new URLSearchParams(location.search).get("queue");
+    if (QUEUES.includes(asked)) line(asked);
+    load();
+  });
 })();
