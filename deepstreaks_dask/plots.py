@@ -748,6 +748,164 @@ def light_curve(
     )
 
 
+def class_confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> hv.Overlay | hv.Text:
+    """Draw what objects of each class were taken for: shares of the true class, a row each, and their number.
+
+    Parameters
+    ----------
+    matrix : ndarray
+        int ``(true class, class taken for)``.
+    classes : sequence of str
+        Names.
+    title : str
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
+    """
+    if not matrix.sum():
+        return nothing("No labels: no confusion matrix")
+    n, totals = len(classes), np.maximum(matrix.sum(axis=1), 1)
+    boxes, shares = [], []
+    for row in range(n):
+        for column in range(n):
+            share, top = matrix[row, column] / totals[row], n - 1 - row
+            colour = GREEN if row == column else ORANGE
+            box = hv.Rectangles([(column + 0.02, top + 0.02, column + 0.98, top + 0.98)])
+            boxes.append(box.opts(color=colour, alpha=0.05 + 0.6 * share, line_alpha=0))
+            if matrix[row, column]:
+                shares.append((column + 0.5, top + 0.5, f"{100 * share:.0f} %"))
+    words = hv.Labels(shares, ["x", "y"], "share").opts(text_color=INK, text_font_size="9pt")
+    rows = [(n - 0.5 - k, f"{name} ({matrix[k].sum():,})") for k, name in enumerate(classes)]
+    return hv.Overlay([*boxes, words]).opts(
+        title=title,
+        xlabel="taken for",
+        ylabel="class",
+        xticks=[(k + 0.5, name) for k, name in enumerate(classes)],
+        yticks=rows,
+        xrotation=40,
+        xlim=(0, n),
+        ylim=(0, n),
+        hooks=[_dress, _without_grid],
+        **_SIZE | {"height": 400},
+    )
+
+
+def estimates(
+    curves: Mapping[str, pd.DataFrame], x: str, *, title: str, xlabel: str, ylabel: str
+) -> hv.Overlay | hv.Text:
+    """Rates over a number, a line each, with their intervals as a band.
+
+    Parameters
+    ----------
+    curves : mapping of str to pandas.DataFrame
+        What to call each; columns ``x``, ``value`` and, where there is an interval, ``low`` and ``high``.
+    x : str
+        Name of the column along the axis.
+    title, xlabel, ylabel : str
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
+    """
+    shown = {name: table for name, table in curves.items() if len(table)}
+    if not shown:
+        return nothing("Nothing to draw")
+    drawn: list[Any] = []
+    for place, (name, table) in enumerate(shown.items()):
+        colour, dash = _OTHER_STYLES[place % len(_OTHER_STYLES)]
+        if "low" in table:
+            band = hv.Area((table[x], table["low"], table["high"]), x, ["low", "high"])
+            drawn.append(band.opts(color=colour, alpha=0.15, line_alpha=0))
+        line = hv.Curve((table[x], table["value"]), x, "value", label=name)
+        dots = hv.Scatter((table[x], table["value"]), x, "value")
+        drawn += [
+            line.opts(color=colour, line_dash=dash, line_width=2),
+            dots.opts(color=colour, size=5),
+        ]
+    return _overlay(
+        drawn,
+        title=title,
+        xlabel=xlabel,
+        ylabel=ylabel,
+        ylim=(-0.02, 1.02),
+        legend_position="bottom_right",
+    )
+
+
+def probabilities(values: np.ndarray, classes: Sequence[str], member: str) -> hv.Overlay | hv.Text:
+    """Draw the probability of each class after each epoch of one object.
+
+    Parameters
+    ----------
+    values : ndarray
+        ``(epoch, class)``.
+    classes : sequence of str
+        Names.
+    member : str
+        Whose they are.
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
+    """
+    if not len(values):
+        return nothing("No epochs")
+    places, lines = np.arange(1, len(values) + 1), []
+    for k, name in enumerate(classes):
+        colour = _OTHER_STYLES[k % len(_OTHER_STYLES)][0]
+        line = hv.Curve((places, values[:, k]), "epoch", "probability", label=name)
+        lines.append(
+            line.opts(color=colour, line_dash=_DASHES[k // len(_OTHER_STYLES)], line_width=2)
+        )
+    return _overlay(
+        lines,
+        title=f"Classes by {member}",
+        xlabel="epochs seen",
+        ylabel="probability",
+        ylim=(-0.02, 1.02),
+        legend_position="right",
+    )
+
+
+def distributions(
+    groups: Mapping[str, np.ndarray], *, title: str, xlabel: str
+) -> hv.Overlay | hv.Text:
+    """Distributions of several samples of a quantity, each of area 1, over the range of their middle 98 %.
+
+    Parameters
+    ----------
+    groups : mapping of str to ndarray
+        Values by what to call them; what is not finite is left out.
+    title, xlabel : str
+
+    Returns
+    -------
+    holoviews.Overlay or holoviews.Text
+        Words where there is nothing to draw.
+    """
+    known = {name: values[np.isfinite(values)] for name, values in groups.items()}
+    known = {name: values for name, values in known.items() if len(values)}
+    if not known:
+        return nothing("Nothing was measured")
+    low, high = np.percentile(np.concatenate(list(known.values())), [1, 99])
+    edges = np.linspace(low, high if high > low else low + 1, 41)
+    drawn = []
+    for place, (name, values) in enumerate(known.items()):
+        colour, dash = _OTHER_STYLES[place % len(_OTHER_STYLES)]
+        counts = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
+        steps = hv.Curve((edges, np.append(counts, counts[-1])), xlabel, "density", label=name)
+        drawn.append(
+            steps.opts(color=colour, line_dash=dash, line_width=2, interpolation="steps-post")
+        )
+    return _overlay(
+        drawn, title=title, xlabel=xlabel, ylabel="density", legend_position="top_right"
+    )
+
+
 def venn(regions: Mapping[str, int]) -> hv.Overlay | hv.Text:
     """Bars of the regions of the families' Venn diagram: how many pass exactly these families.
 

@@ -15,6 +15,7 @@ from deepstreaks_dask.models.rcnn import Rcnn
 from deepstreaks_dask.models.resnet50 import resnet50
 from deepstreaks_dask.models.taonet import TaoNet
 from deepstreaks_dask.models.vgg6 import vgg6
+from deepstreaks_dask.sequences.forest import Forest
 
 ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
     "vgg6": vgg6,
@@ -23,7 +24,11 @@ ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
 }
 """What builds an architecture, by its name on a card."""
 
-CLASSIFIERS: dict[str, type[Classifier]] = {"rcnn": Rcnn, "taonet": TaoNet}
+CLASSIFIERS: dict[str, type[Classifier]] = {
+    "rcnn": Rcnn,
+    "taonet": TaoNet,
+    "forest": Forest,
+}
 """What classifies sequences, by the name of its architecture on a card; not all of them are networks."""
 
 

@@ -272,6 +272,124 @@ def score(
         raise typer.Exit(2)
 
 
+@app.command()
+def evaluate(
+    archive: ArchiveArg,
+    run: Annotated[str, typer.Option(help="Name of the run.")] = "default",
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a training on this archive: measure on its test objects only."
+        ),
+    ] = None,
+    online: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Objects to follow epoch by epoch with members that can; 0 for none."
+        ),
+    ] = 512,
+    folds: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of 'sequences train --folds', to be shown; may be repeated."),
+    ] = None,
+    finetuned: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of 'sequences finetune', to be shown; may be repeated."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML report with pictures.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure all members of a run on the objects whose class is known, side by side.
+
+    Example: deepstreaks sequences evaluate shifted.zarr --finetuned training/hits_rcnn-finetuned -o report.html
+    """
+    from deepstreaks_dask.runs import open_scores
+    from deepstreaks_dask.sequences import evaluation
+
+    scores = open_scores(archive, run)
+    only = evaluation.held_out(scores, held_out) if held_out is not None else None
+    curves = {}
+    if online:
+        from deepstreaks_dask.sequences.following import follow
+
+        curves = follow(scores, only=only, objects=online)
+    found = evaluation.evaluate_sequences(
+        scores, only=only, by_epochs=curves, folds=folds or (), finetuned=finetuned or ()
+    )
+    if output is not None:
+        from deepstreaks_dask.sequences.report import write_evaluation
+
+        write_evaluation(found, scores, output)
+    if as_json:
+        _say(True, found.to_dict())
+        return
+    kind = "simulated objects" if found.simulated == found.objects else "objects"
+    print(f"{found.objects:,} {kind} of {len(found.classes)} classes; averages over classes, 95 %")
+    print(f"{'member':24} {'recall':26} {'F1':26} accuracy")
+    for one in found.members:
+        print(f"{one.member:24} {one.recall!s:26} {one.f1!s:26} {one.accuracy}")
+    for name, one in found.folds.items():
+        f1, spread = one.get("f1", float("nan")), one.get("f1_spread", float("nan"))
+        print(f"{name}, {one.get('folds')} folds: F1 {f1:.4f} ± {spread:.4f}")
+    for name, table in found.samples.items():
+        for row in table.to_dict("records"):
+            after = (
+                f"after {row['samples']:.0f} a class" if row["samples"] else "before fine-tuning"
+            )
+            print(f"{name} {after}: average recall {row['value']:.4f}")
+    for name, table in found.by_epochs.items():
+        last = table.iloc[-1]
+        print(
+            f"{name}: accuracy {table['value'].iloc[0]:.4f} after 1 epoch, "
+            f"{last['value']:.4f} after {last['epochs']:.0f}"
+        )
+    for words in found.notes:
+        print(words)
+    for name, said in evaluation.PUBLISHED.items():
+        figures = ", ".join(f"{key} {said[key]}" for key in ("recall", "f1") if key in said)
+        print(f"published for {name}: {figures} ({said['paper']})")
+    if output is not None:
+        print(f"report: {output}")
+
+
+@app.command()
+def compare(
+    archives: Annotated[
+        list[str], typer.Argument(help="Archives of sequences, such as a simulated and a real one.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML page.")] = Path(
+        "exposures.html"
+    ),
+    most: Annotated[int, typer.Option(min=1, help="Stamps of each that are measured.")] = 20_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare exposures: noise, seeing and signal-to-noise ratio, as their columns tell and as their stamps say.
+
+    For the log of a survey: simulate with it, ingest real stamps, and compare the two.
+
+    Example: deepstreaks sequences compare simulated.zarr real.zarr -o exposures.html
+    """
+    from deepstreaks_dask.sequences.exposures import compare as put_together
+    from deepstreaks_dask.sequences.exposures import look_at
+    from deepstreaks_dask.sequences.report import write_comparison
+
+    found = put_together([look_at(one, most=most, progress=True) for one in archives])
+    write_comparison(found, output)
+    rows = found.table.astype(object).where(found.table.notna(), None).to_dict("records")
+    if as_json:
+        _say(True, {"exposures": rows, "page": str(output)})
+        return
+    for row in rows:
+        distance = "" if row["distance"] is None else f", distance {row['distance']:.3f}"
+        print(
+            f"{row['quantity']:6} {row['archive']:24} {row['by']:9} {row['median']:8.3f} "
+            f"[{row['low']:.3f}, {row['high']:.3f}]{distance}"
+        )
+    print(f"page: {output}")
+
+
 def _counted(batches: Any, bar: Any) -> Any:
     for batch in batches:
         yield batch

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from deepstreaks_dask.errors import ModelError
-from deepstreaks_dask.sequences.features import METHODS, extract, feature_names
 from deepstreaks_dask.sequences.stretches import Sequences
 
 TREES = 400
@@ -74,6 +73,13 @@ class Trees:
 
     def check(self, features: int, classes: int) -> None:
         """Refuse what leads out of the trees, or round in them.
+
+        Parameters
+        ----------
+        features : int
+            How many there are.
+        classes : int
+            How many there are.
 
         Raises
         ------
@@ -172,15 +178,13 @@ class Forest:
     ) -> None:
         self.classes, self.trees = tuple(classes), trees
         self.bands, self.method = tuple(bands), method
-        if method not in METHODS:
-            raise ModelError(
-                f"a forest of {method!r} photometry: it is one of {', '.join(METHODS)}"
-            )
+        if method not in (known := _library().METHODS):
+            raise ModelError(f"a forest of {method!r} photometry: it is one of {', '.join(known)}")
         if not 0 < len(self.bands) <= _MOST_BANDS or not all(
             isinstance(band, str) and 0 < len(band) <= _LONGEST_BAND for band in self.bands
         ):
             raise ModelError(f"a forest of the filters {self.bands}")
-        trees.check(len(feature_names(self.bands)), len(self.classes))
+        trees.check(len(_library().feature_names(self.bands)), len(self.classes))
 
     @classmethod
     def fit(
@@ -207,6 +211,11 @@ class Forest:
         method : str
             Whose fluxes, one of :data:`~deepstreaks_dask.sequences.features.METHODS`.
 
+        Returns
+        -------
+        Forest
+            Grown.
+
         Notes
         -----
         Classes weigh alike in each tree's own sample, however many objects each has (scikit-learn's
@@ -215,7 +224,7 @@ class Forest:
         from sklearn.ensemble import RandomForestClassifier
 
         bands = _bands(sequences)
-        table = extract(sequences, bands, method)
+        table = _library().extract(sequences, bands, method)
         grown = RandomForestClassifier(
             TREES,
             class_weight="balanced_subsample",
@@ -232,14 +241,14 @@ class Forest:
 
     def predict(self, sequences: Sequences) -> np.ndarray:
         """Give the probability of each class, float32 ``(object, class)``: the mean of the trees' leaves."""
-        return self.trees.predict(extract(sequences, self.bands, self.method))
+        return self.trees.predict(_library().extract(sequences, self.bands, self.method))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Give the trees, and in ``settings`` as JSON the filters, the photometry and the features' names."""
         settings = {
             "bands": self.bands,
             "method": self.method,
-            "features": feature_names(self.bands),
+            "features": _library().feature_names(self.bands),
         }
         text = np.frombuffer(json.dumps(settings).encode(), np.uint8)
         return {**vars(self.trees), "settings": text}
@@ -247,6 +256,18 @@ class Forest:
     @classmethod
     def from_arrays(cls, classes: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Forest:
         """Make one from what :meth:`to_arrays` gave.
+
+        Parameters
+        ----------
+        classes : sequence of str
+            Names of the classes.
+        arrays : mapping of str to ndarray
+            As :meth:`to_arrays` gives them.
+
+        Returns
+        -------
+        Forest
+            Checked.
 
         Raises
         ------
@@ -264,11 +285,18 @@ class Forest:
             raise ModelError("a forest's settings are of another kind")
         trees = Trees(**{name: np.asarray(arrays[name]) for name in _TYPES})
         made = cls(classes, trees, bands, method)
-        if names != feature_names(made.bands):
+        if names != _library().feature_names(made.bands):
             raise ModelError(
                 "a forest's features are not those of the light-curve that is installed: train it again"
             )
         return made
+
+
+def _library() -> Any:
+    """Give the module of features: its libraries are loaded by those only who have a forest."""
+    from deepstreaks_dask.sequences import features
+
+    return features
 
 
 def _bands(sequences: Sequences) -> list[str]:

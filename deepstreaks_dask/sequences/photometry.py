@@ -293,7 +293,10 @@ def _background(pixels: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.n
         scatter = 1.4826 * np.nanmedian(np.abs(values - middle), axis=1, keepdims=True)
         kept = where & (np.abs(pixels - middle) <= _CLIP * np.maximum(scatter, 1e-12))
     count = np.maximum(kept.sum(axis=1), 1)
-    return np.where(kept, pixels, 0).sum(axis=1) / count, scatter[:, 0], kept
+    mean = np.where(kept, pixels, 0).sum(axis=1) / count
+    # not the median's deviation: of whole counts that is a whole number, too
+    spread = np.where(kept, pixels - mean[:, None], 0)
+    return mean, np.sqrt((spread**2).sum(axis=1) / count), kept
 
 
 def _around(away: np.ndarray, fwhm: np.ndarray) -> np.ndarray:

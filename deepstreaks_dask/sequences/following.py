@@ -1,0 +1,114 @@
+"""Follow objects epoch by epoch with those members of a run that can look at them so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from deepstreaks_dask.models import CLASSIFIERS
+from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.progress import progress_bar
+from deepstreaks_dask.runs import SHIPPED
+from deepstreaks_dask.sequences.evaluation import accuracy_by_epochs
+from deepstreaks_dask.sequences.stretches import Sequences, read_objects
+
+
+def online_members(scores: xr.Dataset, zoo: str | None = None) -> tuple[Zoo, dict[str, Card]]:
+    """Name the members of a run that give probabilities after every epoch, with their cards.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset
+        As :func:`~deepstreaks_dask.runs.open_scores` gives it.
+    zoo : str, optional
+        Where they are; by default where the run had them from.
+
+    Returns
+    -------
+    Zoo, dict of str to Card
+        The zoo, and the cards by member.
+
+    Raises
+    ------
+    ModelError
+        If one is no longer there.
+    """
+    attrs = scores.attrs
+    place = zoo or (None if attrs["zoo"] == SHIPPED else attrs["zoo"])
+    store = Zoo(place)
+    cards = {one["name"]: store.card(f"{one['name']}@{one['version']}") for one in attrs["members"]}
+    online = {
+        name: card
+        for name, card in cards.items()
+        if hasattr(CLASSIFIERS.get(card.architecture), "predict_epochs")
+    }
+    return store, online
+
+
+def follow(
+    scores: xr.Dataset,
+    *,
+    only: np.ndarray | None = None,
+    objects: int = 512,
+    zoo: str | None = None,
+    seed: int = 0,
+) -> dict[str, pd.DataFrame]:
+    """Measure how accurate members are after so many epochs.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset
+        As :func:`~deepstreaks_dask.runs.open_scores` gives it.
+    only : ndarray, optional
+        bool ``(object,)``: which objects count; all by default.
+    objects : int
+        How many are followed, drawn at random of those with a class.
+    zoo : str, optional
+        Where the members are; by default where the run had them from.
+    seed : int
+        Of that draw.
+
+    Returns
+    -------
+    dict of str to pandas.DataFrame
+        As :func:`~deepstreaks_dask.sequences.evaluation.accuracy_by_epochs` gives it, by member; empty where none looks
+        epoch by epoch, or no object can be read.
+
+    Raises
+    ------
+    ModelError
+        If a member is no longer in its zoo.
+    """
+    store, members = online_members(scores, zoo)
+    classes = [str(name) for name in scores["class"].values]
+    kinds = scores["kind"].values.astype(object).astype(str)
+    known = np.isin(kinds, classes) if only is None else np.isin(kinds, classes) & only
+    rng = np.random.default_rng(seed)
+    rows, sequences = _read(scores, np.sort(rng.permutation(np.flatnonzero(known))[:objects]))
+    if not members or sequences is None:
+        return {}
+    truth = np.array([classes.index(kind) for kind in kinds[rows]])
+    curves = {}
+    with progress_bar("follow", len(members), unit="members") as bar:
+        for name, card in members.items():
+            given = store.load_classifier(card.ref).predict_epochs(sequences)
+            order = [card.classes.index(kind) for kind in classes]
+            curves[name] = accuracy_by_epochs(given[:, order], sequences.counts, truth, classes)
+            bar.advance()
+    return curves
+
+
+def _read(scores: xr.Dataset, chosen: np.ndarray) -> tuple[np.ndarray, Sequences | None]:
+    """Read some objects, shard by shard: their rows, and what can be used of them."""
+    shard, total = int(scores.attrs["shard"]), scores.sizes["object"]
+    parts, rows = [], []
+    for first in np.unique(chosen // shard) * shard:
+        stretch = read_objects(scores.attrs["url"], int(first), min(int(first) + shard, total))
+        wanted = np.flatnonzero(np.isin(stretch.rows, chosen))
+        if stretch.sequences is not None and len(wanted):
+            parts.append(stretch.sequences.take(wanted))
+            rows.append(stretch.rows[wanted])
+    if not parts:
+        return np.empty(0, np.int64), None
+    return np.concatenate(rows), Sequences.join(parts)
