@@ -1,8 +1,8 @@
 """Features of light curves: numbers that tell kinds of variability apart, for a forest of trees.
 
 They are those of the library light-curve (Malanchev et al. 2021, MNRAS 502, 5147), which says what each means; why this
-library is in docs/explanation/light-curves.md. Variable stars are described by their magnitudes, transients by fluxes, which are there
-where nothing is detected, too: each band has both. What a light curve is too short for is NaN.
+library is in docs/explanation/light-curves.md. Variable stars are described by their magnitudes, transients by fluxes,
+which are there where nothing is detected, too: each band has both. What a light curve is too short for is NaN.
 """
 
 from __future__ import annotations
