@@ -124,7 +124,7 @@ RECIPES: Mapping[str, Recipe] = {
         name="sequences", epochs=20, cosine=True, patience=20, test=0.2, validation=0.1, by="id"
     ),
     "few": Recipe(
-        name="few", epochs=40, batch=16, cosine=True, patience=40, learning_rate=3e-4, by="id"
+        name="few", epochs=30, batch=16, cosine=True, patience=30, learning_rate=5e-5, by="id"
     ),
 }
 """The published recipe, the one of the shipped networks, one to go on from a network's weights; and, for sequences of
