@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -92,7 +94,8 @@ def follow(
     curves = {}
     with progress_bar("follow", len(members), unit="members") as bar:
         for name, card in members.items():
-            given = store.load_classifier(card.ref).predict_epochs(sequences)
+            classifier: Any = store.load_classifier(card.ref)
+            given = classifier.predict_epochs(sequences)
             order = [card.classes.index(kind) for kind in classes]
             curves[name] = accuracy_by_epochs(given[:, order], sequences.counts, truth, classes)
             bar.advance()

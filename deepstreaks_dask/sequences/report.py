@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from deepstreaks_dask import plots
@@ -125,7 +125,7 @@ def _classes(evaluation: SequenceEvaluation) -> list[list[str]]:
     return rows
 
 
-def _interval(row: Mapping[str, float], name: str) -> str:
+def _interval(row: pd.Series, name: str) -> str:
     if not np.isfinite(row[name]):
         return "not measured"
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"

@@ -20,6 +20,7 @@ from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.models import CLASSIFIERS, Classifier
 from deepstreaks_dask.models.recurrent import SIDE, Recurrent
 from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.sequences.evaluation import measure_member
 from deepstreaks_dask.sequences.feeding import MOST, Feed, Shards
 from deepstreaks_dask.sequences.splits import draw_samples, fold_splits
 from deepstreaks_dask.storage import write_text
@@ -303,30 +304,18 @@ def figures(numbers: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> 
     Returns
     -------
     dict
-        ``recall`` and ``f1`` with their averages over classes, and 95 % intervals of the averages by drawing objects
-        with replacement (the bootstrap of Efron 1979, Ann. Stat. 7, 1; percentiles of 1,000 draws).
+        ``recall`` and ``f1`` with their averages over classes, and 95 % intervals of the averages, as
+        :func:`~deepstreaks_dask.sequences.evaluation.measure_member` gives them.
     """
-    guessed, n = scores.argmax(axis=1), len(classes)
-    flat = numbers * n + guessed
-    rng = np.random.default_rng(0)
-    draws = rng.multinomial(len(flat), np.bincount(flat, minlength=n * n) / len(flat), 1000)
-    tables = np.concatenate([np.bincount(flat, minlength=n * n)[None], draws]).reshape(-1, n, n)
-    right = np.diagonal(tables, axis1=1, axis2=2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rates = {
-            "recall": right / tables.sum(axis=2),
-            "f1": 2 * right / (tables.sum(axis=2) + tables.sum(axis=1)),
-        }
+    measured = measure_member("", numbers, scores, classes)
     found: dict[str, Any] = {"test_objects": len(numbers)}
-    for name, values in rates.items():
-        average = np.nanmean(values, axis=1)
-        low, high = np.percentile(average[1:], [2.5, 97.5])
+    for name, average in (("recall", measured.recall), ("f1", measured.f1)):
         found |= {
-            name: round(float(average[0]), 4),
-            f"{name}_95": [round(float(low), 4), round(float(high), 4)],
+            name: round(average.value, 4),
+            f"{name}_95": [round(average.low, 4), round(average.high, 4)],
             f"{name}_by_class": {
                 kind: None if np.isnan(rate) else round(float(rate), 4)
-                for kind, rate in zip(classes, values[0], strict=True)
+                for kind, rate in zip(classes, measured.table[name], strict=True)
             },
         }
     return found
