@@ -125,11 +125,16 @@ def explore(archive: str | os.PathLike[str], run: str = "default") -> Exploratio
     Raises
     ------
     DeepStreaksError
-        If there is no such archive or run.
+        If there is no such archive or run, or it holds sequences.
     """
     key = os.fspath(archive), run
     with _opening:
-        stamp = open_archive(archive).sizes["cutout"], _updated(key[0], run)
+        sizes = open_archive(archive).sizes
+        if "cutout" not in sizes:
+            raise DeepStreaksError(
+                f"{archive} holds sequences, which have no thresholds: 'deepstreaks sequences evaluate' measures them"
+            )
+        stamp = sizes["cutout"], _updated(key[0], run)
         if key not in _shared or _shared[key][0] != stamp:
             _shared.pop(key, None)
             _shared[key] = stamp, Exploration(open_scores(archive, run))
