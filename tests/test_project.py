@@ -38,7 +38,16 @@ def test_shipped_weights_are_whole_small_and_described():
     for card in cards:
         assert card.training_data["simulation"]
         assert {"seed", "epochs", "learning_rate"} <= set(card.recipe)
-        assert f"{card.metrics['auc']:.4f}" in described, f"the model card misstates {card.ref}"
+        figure = card.metrics["recall" if card.classes else "auc"]
+        assert f"{figure:.4f}" in described, f"the model card misstates {card.ref}"
+
+
+def test_shipped_networks_of_sequences_are_smaller_than_10_mb():
+    cards = [card for card in Zoo().list() if card.classes]
+    assert {card.architecture for card in cards} == {"rcnn", "taonet"}
+    folder = ROOT / "deepstreaks_dask" / "models" / "weights"
+    files = [folder / card.name / card.version / card.file for card in cards]
+    assert sum(file.stat().st_size for file in files) < 10e6
 
 
 @pytest.mark.parametrize("path", ["LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff"])
