@@ -330,9 +330,9 @@ def evaluate(
     print(f"{'member':24} {'recall':26} {'F1':26} accuracy")
     for one in found.members:
         print(f"{one.member:24} {one.recall!s:26} {one.f1!s:26} {one.accuracy}")
-    for name, one in found.folds.items():
-        f1, spread = one.get("f1", float("nan")), one.get("f1_spread", float("nan"))
-        print(f"{name}, {one.get('folds')} folds: F1 {f1:.4f} ± {spread:.4f}")
+    for name, summary in found.folds.items():
+        f1, spread = summary.get("f1", float("nan")), summary.get("f1_spread", float("nan"))
+        print(f"{name}, {summary.get('folds')} folds: F1 {f1:.4f} ± {spread:.4f}")
     for name, table in found.samples.items():
         for row in table.to_dict("records"):
             after = (

@@ -145,7 +145,7 @@ class Trees:
         return (total / total.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-_TYPES = {
+_TYPES: dict[str, np.dtype[Any]] = {
     "roots": np.dtype(np.int32),
     "feature": np.dtype(np.int16),
     "threshold": np.dtype(np.float32),
