@@ -31,6 +31,7 @@ from typing import Annotated, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import dask
 import numpy as np
 import typer
 from dask.distributed import Client, Scheduler, Worker
@@ -149,6 +150,10 @@ def _cluster(workers: int, tasks: int) -> dict[str, float]:
 
 async def _among(workers: int, tasks: int) -> dict[str, float]:
     logging.getLogger("distributed").setLevel(logging.ERROR)
+    # in one process they share one loop: each looking every 20 ms whether it is late would be most of what it does
+    watching = {"admin.tick.interval": "1h", "admin.system-monitor.interval": "1h"}
+    quiet = {**watching, "worker.profile.enabled": False}
+    dask.config.set({f"distributed.{name}": value for name, value in quiet.items()})
     async with Scheduler(protocol="inproc", dashboard=False) as scheduler:
         started = await asyncio.gather(
             *(
