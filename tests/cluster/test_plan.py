@@ -70,7 +70,7 @@ def test_requests_of_a_task_are_no_more_than_planned(tmp_path, monkeypatch):
     archive.create(url, shard=64)
     archive.append(url, [random_batch(192)])
     write_run(url, "r", ["rb_a", "sl_a"], np.full((192, 2), np.nan, np.float32))
-    monkeypatch.setattr(worker, "_load", lambda *_: _Networks())
+    monkeypatch.setattr(worker, "_networks", lambda *_: _Networks())
     requests = Counter()
     for name in ("get", "exists", "set", "set_if_not_exists", "delete"):
         monkeypatch.setattr(LocalStore, name, _counting(name, getattr(LocalStore, name), requests))
