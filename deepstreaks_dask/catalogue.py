@@ -194,6 +194,28 @@ class Catalogue(Mapping[str, np.ndarray]):
         OSError
             If it cannot be read.
         """
+        buffer = io.BytesIO()
+        Image.fromarray(grey(self.pixels(row))).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+    def pixels(self, row: int) -> np.ndarray:
+        """Give a cutout ``(y, x)`` or ``(y, x, plane)`` as the archive has it.
+
+        Parameters
+        ----------
+        row : int
+            Of the cutout.
+
+        Returns
+        -------
+        ndarray
+            As the archive has them.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        """
         chunk, place = divmod(row, CHUNK)
         with self._reading:
             mine = chunk not in self._chunks
@@ -205,9 +227,7 @@ class Catalogue(Mapping[str, np.ndarray]):
             pixels: np.ndarray = reading.result()[place]
         except Exception as error:  # codecs raise whatever their libraries do
             raise OSError(f"cutout {row} cannot be read") from error
-        buffer = io.BytesIO()
-        Image.fromarray(_grey(pixels)).save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue()
+        return pixels
 
     def along(self, row: int) -> pd.DataFrame:
         """Find other detections of the same night where this one's motion would bring it.
@@ -392,7 +412,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _grey(pixels: np.ndarray) -> np.ndarray:
+def grey(pixels: np.ndarray) -> np.ndarray:
+    """Make a picture of a cutout, uint8 ``(y, x)``: its pixels as they are, several planes side by side."""
     planes = [pixels] if pixels.ndim == 2 else list(np.moveaxis(pixels, -1, 0))
     return np.hstack([plane if plane.dtype == np.uint8 else _stretched(plane) for plane in planes])
 

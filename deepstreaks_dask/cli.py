@@ -994,6 +994,63 @@ def queue(
 
 
 @app.command()
+def explain(
+    archive: ArchiveArg,
+    cutout: Annotated[str, typer.Argument(help="Id of the cutout.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .png file.")] = Path(
+        "explanation.png"
+    ),
+    run: RunOption = "default",
+    zoo: ZooOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what each member of a run reacted to in a cutout: red speaks for a high score, blue against.
+
+    Integrated gradients of the network's logit, from an empty sky; the cutout itself is on the left.
+
+    Example: deepstreaks explain week.zarr 20260101_17 -o map.png
+    """
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from deepstreaks_dask.catalogue import Catalogue, grey
+    from deepstreaks_dask.decision import Decision
+    from deepstreaks_dask.explanations import explain as ask
+    from deepstreaks_dask.runs import open_scores
+
+    if output.suffix != ".png":
+        raise DeepStreaksError(f"{output}: name a file that ends in .png")
+    scores = open_scores(archive, run)
+    decision = Decision.of_run(scores)
+    catalogue = Catalogue(decision.apply(scores), decision)
+    if (row := catalogue.find(cutout)) < 0:
+        raise DeepStreaksError(f"{archive} has no cutout {cutout!r}")
+    try:
+        pixels = catalogue.pixels(row)
+    except OSError as error:
+        raise DeepStreaksError(
+            f"{error}: look for damage with 'deepstreaks archive verify {archive}'"
+        ) from error
+    pictures, said = [grey(pixels)[..., None].repeat(3, axis=-1)], []
+    for member in catalogue.members:
+        found = ask(pixels, member, scores.attrs["members"], zoo)
+        pictures.append(np.asarray(Image.open(io.BytesIO(found.png))))
+        values = {"logit": found.logit, "sky": found.sky, "missing": found.missing}
+        said.append({"member": member, "score": float(catalogue[member][row]), **values})
+    Image.fromarray(np.hstack(pictures)).save(output)
+    if as_json:
+        _print_json(said)
+        return
+    for one in said:
+        print(
+            f"{one['member']}: score {one['score']:.4f}, logit {one['logit']:.2f}, of an empty sky {one['sky']:.2f}"
+        )
+    print(f"the cutout, and what each member reacted to: {output}")
+
+
+@app.command()
 def report(
     archive: ArchiveArg,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(

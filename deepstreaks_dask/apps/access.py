@@ -16,6 +16,7 @@ from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBea
 from pydantic import BaseModel, ConfigDict
 
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.explanations import TooManyError
 from deepstreaks_dask.filters import FilterError
 from deepstreaks_dask.review import Person, RefusedError, Role, WaitError
 
@@ -158,6 +159,8 @@ def explain(request: Request, error: Exception) -> JSONResponse:
     status = 400
     if isinstance(error, WaitError):
         status, headers = 429, {"Retry-After": str(max(1, round(error.seconds)))}
+    elif isinstance(error, TooManyError):
+        status, headers = 503, {"Retry-After": "5"}
     elif isinstance(error, RefusedError):
         status = 403
     elif isinstance(error, FilterError):

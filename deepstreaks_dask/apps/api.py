@@ -35,6 +35,7 @@ from deepstreaks_dask.apps.access import (
 )
 from deepstreaks_dask.catalogue import Catalogue, newest_commit
 from deepstreaks_dask.decision import Decision
+from deepstreaks_dask.explanations import explain
 from deepstreaks_dask.export import Submission, candidates, export, observations
 from deepstreaks_dask.filters import LONGEST, Kind, complete, parse
 from deepstreaks_dask.review import (
@@ -201,6 +202,10 @@ _lines: dict[int | str, dict[str, Any]] = {
 }
 _picture: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+}
+_map: dict[int | str, dict[str, Any]] = {
+    **_picture,
+    503: {"model": Problem, "description": "Too many wait for a map"},
 }
 _file: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string"}}}}
@@ -392,6 +397,30 @@ def cutout(id: Id, who: Viewer, site: Here) -> Response:
         raise HTTPException(404, "the pixels of this cutout cannot be read") from None
     caching = {"Cache-Control": "private, max-age=3600"}
     return Response(picture, media_type="image/png", headers=caching)
+
+
+@api.get("/explanation", responses=_map, response_class=Response)
+def explanation(
+    id: Id,
+    member: Annotated[str, Query(min_length=1, max_length=64, description="Of the run")],
+    who: Viewer,
+    site: Here,
+) -> Response:
+    """Show what a member's score of a cutout comes from, as PNG; ``X-Logits`` has those of the cutout and of an empty sky.
+
+    The third number of ``X-Logits`` is what the shares of the pixels lack of the difference of the first two.
+    """
+    catalogue = site.catalogue()
+    try:
+        pixels = catalogue.pixels(site.row(id))
+    except OSError:
+        raise HTTPException(404, "the pixels of this cutout cannot be read") from None
+    found = explain(pixels, member, catalogue.decided.attrs["members"], site.zoo)
+    headers = {
+        "Cache-Control": "private, max-age=3600",
+        "X-Logits": f"{found.logit:.3f}, {found.sky:.3f}, {found.missing:.3f}",
+    }
+    return Response(found.png, media_type="image/png", headers=headers)
 
 
 @api.get("/nights")

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import Cookie, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from deepstreaks_dask import explanations
 from deepstreaks_dask.agreement import ORDERS
 from deepstreaks_dask.apps.access import COOKIE, csrf_of
 from deepstreaks_dask.apps.api import Site, api, site_of
@@ -79,7 +80,8 @@ def serve(
     thresholds : mapping of str to float, optional
         By member or family; by default as the run was decided.
     zoo : str, optional
-        Of campaigns that are begun here; the shipped one by default.
+        Of campaigns that are begun here, and of the networks that are asked what a score comes from; the shipped one
+        by default.
     host : str
         Where to listen; other machines cannot reach the default.
     port : int
@@ -164,14 +166,14 @@ def create_app(
         site.catalogue()  # whatever is wrong is said now
     app = make_app(site, "DeepStreaks review")
     app.include_router(api)
-    mounted = _dashboards(archive, run) if dashboards is None else dashboards
+    mounted = _dashboards(archive, run, zoo) if dashboards is None else dashboards
     app.state.dashboards = sorted(mounted)
     _add_pages(app, begin)
     close(app, site, mounted, entrance="/login")
     return app
 
 
-def _dashboards(archive: str, run: str) -> dict[str, Callable[[], Any]]:
+def _dashboards(archive: str, run: str, zoo: str | None) -> dict[str, Callable[[], Any]]:
     import panel as pn
 
     from deepstreaks_dask.apps import campaign, explore
@@ -181,7 +183,7 @@ def _dashboards(archive: str, run: str) -> dict[str, Callable[[], Any]]:
             return pn.pane.HTML(
                 '<p>Nothing is scored yet: <a href="/campaign">begin there</a>.</p>'
             )
-        return explore.app(archive, run)
+        return explore.app(archive, run, zoo=zoo)
 
     return {
         "/explore": explored,
@@ -258,7 +260,15 @@ def _add_pages(app: FastAPI, begin: str) -> None:
         sorts = ["jd", "mag", "length", "snr", *ORDERS, *catalogue.families, *catalogue.members]
         first = catalogue.take("source", np.arange(min(50, catalogue.rows)))
         simulated = any("simulat" in str(source) for source in first)
-        return page("review", request, secret, sorts=sorts, note=NOTE, simulated=simulated)
+        return page(
+            "review",
+            request,
+            secret,
+            sorts=sorts,
+            note=NOTE,
+            simulated=simulated,
+            explained=explanations.WORDS,
+        )
 
     @app.get("/account", include_in_schema=False)
     def account(request: Request, secret: Secret = "") -> HTMLResponse:

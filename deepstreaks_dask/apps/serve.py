@@ -41,7 +41,8 @@ def serve(
     database : str, optional
         Of the people who may log in: SQLAlchemy's URL; by default a file beside the archive.
     zoo : str, optional
-        Of campaigns that are begun from the page; the shipped one by default.
+        Of campaigns that are begun from the page, and of the networks that are asked what a score comes from; the shipped
+        one by default.
     address : str
         To listen on.
     port : int
@@ -77,7 +78,7 @@ def serve(
         return
     runs = list_runs(archive)  # a mistyped path is an error now, not on the first visit
     if app == "explore":
-        _explore(os.fspath(archive), run, runs, address, port, show)
+        _explore(os.fspath(archive), run, zoo, runs, address, port, show)
         return
     from deepstreaks_dask.apps import campaign
 
@@ -89,7 +90,9 @@ def serve(
     run_app(made, listening, where, f"Campaigns of {path}", show=show)
 
 
-def _explore(archive: str, run: str, runs: list[str], address: str, port: int, show: bool) -> None:
+def _explore(
+    archive: str, run: str, zoo: str | None, runs: list[str], address: str, port: int, show: bool
+) -> None:
     import panel as pn
 
     from deepstreaks_dask.apps import explore
@@ -101,7 +104,7 @@ def _explore(archive: str, run: str, runs: list[str], address: str, port: int, s
         port = port or _free_port(address)
         hosts = [f"{host}:{port}" for host in dict.fromkeys((address, "127.0.0.1", "localhost"))]
         pn.serve(
-            {"explore": lambda: explore.app(archive, run)},
+            {"explore": lambda: explore.app(archive, run, zoo=zoo)},
             address=address,
             port=port,
             websocket_origin=hosts,

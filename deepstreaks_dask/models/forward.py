@@ -103,6 +103,12 @@ def set_precision(model: keras.Model, precision: str) -> None:
     last.dtype_policy = keras.DTypePolicy("float32")
 
 
+def last_layer(model: keras.Model) -> keras.Layer:
+    """Give the layer that a network's scores come out of, however deep networks lie in it."""
+    *_, last = _leaves(model)
+    return last
+
+
 def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
     for layer in model.layers:
         if isinstance(layer, keras.Model):

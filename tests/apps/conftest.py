@@ -5,7 +5,7 @@ import subprocess
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from helpers import write_run
+from helpers import as_shipped, write_run
 
 from deepstreaks_dask import launch
 from deepstreaks_dask.apps.review import create_app
@@ -45,6 +45,7 @@ def reviewed(tmp_path_factory):
     dataset = open_archive(url)
     labels = [dataset[f"label_{member[:2]}"].values for member in MEMBERS]
     write_run(url, "default", MEMBERS, np.stack(labels, axis=1).clip(0, 1).astype(np.float32))
+    as_shipped(url)
     return url
 
 

@@ -1,12 +1,17 @@
 """The HTTP API and the log-in before it, as programs and browsers meet them."""
 
+import io
 import json
+import threading
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 from starlette.websockets import WebSocketDisconnect
 
+from deepstreaks_dask import explanations
 from deepstreaks_dask.apps.access import COOKIE, CSRF
 from deepstreaks_dask.apps.review import serve
 from deepstreaks_dask.archive import open_archive
@@ -339,3 +344,29 @@ def test_schemathesis_finds_nothing(app, of):
         hold()
     assert len(tried) > 100
     assert COOKIE not in headers
+
+
+def test_scores_are_explained(of, client, monkeypatch):
+    vera = of("vera")
+    one = streaks(vera)[0]["id"]
+
+    def ask(member, id=one):
+        return vera.get("/api/v1/explanation", params={"id": id, "member": member})
+
+    answer = ask("rb_vgg6")
+    assert answer.status_code == 200, answer.text
+    picture = np.asarray(Image.open(io.BytesIO(answer.content)))
+    assert picture.shape == (144, 144, 3)
+    assert (picture[..., 0] > picture[..., 2] + 50.0).any()  # something speaks for it
+    logit, sky, missing = map(float, answer.headers["x-logits"].split(", "))
+    assert abs(missing) < 0.2 * abs(logit - sky)
+    assert ask("rb_vgg6").content == answer.content
+    assert ask("rb_vgg6", "nowhere").status_code == 404
+    assert (ask("os_vgg6").status_code, "no member" in ask("os_vgg6").text) == (400, True)
+    assert client.get(f"/api/v1/explanation?id={one}&member=rb_vgg6").status_code == 401
+    monkeypatch.setattr(explanations, "_places", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(explanations, "_maps", OrderedDict())
+    with explanations._places:
+        busy = ask("rb_vgg6")
+    assert (busy.status_code, busy.headers["retry-after"]) == (503, "5")
+    assert ask("rb_vgg6").status_code == 200

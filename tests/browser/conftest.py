@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import visiting, write_run
+from helpers import as_shipped, visiting, write_run
 
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.simulate.nights import simulate_nights
@@ -48,6 +48,7 @@ def explored(tmp_path_factory):
     odd = dataset["night"].values == np.unique(dataset["night"].values)[2]
     scores[odd, 0] = 0.3 * rng.random(odd.sum())
     write_run(url, "default", MEMBERS, scores)
+    as_shipped(url)
     other = np.clip(scores + rng.normal(0, 0.3, scores.shape), 0, 1).astype(np.float32)
     write_run(url, "other", MEMBERS, other)
     return url

@@ -154,6 +154,26 @@ def test_fields_regions_and_nights_show_their_cutouts(page, explored):
     assert not dialog.is_visible()
 
 
+def test_a_member_shows_what_it_reacted_to(page, explored):
+    page.locator("[data-cell=tp]").click()
+    cards = gallery(page, "True positives", evaluate(open_scores(explored)).joint.tp)
+    cards.first.click()
+    image = page.locator("#large-body img")
+    plain = image.get_attribute("src")
+    page.select_option("#explain", "rb_vgg6")
+    page.wait_for_selector("#explained:has-text('Red speaks for a high score')")
+    assert image.get_attribute("src") != plain
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 144
+    page.select_option("#explain", "rb_resnet50")  # this run has made it up
+    page.wait_for_selector("#explained:has-text('name the --zoo that has them')")
+    assert image.get_attribute("src") == plain
+    page.select_option("#explain", "rb_vgg6")
+    page.wait_for_selector("#explained:has-text('Red speaks for a high score')")
+    page.locator("#next").click()
+    assert page.input_value("#explain") == ""
+    assert page.inner_text("#explained") == ""
+
+
 def test_a_point_of_a_night_shows_its_cutouts(page):
     """Click where the picture of candidates has its first night."""
     spot = page.evaluate(
@@ -479,6 +499,8 @@ def test_tabs_answer_to_arrow_keys(page):
         {"do": "compare", "run": "../default"},
         {"do": "drift", "name": "<script>"},
         {"do": "search", "target": "fpr", "value": "much", "by": "family"},
+        {"do": "explain", "member": "../zoo", "place": 0},
+        {"do": "explain", "member": "rb_vgg6", "place": 1_000_000_000},
         {"do": "search", "target": "__class__", "value": 1, "by": "family"},
     ],
 )

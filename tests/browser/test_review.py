@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from astropy.time import Time
-from helpers import log_in, served, visiting, write_run
+from helpers import as_shipped, log_in, served, visiting, write_run
 
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.review import Review, archive_key, default_url
@@ -33,6 +33,7 @@ def week(tmp_path_factory):
     scores[:4] = np.array([0.9, 0.45, 0.99, 0.2])[:, None] ** [1, 0, 0]
     append(url, batches)
     write_run(url, "default", MEMBERS, scores)
+    as_shipped(url)
     command = [sys.executable, "-c", "from deepstreaks_dask.cli import main; main()"]
     add = ["users", "add", "root", "--role", "administrator", "--archive", url]
     subprocess.run([*command, *add], input=PASSWORD + "\n", text=True, check=True)
@@ -251,6 +252,25 @@ def test_links_out_carry_the_position_and_the_time(enter, week):
     assert skybot.separation(place).arcsec < 0.1
     assert abs((Time(asked["SkyBoT"]["-ep"], scale="utc") - when).sec) < 1.5
     assert "where one opens empty" in page.inner_text("#detail")
+
+
+def test_a_member_shows_what_it_reacted_to(enter):
+    page = enter("vera")
+    page.keyboard.press("Enter")
+    page.select_option("#explain", "rb_vgg6")
+    page.wait_for_selector("#explained:has-text('Red speaks for a high score')")
+    assert "member=rb_vgg6" in page.get_attribute("#large", "src")
+    until(page, "document.getElementById('large').naturalWidth === 144")
+    page.select_option("#explain", "")
+    until(page, "document.getElementById('large').src.includes('/cutout?')")
+    page.select_option("#explain", "kd_vgg6")
+    page.wait_for_selector("#explained:has-text('Red speaks for a high score')")
+    page.keyboard.press("Escape")
+    page.focus(".thumb.chosen")
+    page.keyboard.press("ArrowRight")  # another cutout is shown as it is
+    page.keyboard.press("Enter")
+    until(page, "document.getElementById('large').src.includes('/cutout?')")
+    assert page.input_value("#explain") == ""
 
 
 def test_viewers_look_only(enter, review, week):

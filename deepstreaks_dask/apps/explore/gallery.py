@@ -15,9 +15,11 @@ import zarr
 from PIL import Image
 
 from deepstreaks_dask import plots
-from deepstreaks_dask.apps.explore.messages import one_of, selection
+from deepstreaks_dask.apps.explore.messages import one_of, selection, whole
 from deepstreaks_dask.archive import open_archive
 from deepstreaks_dask.decision import family_of
+from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.explanations import Map, explain
 from deepstreaks_dask.exploration import DECISION, Selection
 
 if TYPE_CHECKING:
@@ -36,7 +38,12 @@ class Galleries:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
-        self.handlers = {"show": self._show, "order": self._order, "more": self._more}
+        self.handlers = {
+            "show": self._show,
+            "order": self._order,
+            "more": self._more,
+            "explain": self._explain,
+        }
         self.shown: Gallery | None = None
 
     def select(self, chosen: Selection, words: str) -> None:
@@ -102,6 +109,39 @@ class Galleries:
     def _more(self, message: dict[str, Any]) -> None:
         if self.shown is not None:
             self.explorer.bridge.later(self.shown.next, self.shown.show)
+
+    def _explain(self, message: dict[str, Any]) -> None:
+        explorer = self.explorer
+        member = one_of(message.get("member"), explorer.exploration.members)
+        place = whole(message.get("place"))
+        if not 0 <= place < len(explorer.exploration):
+            raise DeepStreaksError("there is no such cutout here")
+        row = int(explorer.exploration.rows[place])
+
+        def work() -> Map | str:
+            """Give the map, or why there is none: beside the cutout, not on top of the page, which a dialog hides."""
+            url = open_archive(explorer.archive).attrs["url"]
+            try:
+                pixels = np.asarray(zarr.open_array(url, path="cutouts", mode="r")[row])
+            except Exception:  # codecs raise whatever their libraries do
+                return "The pixels of this cutout cannot be read."
+            try:
+                return explain(pixels, member, explorer.attrs["members"], explorer.zoo)
+            except DeepStreaksError as error:
+                return str(error)
+
+        def show(found: Map | str) -> None:
+            told = (
+                {"words": found}
+                if isinstance(found, str)
+                else {
+                    "png": base64.b64encode(found.png).decode(),
+                    "logits": [found.logit, found.sky, found.missing],
+                }
+            )
+            explorer.bridge.send("explained", place=place, member=member, **told)
+
+        explorer.bridge.later(work, show, long=True)
 
 
 class Gallery:
@@ -189,6 +229,7 @@ def cards(explorer: Explorer, places: np.ndarray) -> list[dict[str, Any]]:
         shown.append(
             {
                 "id": str(known["id"]),
+                "place": int(place),
                 "where": ", ".join(str(part) for part in where if part),
                 "families": families,
                 "members": [[m, v, bool(p), limit] for m, v, p, limit in members],

@@ -25,6 +25,7 @@ from deepstreaks_dask.apps.explore.scores import ScoresTab
 from deepstreaks_dask.archive import open_archive
 from deepstreaks_dask.decision import DESCRIPTIONS, Decision, family_of
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.explanations import WORDS
 from deepstreaks_dask.exploration import DECISION, Exploration, explore
 from deepstreaks_dask.runs import Run, list_runs
 
@@ -38,7 +39,9 @@ TABS = {
 }
 
 
-def app(archive: str | os.PathLike[str], run: str = "default") -> pn.Template:
+def app(
+    archive: str | os.PathLike[str], run: str = "default", *, zoo: str | None = None
+) -> pn.Template:
     """Make the page for one person; ``?run=NAME`` in its address names another run.
 
     Parameters
@@ -47,6 +50,8 @@ def app(archive: str | os.PathLike[str], run: str = "default") -> pn.Template:
         Path or URL of a scored archive.
     run : str
         Run that is shown first.
+    zoo : str, optional
+        Of the networks that are asked what a score comes from; the shipped one by default.
 
     Raises
     ------
@@ -54,7 +59,7 @@ def app(archive: str | os.PathLike[str], run: str = "default") -> pn.Template:
         If there is no such archive, or it has no scores.
     """
     asked = [value.decode(errors="replace") for value in pn.state.session_args.get("run", [])]
-    return Explorer(os.fspath(archive), (asked or [run])[0]).page()
+    return Explorer(os.fspath(archive), (asked or [run])[0], zoo).page()
 
 
 class Explorer:
@@ -74,8 +79,8 @@ class Explorer:
         To be held while the cut is moved, or read on another thread.
     """
 
-    def __init__(self, archive: str, run: str) -> None:
-        self.archive = archive
+    def __init__(self, archive: str, run: str, zoo: str | None = None) -> None:
+        self.archive, self.zoo = archive, zoo
         dataset = open_archive(archive)
         self.cutouts = dataset.sizes["cutout"]
         self.runs = list_runs(archive)
@@ -135,6 +140,7 @@ class Explorer:
             simulated="simulation" in str(self.attrs.get("zoo", "")) or _simulated(self.archive),
             decided=bool(self.attrs.get("decided")),
             tabs=list(TABS.items()),
+            explained=WORDS,
         )
 
     def limit(self, name: str) -> float | None:

@@ -232,7 +232,10 @@ addEventListener("DOMContentLoaded", () => {
     at = Math.min(Math.max(k, 0), items.length - 1);
     const item = items[at];
     $("large-title").textContent = item.id;
-    fresh("large-body", picture(item, 432), make("div", {}, make("p", { class: "soft small" }, item.where),
+    const asked = make("select", { id: "explain" }, make("option", { value: "" }, "the cutout as it is"), ...item.members.map(([name]) => make("option", { value: name }, `what ${name} reacted to`)));
+    asked.addEventListener("change", () => explain(item, asked.value));
+    $("explained").textContent = "";
+    fresh("large-body", picture(item, 432), make("div", {}, make("label", { class: "field" }, "Show ", asked), make("p", { class: "soft small" }, item.where),
       make("table", {}, make("tr", {}, ...["member", "score", "threshold"].map((w) => make("th", {}, w))),
         ...item.members.map(([name, score, pass, limit]) => make("tr", {}, make("td", {}, ...chips([[name, score, pass]]).map((chip) => { chip.textContent = name; return chip; })), make("td", {}, digits(score)), make("td", {}, limit.toFixed(3))))),
       make("table", {}, ...item.facts.map(([name, value]) => make("tr", {}, make("td", { class: "soft" }, name), make("td", {}, value))))));
@@ -240,11 +243,22 @@ addEventListener("DOMContentLoaded", () => {
     $("next").disabled = at === items.length - 1;
     if (!$("large").open) $("large").showModal();
   };
+  const large = (png) => { const image = $("large-body").querySelector("img"); if (image) image.src = `data:image/png;base64,${png}`; };
+  const explain = (item, member) => {
+    large(item.png);
+    $("explained").textContent = member ? `Asking ${member}. That takes some seconds.` : "";
+    if (member) send({ do: "explain", place: item.place, member });
+  };
+  on("explained", ({ place, member, png, logits, words }) => {
+    if (items[at]?.place !== place || $("explain")?.value !== member) return; // something else is looked at by now
+    if (png) large(png);
+    $("explained").textContent = words ?? `${$("explained").dataset.words} Logit ${logits[0].toFixed(1)}, of an empty sky ${logits[1].toFixed(1)}.`;
+  });
   $("previous").addEventListener("click", () => enlarge(at - 1));
   $("next").addEventListener("click", () => enlarge(at + 1));
   $("large").addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (step) enlarge(at + step);
+    if (step && !event.target.matches("select")) enlarge(at + step);
   });
   $("gallery").addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

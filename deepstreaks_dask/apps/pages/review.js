@@ -15,6 +15,7 @@
   let total = 0;
   let chosen = -1;
   let detail = null; // what the panel shows
+  let explained = {}; // which member was asked about which cutout, and what it said
   let nights = [];
   let asked = 0;
   let descending = false;
@@ -218,6 +219,30 @@
     if (name === "jd") return what.toFixed(6);
     return String(typeof what === "number" ? Number(what.toPrecision(8)) : what);
   };
+  const picture = (id, members) => {
+    if (explained.id !== id) explained = { id, member: "", words: "" };
+    const { member, words } = explained;
+    const asked = make("select", { id: "explain" }, make("option", { value: "" }, "the cutout as it is"), ...members.map((name) => make("option", { value: name, selected: name === member }, `what ${name} reacted to`)));
+    asked.addEventListener("change", () => explain(id, asked.value));
+    const source = explained.source ?? `/api/v1/cutout?id=${encodeURIComponent(id)}`;
+    return [make("img", { id: "large", src: source, alt: `Cutout ${id}`, width: 432, height: 432 }), make("label", { class: "field" }, "Show ", asked), make("p", { id: "explained", class: "soft small", role: "status" }, words)];
+  };
+  const explain = async (id, member) => {
+    const said = (words, source) => {
+      if (explained.id !== id || explained.member !== member) return; // something else is looked at by now
+      explained = { id, member, words, source };
+      get("explained").textContent = words;
+      get("large").src = source ?? `/api/v1/cutout?id=${encodeURIComponent(id)}`;
+    };
+    explained = { id, member };
+    said(member ? `Asking ${member}. That takes some seconds.` : "");
+    if (!member) return;
+    const source = `/explanation?${new URLSearchParams({ id, member })}`;
+    try {
+      const [logit, sky] = (await ask(source, { raw: true })).headers.get("X-Logits").split(", ");
+      said(`${get("main").dataset.explained} Logit ${Number(logit).toFixed(1)}, of an empty sky ${Number(sky).toFixed(1)}.`, `/api/v1${source}`);
+    } catch (error) { said(error.message); }
+  };
   const paint = () => {
     const { streak, scores, thresholds, ades, along, mine, others, people } = detail;
     const place = get("detail");
@@ -230,7 +255,7 @@
     note.addEventListener("change", () => judge(streak.id, { note: note.value }));
     place.replaceChildren(
       make("div", { class: "row" }, make("h2", { id: "detail-name" }, streak.id), make("button", { type: "button", onclick: () => choose(chosen - 1, false), "aria-label": "Previous" }, "←"), make("button", { type: "button", onclick: () => choose(chosen + 1, false), "aria-label": "Next" }, "→"), make("button", { type: "button", onclick: close, "aria-label": "Close" }, "✕")),
-      make("img", { src: `/api/v1/cutout?id=${encodeURIComponent(streak.id)}`, alt: `Cutout ${streak.id}`, width: 432, height: 432 }),
+      ...picture(streak.id, Object.keys(scores)),
       ...(may ? [
         make("div", { class: "verdicts", role: "group", "aria-label": "Verdict" }, ...Object.entries(VERDICTS).map(([name, key]) => pressed(name, "verdict", key)), ...Object.entries(LENGTHS).map(([name, key]) => pressed(name, "length", key))),
         make("div", { class: "verdicts" }, make("button", { type: "button", "aria-pressed": Boolean(mine?.marked), onclick: () => judge(streak.id, { marked: !mine?.marked }) }, "mark for submission", make("kbd", {}, "m")), make("button", { type: "button", onclick: undo }, "undo", make("kbd", {}, "z"))),
