@@ -1,0 +1,89 @@
+"""The page of an archive of sequences in a real browser."""
+
+import numpy as np
+import pytest
+from helpers import served, visiting
+
+from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.models import CLASSIFIERS
+from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.runs import Run, open_scores
+from deepstreaks_dask.sequences.evaluation import evaluate_sequences
+from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
+from deepstreaks_dask.simulate.variables import get_task
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory):
+    """An archive with a run of two members: one that looks epoch by epoch, and one that does not."""
+    folder = tmp_path_factory.mktemp("sequences")
+    archive, zoo = str(folder / "objects.zarr"), str(folder / "zoo")
+    create(archive, **LAYOUT)
+    append(archive, simulate_sequences(60, "hits", "rcnn", seed=4))
+    classes, dataset = tuple(sorted(get_task("rcnn").classes)), open_archive(archive)
+    card = Zoo(zoo).save(
+        CLASSIFIERS["rcnn"](classes),
+        Card("hits_rcnn", "1", "rcnn", input_shape=(21, 21, 1), classes=classes, scaling="none"),
+    )
+    common = {"version": "1", "sha256": card.sha256, "family": "hits", "threshold": 0.5}
+    members = [{"name": "hits_rcnn", **common}]
+    stored = Run.create(
+        archive, "default", members, 60, dataset.attrs["shard"], classes=classes, zoo=zoo
+    )
+    rng = np.random.default_rng(1)
+    kinds = dataset["kind"].values.astype(object).astype(str)
+    truth = np.eye(len(classes))[[classes.index(kind) for kind in kinds]]
+    scores = rng.dirichlet(np.full(len(classes), 0.6), 60) + 0.3 * truth
+    stored.scores[:, 0] = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+    return archive
+
+
+def test_confusion_recall_and_a_player_of_single_objects(browser, sequences, tmp_path):
+    figures = evaluate_sequences(open_scores(sequences)).members[0]
+    dataset = open_archive(sequences)
+    with (
+        served("dashboard", sequences, "--no-show", "--port", "0") as address,
+        visiting(browser) as visit,
+    ):
+        page = visit(address)
+        page.wait_for_selector(".tile .value")
+        tiles = page.locator(".tile .value").all_inner_texts()
+        wanted = (figures.recall, figures.f1, figures.accuracy)
+        assert tiles == [f"{one.value:.4f}" for one in wanted]
+        rows = page.locator("#classes tr").all_inner_texts()[1:]
+        assert [row.split()[0] for row in rows] == figures.table["name"].tolist()
+        assert "simulated" in page.locator(".note:not(.problem)").inner_text()
+        # a cell of the confusion matrix as a list of objects
+        page.select_option("#truth", "supernova")
+        page.wait_for_function(
+            "!document.querySelector('#list-words').textContent.startsWith('60')"
+        )
+        kinds = dataset["kind"].values.astype(object)
+        assert page.locator("#list button").count() == (kinds == "supernova").sum()
+        button = page.locator("#list button").first
+        row = int(button.get_attribute("data-row"))
+        button.click()
+        page.wait_for_selector("#strip button")
+        epochs = int(dataset["epochs"].values[row])
+        assert page.locator("#strip button").count() == epochs
+        assert str(dataset["id"].values[row]) in page.locator("#player-title").inner_text()
+        # the member is asked on the server, and looks epoch by epoch
+        page.wait_for_function(
+            "document.querySelector('#bars').textContent.includes('after epoch')"
+        )
+        assert f"after epoch {epochs}" in page.locator("#bars").inner_text()
+        page.locator("#epoch").fill("0")
+        assert "Epoch 1 of" in page.locator("#said").inner_text()
+        assert "after epoch 1" in page.locator("#bars").inner_text()
+        first = page.locator("#bars .number").all_inner_texts()
+        assert sum(map(float, first)) == pytest.approx(1, abs=0.05)
+        page.click("#play")
+        page.wait_for_function("document.querySelector('#said').textContent.startsWith('Epoch 3 ')")
+        page.click("#play")
+        page.click("#follow")
+        page.wait_for_function("!document.querySelector('#follow').disabled")
+        page.click("#theme")
+        page.screenshot(path=str(tmp_path / "dark.png"), full_page=True)
+        page.click("#theme")
+        page.screenshot(path=str(tmp_path / "light.png"), full_page=True)
+        assert page.locator("#problem").is_hidden()
