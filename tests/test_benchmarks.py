@@ -132,6 +132,16 @@ def test_training_measures_both_ways():
     assert 0 < result["held"] <= 64
 
 
+def test_flips_measures_cost_and_gain():
+    done = _run(BENCHMARKS / "flips.py", "--nights", "2", "--cutouts", "24", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["cost"] > 1
+    for member in ("rb_vgg6", "sl_vgg6", "kd_vgg6"):
+        assert 0.5 < result[member]["auc_new"]["value"] <= 1
+        assert result[member]["nights"] == 2
+
+
 def test_scaling_measures_workers_and_bare_processes():
     done = _run(BENCHMARKS / "scaling.py", "--cutouts", "128", "--repeats", "1", "--json")
     if len(os.sched_getaffinity(0)) < 2:
