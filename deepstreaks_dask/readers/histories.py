@@ -120,7 +120,7 @@ def _epoch(alert: Alert) -> Epoch | Refused:
             "mjd": columns["jd"] - MJD,
             "band": columns["filter"],
             "zero_point": alert.zero_point,
-            "fwhm": columns["fwhm"],
+            # no "fwhm": an alert gives the width of its candidate, which is no star where it has a tail or a host
             "exposure": columns["exptime"],
             "gain": _GAIN,
         },
