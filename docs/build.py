@@ -111,9 +111,10 @@ def build(executed: Mapping[str, nbformat.NotebookNode], out: Path) -> None:
         for page in (ROOT / "cluster").rglob("*.md"):
             (source / page.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(page, source / page.relative_to(ROOT))
-        shutil.copy(ROOT / "README.md", source / "README.part.md")
-        card = ROOT / "deepstreaks_dask" / "models" / "weights" / "README.md"
-        shutil.copy(card, source / "explanation" / "shipped-networks.md")
+        card, page = "deepstreaks_dask/models/weights/README.md", "explanation/shipped-networks.md"
+        shutil.copy(ROOT / card, source / page)
+        readme = (ROOT / "README.md").read_text(encoding="utf-8").replace(f"]({card}", f"](/{page}")
+        (source / "README.part.md").write_text(readme, encoding="utf-8")
         (source / "reference" / "cli.md").write_text(_commands(), encoding="utf-8")
         _describe_modules(source / "reference")
         _copy_scripts(source / "static")
