@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,6 +20,11 @@ from rich.table import Table
 import deepstreaks_dask
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.sequences.commands import app as sequences_app
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from deepstreaks_dask.review import Review
 
 app = typer.Typer(
     name="deepstreaks",
@@ -49,6 +54,10 @@ ZooOption = Annotated[
 DatabaseOption = Annotated[
     str | None,
     typer.Option(help="Review database, SQLAlchemy's URL. Default: a file beside the archive."),
+]
+VerdictsOption = Annotated[
+    bool,
+    typer.Option("--verdicts", help="Lay what reviewers agree on over the archive's labels."),
 ]
 UserArg = Annotated[str, typer.Argument(help="Name of the user.")]
 OfArchive = Annotated[str | None, typer.Option("--archive", help="Archive that is reviewed.")]
@@ -777,16 +786,24 @@ def evaluate(
     threshold: ThresholdOption = None,
     run: RunOption = "default",
     calibrated: CalibratedOption = False,
+    verdicts: VerdictsOption = False,
+    database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure members, families and the decision against the archive's labels.
+    """Measure members, families and the decision against the archive's labels, or reviewers' verdicts.
+
+    Reviewers judge what they are shown, mostly candidates: what networks missed is hardly among it, and a true-positive rate
+    from verdicts alone is too high.
 
     Example: deepstreaks evaluate week.zarr -t kd=0.9 --json
     """
     from deepstreaks_dask.decision import Decision
     from deepstreaks_dask.evaluation import evaluate as run_evaluation
+    from deepstreaks_dask.review import with_labels
 
     scores = _open_scores(archive, run, calibrated)
+    if verdicts:
+        scores = with_labels(scores, _said(archive, database))
     result = run_evaluation(scores, Decision.of_run(scores, _thresholds(threshold)))
     if as_json:
         _print_json(result.to_dict())
@@ -1059,6 +1076,8 @@ def report(
     threshold: ThresholdOption = None,
     run: RunOption = "default",
     calibrated: CalibratedOption = False,
+    verdicts: VerdictsOption = False,
+    database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page with distributions, curves, rates and cutouts.
@@ -1068,7 +1087,12 @@ def report(
     from deepstreaks_dask.report import write_report
 
     write_report(
-        archive, output, run=run, thresholds=_thresholds(threshold), probabilities=calibrated
+        archive,
+        output,
+        run=run,
+        thresholds=_thresholds(threshold),
+        probabilities=calibrated,
+        verdicts=_said(archive, database) if verdicts else None,
     )
     _say(as_json, {"report": str(output.resolve())})
 
@@ -1432,15 +1456,36 @@ def _review(archive: str | None, database: str | None) -> Any:
 
 def _judged(archive: str, database: str | None) -> list[str]:
     """Name the cutouts that somebody has judged, where there is a review."""
-    from deepstreaks_dask.review import Review, archive_key, default_url
+    from deepstreaks_dask.review import archive_key
+
+    review = _existing_review(archive, database)
+    return [one.cutout for one in review.verdicts(archive_key(archive))] if review else []
+
+
+def _said(archive: str, database: str | None) -> pd.DataFrame:
+    """Give what reviewers say as labels; somebody must have said something."""
+    from deepstreaks_dask.review import archive_key
+
+    review = _existing_review(archive, database)
+    labels = review.labels(archive_key(archive)) if review else None
+    if labels is None or labels.empty:
+        raise DeepStreaksError(
+            f"nobody has judged cutouts of {archive}: 'deepstreaks dashboard {archive} --app review' is for that; "
+            "where verdicts are elsewhere, name their --database"
+        )
+    return labels
+
+
+def _existing_review(archive: str, database: str | None) -> Review | None:
+    """Open the review of an archive, unless there is none: to ask must not make one."""
+    from deepstreaks_dask.review import Review, default_url
     from deepstreaks_dask.storage import is_local, locate
 
     if database is None:
         fs, root = locate(archive)
         if not is_local(fs) or not fs.exists(f"{root}.review.sqlite"):
-            return []
-    verdicts = Review(database or default_url(archive)).verdicts(archive_key(archive))
-    return [one.cutout for one in verdicts]
+            return None
+    return Review(database or default_url(archive))
 
 
 def _new_password() -> str:

@@ -30,6 +30,7 @@ from deepstreaks_dask.evaluation import (
     rate,
 )
 from deepstreaks_dask.pages import chart_item, write_page
+from deepstreaks_dask.review import with_labels
 from deepstreaks_dask.runs import open_scores
 from deepstreaks_dask.simulate.streaks import simulated
 from deepstreaks_dask.storage import locate
@@ -57,6 +58,7 @@ def write_report(
     run: str = "default",
     thresholds: Mapping[str, float] | None = None,
     probabilities: bool = False,
+    verdicts: pd.DataFrame | None = None,
 ) -> Evaluation:
     """Write the report of a run as one HTML file that loads nothing from elsewhere.
 
@@ -72,6 +74,8 @@ def write_report(
         By member or family, in place of those that the run was scored for, or of 0.5.
     probabilities : bool
         Put the probabilities of the run's calibration in the place of its scores.
+    verdicts : pandas.DataFrame, optional
+        What reviewers say, to lay over the archive's labels, as :meth:`~deepstreaks_dask.review.Review.labels` gives it.
 
     Returns
     -------
@@ -84,6 +88,8 @@ def write_report(
         If there is no such archive or run, or the file cannot be written.
     """
     raw = open_scores(archive, run)
+    if verdicts is not None:
+        raw = with_labels(raw, verdicts)
     scores = calibrated(raw) if probabilities else raw
     decision = Decision.of_run(scores, thresholds)
     evaluation = evaluate(scores, decision)
@@ -100,6 +106,7 @@ def write_report(
         simulated=int(simulated(scores["kind"].values, scores["source"].values).sum()),
         failures=scores.attrs["failures"],
         triage=_triage(scores),
+        judged=0 if verdicts is None else len(verdicts),
         tiles=_tiles(evaluation),
         published=_published(evaluation),
         charts=[(title, [chart_item(chart) for chart in shown]) for title, shown in charts],
