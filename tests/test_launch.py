@@ -23,6 +23,7 @@ def state(tmp_path, monkeypatch):
 @pytest.fixture
 def bystander():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    time.sleep(0.2)  # processes are told apart by when they were born, to a tenth of a second
     yield process
     process.kill()
     process.wait()

@@ -16,7 +16,7 @@ def networks():
     for seed, name in enumerate(ARCHITECTURES):
         keras.utils.set_random_seed(seed)
         models[f"rb_{name}@1"] = build(name)
-    return Networks(models, ["bytes"] * len(models), 4)
+    return Networks(models, ["bytes"] * len(models), 4, flips=False)
 
 
 @pytest.mark.skipif(

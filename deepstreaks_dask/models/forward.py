@@ -3,8 +3,8 @@
 A batch is sent to the device once, as bytes where the archive has bytes, and scaled there as each model wants it
 (`SCALINGS`); every call has the same shape, so that nothing is compiled twice, but where that is too much for the memory
 of a device: then the batch is halved. Two calls are under way at a time: one is copied to a card while the other is
-computed there, or uses the cores that the other leaves idle. Each Keras backend has its branch here and is imported
-nowhere else.
+computed there, or uses the cores that the other leaves idle. Each Keras backend has its branch here, for gradients
+in `explanations`, and is imported nowhere else.
 """
 
 import os
