@@ -212,7 +212,8 @@ def test_alerts_of_one_object_are_its_history(tmp_path):
     assert dataset["epochs"].values.tolist() == [2, 1]
     half = 15 / 86400
     assert dataset["mjd"].values[:2].tolist() == pytest.approx([58840 + half, 58850 + half])
-    assert np.isnan(dataset["fwhm"].values).all()  # an alert's is its candidate's, not the exposure's
+    # an alert's is its candidate's, not the exposure's
+    assert np.isnan(dataset["fwhm"].values).all()
     np.testing.assert_array_equal(dataset["cutouts"].values[1], images(3, 63, 1)[0][21:42, 21:42])
     assert dataset["zero_point"].values[0] == np.float32(26.25)
     assert set(dataset["band"].values) == {"r"}
