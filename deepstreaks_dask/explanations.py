@@ -114,22 +114,17 @@ def explain(
 
 def _network(zoo: str | None, ref: str, sha256: str) -> Explainer:
     from deepstreaks_dask.models.explanations import Explainer
-    from deepstreaks_dask.models.zoo import Zoo
+    from deepstreaks_dask.models.zoo import find_weights
 
     if (kept := _kept(_networks, (ref, sha256))) is not None:
         return kept
-    for store in map(Zoo, dict.fromkeys((zoo, None))):
-        try:
-            card = store.card(ref)
-        except ModelError:
-            continue
-        if card.sha256 == sha256:
-            made = Explainer(store.load(ref), card.scaling)
-            _keep(_networks, (ref, sha256), made, _NETWORKS)
-            return made
-    raise ExplanationError(
-        f"the weights of {ref} that this run was made with are not here: name the --zoo that has them"
-    )
+    try:
+        store, card = find_weights(ref, sha256, (zoo, None))
+    except ModelError as error:
+        raise ExplanationError(str(error)) from error
+    made = Explainer(store.load(ref), card.scaling)
+    _keep(_networks, (ref, sha256), made, _NETWORKS)
+    return made
 
 
 def _overlaid(picture: np.ndarray, shares: np.ndarray) -> bytes:

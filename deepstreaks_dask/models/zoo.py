@@ -19,7 +19,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BytesIO
@@ -500,6 +500,40 @@ class Zoo:
             write_whole(self._fs, f"{self._root}/{path}", data)
         except OSError as error:
             raise ModelError(f"cannot write {path} in {self._label()}: {error}") from error
+
+
+def find_weights(ref: str, sha256: str, places: Sequence[str | None]) -> tuple[Zoo, Card]:
+    """Find the very weights that a run was made with.
+
+    Parameters
+    ----------
+    ref : str
+        ``name@version``.
+    sha256 : str
+        Of the file of weights, as the run has it.
+    places : sequence of str or None
+        Zoos to look in, the first one first; None is the shipped one.
+
+    Returns
+    -------
+    Zoo, Card
+        The zoo that has them, and their card.
+
+    Raises
+    ------
+    ModelError
+        If none of the zoos has them.
+    """
+    for store in map(Zoo, dict.fromkeys(places)):
+        try:
+            card = store.card(ref)
+        except ModelError:
+            continue
+        if card.sha256 == sha256:
+            return store, card
+    raise ModelError(
+        f"the weights of {ref} that this run was made with are not here: name the --zoo that has them"
+    )
 
 
 def load_keras(path: str | os.PathLike[str]) -> keras.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,43 +10,48 @@ import pandas as pd
 import xarray as xr
 
 from deepstreaks_dask.models import CLASSIFIERS
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.zoo import Card, Zoo, find_weights
 from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.runs import SHIPPED
 from deepstreaks_dask.sequences.evaluation import accuracy_by_epochs
 from deepstreaks_dask.sequences.stretches import Sequences, read_objects
 
 
-def online_members(scores: xr.Dataset, zoo: str | None = None) -> tuple[Zoo, dict[str, Card]]:
-    """Name the members of a run that give probabilities after every epoch, with their cards.
+def online_members(
+    scores: xr.Dataset, zoos: Sequence[str | None] | None = None
+) -> dict[str, tuple[Zoo, Card]]:
+    """Name the members of a run that give probabilities after every epoch.
 
     Parameters
     ----------
     scores : xarray.Dataset
         As :func:`~deepstreaks_dask.runs.open_scores` gives it.
-    zoo : str, optional
-        Where they are; by default where the run had them from.
+    zoos : sequence of str or None, optional
+        Where to look for their weights, None being the shipped zoo; by default where the run says that it had them from.
+        Who serves an archive of others names zoos, since else the archive says what is loaded.
 
     Returns
     -------
-    Zoo, dict of str to Card
-        The zoo, and the cards by member.
+    dict of str to (Zoo, Card)
+        The zoo that has a member's very weights, and their card, by member.
 
     Raises
     ------
     ModelError
-        If one is no longer there.
+        If one is not there.
     """
     attrs = scores.attrs
-    place = zoo or (None if attrs["zoo"] == SHIPPED else attrs["zoo"])
-    store = Zoo(place)
-    cards = {one["name"]: store.card(f"{one['name']}@{one['version']}") for one in attrs["members"]}
-    online = {
-        name: card
-        for name, card in cards.items()
+    if zoos is None:
+        zoos = [None if attrs["zoo"] == SHIPPED else attrs["zoo"]]
+    found = {
+        one["name"]: find_weights(f"{one['name']}@{one['version']}", one["sha256"], zoos)
+        for one in attrs["members"]
+    }
+    return {
+        name: (store, card)
+        for name, (store, card) in found.items()
         if hasattr(CLASSIFIERS.get(card.architecture), "predict_epochs")
     }
-    return store, online
 
 
 def follow(
@@ -53,7 +59,7 @@ def follow(
     *,
     only: np.ndarray | None = None,
     objects: int = 512,
-    zoo: str | None = None,
+    zoos: Sequence[str | None] | None = None,
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """Measure how accurate members are after so many epochs.
@@ -66,8 +72,8 @@ def follow(
         bool ``(object,)``: which objects count; all by default.
     objects : int
         How many are followed, drawn at random of those with a class.
-    zoo : str, optional
-        Where the members are; by default where the run had them from.
+    zoos : sequence of str or None, optional
+        As for :func:`online_members`.
     seed : int
         Of that draw.
 
@@ -80,9 +86,9 @@ def follow(
     Raises
     ------
     ModelError
-        If a member is no longer in its zoo.
+        If the weights of a member are not there.
     """
-    store, members = online_members(scores, zoo)
+    members = online_members(scores, zoos)
     classes = [str(name) for name in scores["class"].values]
     kinds = scores["kind"].values.astype(object).astype(str)
     known = np.isin(kinds, classes) if only is None else np.isin(kinds, classes) & only
@@ -93,7 +99,7 @@ def follow(
     truth = np.array([classes.index(kind) for kind in kinds[rows]])
     curves = {}
     with progress_bar("follow", len(members), unit="members") as bar:
-        for name, card in members.items():
+        for name, (store, card) in members.items():
             classifier: Any = store.load_classifier(card.ref)
             given = classifier.predict_epochs(sequences)
             order = [card.classes.index(kind) for kind in classes]

@@ -35,14 +35,15 @@ def sequences(tmp_path_factory):
     truth = np.eye(len(classes))[[classes.index(kind) for kind in kinds]]
     scores = rng.dirichlet(np.full(len(classes), 0.6), 60) + 0.3 * truth
     stored.scores[:, 0] = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
-    return archive
+    return archive, zoo
 
 
 def test_confusion_recall_and_a_player_of_single_objects(browser, sequences, tmp_path):
+    sequences, zoo = sequences
     figures = evaluate_sequences(open_scores(sequences)).members[0]
     dataset = open_archive(sequences)
     with (
-        served("dashboard", sequences, "--no-show", "--port", "0") as address,
+        served("dashboard", sequences, "--zoo", zoo, "--no-show", "--port", "0") as address,
         visiting(browser) as visit,
     ):
         page = visit(address)

@@ -14,7 +14,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models import build
-from deepstreaks_dask.models.zoo import Card, Zoo, load_keras
+from deepstreaks_dask.models.zoo import Card, Zoo, find_weights, load_keras
 
 
 @pytest.fixture(scope="module")
@@ -355,3 +355,17 @@ def test_every_shipped_model_is_sound():
     if not zoo.list():
         pytest.skip("no weights are shipped yet")
     assert zoo.verify() == []
+
+
+def test_the_very_weights_of_a_run_are_found_where_one_says(tmp_path):
+    small = Card("rb_small", "1", "vgg6", input_shape=(32, 32, 1))
+    other, own = Zoo(tmp_path / "other"), Zoo(tmp_path / "own")
+    cards = []
+    for seed, zoo in enumerate((other, own)):
+        keras.utils.set_random_seed(seed)
+        cards.append(zoo.save(build("vgg6", input_shape=(32, 32, 1)), small))
+    store, card = find_weights(small.ref, cards[1].sha256, (other.url, own.url))
+    assert (store.url, card) == (own.url, cards[1])
+    for places in ((other.url,), (None,)):  # of the same name, or none of it
+        with pytest.raises(ModelError, match="not here: name the --zoo"):
+            find_weights(small.ref, cards[1].sha256, places)

@@ -23,7 +23,7 @@ def app(archive: str | os.PathLike[str], run: str = "default", *, zoo: str | Non
     run : str
         Run that is shown first.
     zoo : str, optional
-        Of the networks that are asked; where the run had them from by default.
+        Of the networks that are asked, before the shipped one.
 
     Returns
     -------

@@ -46,7 +46,7 @@ def app(
     run : str
         Run that is shown first.
     zoo : str, optional
-        Of the members that are asked epoch by epoch; where the run had them from by default.
+        Of the members that are asked epoch by epoch, before the shipped one; the archive does not choose it.
 
     Returns
     -------
@@ -215,7 +215,7 @@ class SequenceExplorer:
         def work() -> Any:
             from deepstreaks_dask.sequences.following import follow
 
-            return follow(self.scores, objects=_FOLLOWED, zoo=self.zoo)
+            return follow(self.scores, objects=_FOLLOWED, zoos=(self.zoo, None))
 
         def show(curves: Any) -> None:
             if not curves:
@@ -296,10 +296,9 @@ class SequenceExplorer:
         """Give the probabilities after each epoch of those members that look so, ``(epoch, class)``."""
         from deepstreaks_dask.sequences.following import online_members
 
-        zoo, cards = online_members(self.scores, self.zoo)
         given = {}
-        for name, card in cards.items():
-            classifier: Any = zoo.load_classifier(card.ref)
+        for name, (store, card) in online_members(self.scores, (self.zoo, None)).items():
+            classifier: Any = store.load_classifier(card.ref)
             values = classifier.predict_epochs(sequence)
             given[name] = values[:, [card.classes.index(kind) for kind in self.classes]]
         return row, given
