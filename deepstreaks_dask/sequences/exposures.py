@@ -20,6 +20,7 @@ from deepstreaks_dask.archive import EPOCHS, open_archive
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.sequences.photometry import BETA, measure
+from deepstreaks_dask.simulate.streaks import begins_simulated
 
 LABELS = {
     "noise": ("Noise of an empty pixel", "counts (ADU)"),
@@ -126,11 +127,10 @@ def look_at(
             bar.advance(len(stamps))
     values = [np.concatenate(column) for column in zip(*parts, strict=True)]
     names = list(LABELS)
-    sources = dataset["source"].values[:64]
     return Exposures(
         str(archive).rstrip("/").rsplit("/", 1)[-1],
         len(values[0]),
-        any(str(source).startswith("simulation") for source in sources),
+        begins_simulated(dataset),
         told=dict(zip(names, values[3:], strict=True)),
         measured=dict(zip(names, values[:3], strict=True)),
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 from PIL import Image
 from scipy.special import erf
 
@@ -103,6 +104,7 @@ def _brightness(
     return peak * noise, peak * norm
 
 
+_TOLD = 64  # rows
 _MOST_MASKED = 0.7  # nobody cuts out a picture that is hardly there
 
 
@@ -498,6 +500,11 @@ def _picture(
             _track(scene, x, y, rng.uniform(0, 7), rng.uniform(1, 6), 0.2, charge)
     picture = Display.draw(rng).develop(scene, rng)
     return SimulatedCutout(picture, kind, truth)
+
+
+def begins_simulated(archive: xr.Dataset) -> bool:
+    """Say whether the simulator is the source of any of the first rows: quick, where :func:`simulated` reads them all."""
+    return any(str(source).startswith("simulation") for source in archive["source"][:_TOLD].values)
 
 
 def simulated(kinds: np.ndarray, sources: np.ndarray) -> np.ndarray:

@@ -34,13 +34,17 @@ def app(archive: str | os.PathLike[str], run: str = "default", *, zoo: str | Non
     DeepStreaksError
         If there is no such archive, or it has no scores.
     """
+    import panel as pn
+
+    asked = [value.decode(errors="replace") for value in pn.state.session_args.get("run", [])]
+    what = os.fspath(archive), (asked or [run])[0], zoo
     if "object" in open_archive(archive).sizes:
-        from deepstreaks_dask.apps.explore import sequences
+        from deepstreaks_dask.apps.explore.sequences import SequenceExplorer
 
-        return sequences.app(archive, run, zoo=zoo)
-    from deepstreaks_dask.apps.explore import page
+        return SequenceExplorer(*what).page()
+    from deepstreaks_dask.apps.explore.page import Explorer
 
-    return page.app(archive, run, zoo=zoo)
+    return Explorer(*what).page()
 
 
 __all__ = ["app"]

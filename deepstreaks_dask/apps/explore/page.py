@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.explanations import WORDS
 from deepstreaks_dask.exploration import DECISION, Exploration, explore
 from deepstreaks_dask.runs import Run, list_runs
+from deepstreaks_dask.simulate.streaks import begins_simulated
 
 TABS = {
     "decision": "Decision",
@@ -37,29 +37,6 @@ TABS = {
     "compare": "Compare runs",
     "search": "Find thresholds",
 }
-
-
-def app(
-    archive: str | os.PathLike[str], run: str = "default", *, zoo: str | None = None
-) -> pn.Template:
-    """Make the page for one person; ``?run=NAME`` in its address names another run.
-
-    Parameters
-    ----------
-    archive : str or path
-        Path or URL of a scored archive.
-    run : str
-        Run that is shown first.
-    zoo : str, optional
-        Of the networks that are asked what a score comes from; the shipped one by default.
-
-    Raises
-    ------
-    DeepStreaksError
-        If there is no such archive, or it has no scores.
-    """
-    asked = [value.decode(errors="replace") for value in pn.state.session_args.get("run", [])]
-    return Explorer(os.fspath(archive), (asked or [run])[0], zoo).page()
 
 
 class Explorer:
@@ -83,6 +60,7 @@ class Explorer:
         self.archive, self.zoo = archive, zoo
         dataset = open_archive(archive)
         self.cutouts = dataset.sizes["cutout"]
+        self.simulated = begins_simulated(dataset)
         self.runs = list_runs(archive)
         if not self.runs:
             raise DeepStreaksError(
@@ -137,7 +115,7 @@ class Explorer:
             runs=self.runs,
             run=self.run,
             cutouts=self.cutouts,
-            simulated="simulation" in str(self.attrs.get("zoo", "")) or _simulated(self.archive),
+            simulated="simulation" in str(self.attrs.get("zoo", "")) or self.simulated,
             decided=bool(self.attrs.get("decided")),
             tabs=list(TABS.items()),
             explained=WORDS,
@@ -314,9 +292,3 @@ class Explorer:
 
     def _cell(self, message: dict[str, Any]) -> None:
         self.bridge.send("cell", code=notebook_cell(self))
-
-
-def _simulated(archive: str) -> bool:
-    """Say whether the first cutouts say that they are simulated."""
-    sources = open_archive(archive)["source"].isel(cutout=slice(0, 64)).values
-    return any(str(source).startswith("simulation") for source in sources)

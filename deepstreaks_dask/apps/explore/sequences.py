@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -28,37 +27,11 @@ from deepstreaks_dask.sequences.evaluation import (
 )
 from deepstreaks_dask.sequences.photometry import Photometry
 from deepstreaks_dask.sequences.stretches import Sequences, read_objects
+from deepstreaks_dask.simulate.streaks import begins_simulated
 
 _LISTED = 300  # objects in the list
 _FOLLOWED = 256  # objects that are followed epoch by epoch
 _ANY = "*"
-
-
-def app(
-    archive: str | os.PathLike[str], run: str = "default", *, zoo: str | None = None
-) -> pn.Template:
-    """Make the page for one person; ``?run=NAME`` in its address names another run.
-
-    Parameters
-    ----------
-    archive : str or path
-        Path or URL of a scored archive of sequences.
-    run : str
-        Run that is shown first.
-    zoo : str, optional
-        Of the members that are asked epoch by epoch, before the shipped one; the archive does not choose it.
-
-    Returns
-    -------
-    panel.Template
-
-    Raises
-    ------
-    DeepStreaksError
-        If there is no such archive, or it has no scores.
-    """
-    asked = [value.decode(errors="replace") for value in pn.state.session_args.get("run", [])]
-    return SequenceExplorer(os.fspath(archive), (asked or [run])[0], zoo).page()
 
 
 class SequenceExplorer:
@@ -76,7 +49,9 @@ class SequenceExplorer:
 
     def __init__(self, archive: str, run: str, zoo: str | None = None) -> None:
         self.archive, self.zoo = archive, zoo
-        self.objects = open_archive(archive).sizes["object"]
+        dataset = open_archive(archive)
+        self.objects = dataset.sizes["object"]
+        self.simulated = begins_simulated(dataset)
         self.runs = list_runs(archive)
         if not self.runs:
             raise DeepStreaksError(
@@ -101,7 +76,6 @@ class SequenceExplorer:
 
     def page(self) -> pn.Template:
         """Lay the page out; what it shows is loaded once it is open."""
-        sources = open_archive(self.archive)["source"].isel(object=slice(0, 64)).values
         return style.page(
             "sequences",
             self.bridge,
@@ -111,7 +85,7 @@ class SequenceExplorer:
             runs=self.runs,
             run=self.run,
             objects=self.objects,
-            simulated=any(str(source).startswith("simulation") for source in sources),
+            simulated=self.simulated,
             followed=_FOLLOWED,
         )
 
