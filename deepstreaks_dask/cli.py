@@ -19,6 +19,17 @@ from rich.table import Table
 
 import deepstreaks_dask
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.options import (
+    JsonOption,
+    PatienceOption,
+    RateOption,
+    RunOption,
+    SchedulerOption,
+    StartZooOption,
+    WorkersOption,
+    print_json,
+    say,
+)
 from deepstreaks_dask.sequences.commands import app as sequences_app
 
 if TYPE_CHECKING:
@@ -46,7 +57,6 @@ thresholds_app = typer.Typer(no_args_is_help=True, help="Find thresholds, or lis
 app.add_typer(thresholds_app, name="thresholds")
 
 ArchiveArg = Annotated[str, typer.Argument(help="Archive: a path or any fsspec URL.")]
-RunOption = Annotated[str, typer.Option("--run", help="Name of the run that holds the scores.")]
 ZooOption = Annotated[
     str | None,
     typer.Option("--zoo", help="Zoo of networks: a path or URL. Default: the shipped one."),
@@ -61,22 +71,13 @@ VerdictsOption = Annotated[
 ]
 UserArg = Annotated[str, typer.Argument(help="Name of the user.")]
 OfArchive = Annotated[str | None, typer.Option("--archive", help="Archive that is reviewed.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 ThresholdOption = Annotated[
     list[str] | None,
     typer.Option("--threshold", "-t", help="family=0.7 or member=0.7; may be repeated."),
 ]
-WorkersOption = Annotated[int | None, typer.Option(min=1, help="Workers to start.")]
 AdaptOption = Annotated[
     tuple[int, int] | None,
     typer.Option(help="Fewest and most workers, started and stopped as there is work for them."),
-]
-SchedulerOption = Annotated[
-    str | None,
-    typer.Option(
-        help="local, gpu, slurm, pbs, lsf, kubernetes, or a running scheduler: tcp://host:8786, tls://host:8786 "
-        "or its file. Default: gpu where there is one, else local."
-    ),
 ]
 PrecisionOption = Annotated[
     str | None,
@@ -142,7 +143,7 @@ def quickstart(
 
     result = run(folder, nights=nights, cutouts=cutouts)
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     joint = result["joint"]
     console.print(
@@ -196,13 +197,13 @@ def simulate(
             for night in calendar(first, nights):
                 write(Path(archive), Night.draw(night, seed), cutouts)
                 bar.advance(cutouts)
-            _say(as_json, {"folder": archive, "cutouts": nights * cutouts})
+            say(as_json, {"folder": archive, "cutouts": nights * cutouts})
             return
         create(archive, shard=shard)
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as executor:
             batches = simulate_nights(nights, cutouts, seed=seed, first=first, executor=executor)
             result = append(archive, _counted(batches, bar))
-    _say(as_json, result.to_dict())
+    say(as_json, result.to_dict())
 
 
 @app.command()
@@ -253,7 +254,7 @@ def ingest(
         bar = stack.enter_context(progress_bar("ingest", total))
         batches = chosen.read(source, table=table, night=night, executor=executor)
         result = append(archive, _counted(batches, bar))
-    _say(as_json, result.to_dict())
+    say(as_json, result.to_dict())
 
 
 @app.command()
@@ -273,8 +274,8 @@ def train(
     recipe: RecipeOption = "duev2019",
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch: Annotated[int | None, typer.Option(min=1)] = None,
-    rate: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
-    patience: Annotated[int | None, typer.Option(min=0, help="Of early stopping, epochs.")] = None,
+    rate: RateOption = None,
+    patience: PatienceOption = None,
     by: Annotated[
         str | None, typer.Option(help="Column that no two parts of the data share: night, id, …")
     ] = None,
@@ -284,9 +285,7 @@ def train(
     start: Annotated[
         str, typer.Option("--from", help="Network whose weights to start from, like rb_vgg6@1.")
     ] = "",
-    start_zoo: Annotated[
-        str | None, typer.Option("--from-zoo", help="Zoo that has it. Default: the shipped one.")
-    ] = None,
+    start_zoo: StartZooOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a member of a family, or of several at once. Killed? Run it again: it goes on.
@@ -330,10 +329,10 @@ def train(
         for card in record["cards"]
     ]
     if as_json:
-        _print_json(made)
+        print_json(made)
         return
     for values in made:
-        _say(False, values)
+        say(False, values)
     print(f"record: {folder}")
 
 
@@ -346,9 +345,7 @@ def retrain(
     start: Annotated[
         str | None, typer.Option("--from", help="Or one network, like rb_vgg6@1.")
     ] = None,
-    start_zoo: Annotated[
-        str | None, typer.Option("--from-zoo", help="Zoo that has it. Default: the shipped one.")
-    ] = None,
+    start_zoo: StartZooOption = None,
     zoo: Annotated[
         str | None, typer.Option("--zoo", help="Zoo that gets what is better: a path or URL.")
     ] = None,
@@ -417,7 +414,7 @@ def retrain(
             }
         )
     if as_json:
-        _print_json(done)
+        print_json(done)
         return
     for one in done:
         print(
@@ -479,7 +476,7 @@ def train_all(
             publish(out / member, zoo)
     result = {"page": str(out / "training.html"), **evaluation.to_dict()}
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     print(f"learning curves, ROC and confusion: {out / 'training.html'}")
 
@@ -532,7 +529,7 @@ def sweep(
             seed=seed,
         )
     if as_json:
-        _print_json(json.loads(table.to_json(orient="records")))
+        print_json(json.loads(table.to_json(orient="records")))
         return
     print(table.head(10).to_string(index=False))
     print(f"best settings: {out / 'best.toml'}, for 'deepstreaks train --recipe'")
@@ -648,7 +645,7 @@ def score(
         result["precision_effect"] = scores.attrs["precision_effect"]
     if stop.is_set():
         result["stopped"] = True
-    _say(as_json, result)
+    say(as_json, result)
     if failures or stop.is_set():
         raise typer.Exit(2 if failures else 3)
 
@@ -705,7 +702,7 @@ def decide(
         }
         if done:
             said |= {"written": done.written, "left_out": done.left_out}
-        _print_json({**said, "candidates": json.loads(frame.to_json(orient="records"))})
+        print_json({**said, "candidates": json.loads(frame.to_json(orient="records"))})
         return
     models = [str(name) for name in decided["model"].values]
     shown = frame[["id", "night", "jd", "filter", "ra", "dec", "length", "mag", *models]]
@@ -777,7 +774,7 @@ def watch(
         signal.signal(number, lambda *_: stop.set())
     with Scorer(zoo, run, _thresholds(threshold), connect_workers) as scorer:
         did = run_service(source, settings, scorer, nights, once=once, stop=stop)
-    _say(as_json, did)
+    say(as_json, did)
 
 
 @app.command()
@@ -806,7 +803,7 @@ def evaluate(
         scores = with_labels(scores, _said(archive, database))
     result = run_evaluation(scores, Decision.of_run(scores, _thresholds(threshold)))
     if as_json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
         return
     table = Table("member", "AUC", "TPR", "FPR", title=f"{run}: 95 % intervals in brackets")
     for _, row in result.members.iterrows():
@@ -844,7 +841,7 @@ def calibrate(
     made = fit(scores, method, share=share, seed=seed, leave_out=seen_in_training(scores))
     store(archive, run, made)
     if as_json:
-        _print_json(made.to_dict())
+        print_json(made.to_dict())
         return
     table = Table("member", "calibration error", "after", "by chance", "log loss", "after")
     for member, before in made.before.items():
@@ -903,7 +900,7 @@ def inject(
         zero_point=ZERO_POINT if zero_point is None else zero_point,
         seed=seed,
     )
-    _say(as_json, result.to_dict())
+    say(as_json, result.to_dict())
 
 
 @app.command()
@@ -951,7 +948,7 @@ def completeness(
         write_text(output, table.to_csv(index=False))
     if as_json:
         figures = {name: vars(rate) if rate.total else None for name, rate in rates.items()}
-        _print_json({**figures, "table": json.loads(table.to_json(orient="records"))})
+        print_json({**figures, "table": json.loads(table.to_json(orient="records"))})
         return
     for name, rate in rates.items():
         print(f"{name.replace('_', ' ')}: {rate} ({rate.count:,} of {rate.total:,})")
@@ -1004,7 +1001,7 @@ def queue(
     if output is not None:
         write_text(output, table.to_csv(index=False))
     if as_json:
-        _print_json(json.loads(table.to_json(orient="records")))
+        print_json(json.loads(table.to_json(orient="records")))
         return
     print(table.head(20).to_string(index=False))
     print(f"{len(table):,} cutouts" + (f" written to {output}" if output else ""))
@@ -1058,7 +1055,7 @@ def explain(
         said.append({"member": member, "score": float(catalogue[member][row]), **values})
     Image.fromarray(np.hstack(pictures)).save(output)
     if as_json:
-        _print_json(said)
+        print_json(said)
         return
     for one in said:
         print(
@@ -1094,7 +1091,7 @@ def report(
         probabilities=calibrated,
         verdicts=_said(archive, database) if verdicts else None,
     )
-    _say(as_json, {"report": str(output.resolve())})
+    say(as_json, {"report": str(output.resolve())})
 
 
 @app.command()
@@ -1190,7 +1187,7 @@ def fit_triage(
         "seen": found.seen,
         "written": output,
     }
-    _say(as_json, said)
+    say(as_json, said)
 
 
 @models_app.command("list")
@@ -1203,7 +1200,7 @@ def models_list(zoo: ZooOption = None, as_json: JsonOption = False) -> None:
 
     cards = Zoo(zoo).list()
     if as_json:
-        _print_json([card.to_dict() for card in cards])
+        print_json([card.to_dict() for card in cards])
         return
     table = Table("model", "architecture", "created", "test AUC", "sha256")
     for card in cards:
@@ -1238,7 +1235,7 @@ def models_import(
             folder, zoo, config=config, version=version, on_model=lambda _: bar.advance()
         )
     if as_json:
-        _print_json([card.to_dict() for card in cards])
+        print_json([card.to_dict() for card in cards])
         return
     for card in cards:
         print(f"{card.ref}: {card.architecture}, {card.description}")
@@ -1267,7 +1264,7 @@ def archive_summary(archive: ArchiveArg, as_json: JsonOption = False) -> None:
     """
     from deepstreaks_dask.archive import summary
 
-    _say(as_json, summary(archive).to_dict())
+    say(as_json, summary(archive).to_dict())
 
 
 @archive_app.command("verify")
@@ -1280,7 +1277,7 @@ def archive_verify(archive: ArchiveArg, as_json: JsonOption = False) -> None:
 
     result = verify(archive, progress=True)
     if as_json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
     else:
         for shard in result.damaged:
             print(f"{shard.key}: rows {shard.first} to {shard.last}: {shard.why}")
@@ -1340,7 +1337,7 @@ def thresholds_search(
             name: json.loads(table.to_json(orient="records", double_precision=15))
             for name, table in (("thresholds", found.thresholds), ("rates", found.rates))
         }
-        _print_json({**tables, "nights": found.nights, "written": written})
+        print_json({**tables, "nights": found.nights, "written": written})
         return
     table = Table("threshold of", "value", "95 %, nights resampled")
     for _, row in found.thresholds.iterrows():
@@ -1372,7 +1369,7 @@ def thresholds_list(archive: ArchiveArg, as_json: JsonOption = False) -> None:
 
     sets = {name: read(path) for name, path in saved(archive).items()}
     if as_json:
-        _print_json({name: {**found.thresholds} for name, found in sets.items()})
+        print_json({name: {**found.thresholds} for name, found in sets.items()})
         return
     for name, found in sets.items():
         values = ", ".join(f"{key} {value:g}" for key, value in found.thresholds.items())
@@ -1406,7 +1403,7 @@ def users_list(
     """
     people = _review(archive, database).users()
     if as_json:
-        _print_json([vars(person) for person in people])
+        print_json([vars(person) for person in people])
         return
     table = Table("name", "role", "active", "since")
     for person in people:
@@ -1533,17 +1530,3 @@ def _counted(batches: Any, bar: Any) -> Any:
     for batch in batches:
         yield batch
         bar.advance(len(batch.cutouts) + len(batch.quarantined))
-
-
-def _say(as_json: bool, values: dict[str, Any]) -> None:
-    if as_json:
-        _print_json(values)
-        return
-    for key, value in values.items():
-        if isinstance(value, float):
-            value = f"{value:.4f}"
-        print(f"{key}: {value if value not in ({}, []) else 'none'}")
-
-
-def _print_json(values: Any) -> None:
-    print(json.dumps(values, indent=2, allow_nan=False))

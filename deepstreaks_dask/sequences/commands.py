@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -10,10 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
+from deepstreaks_dask.options import (
+    JsonOption,
+    PatienceOption,
+    RateOption,
+    RunOption,
+    SchedulerOption,
+    StartZooOption,
+    WorkersOption,
+    say,
+)
+
 app = typer.Typer(no_args_is_help=True, help="Classify objects by their sequences of images.")
 
 ArchiveArg = Annotated[str, typer.Argument(help="Archive of sequences: a path or any fsspec URL.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 @app.command()
@@ -66,7 +75,7 @@ def simulate(
         if not fs.exists(root):
             create(archive, **LAYOUT)
         result = append(archive, _counted(batches, bar))
-    _say(as_json, result.to_dict())
+    say(as_json, result.to_dict())
 
 
 FamilyOption = Annotated[str, typer.Option(help="Family of the network: its name begins with it.")]
@@ -90,8 +99,8 @@ def train(
     recipe: RecipeOption = "sequences",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the objects.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Objects in a step.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
-    patience: Annotated[int | None, typer.Option(min=0, help="Of early stopping, epochs.")] = None,
+    rate: RateOption = None,
+    patience: PatienceOption = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds part objects alike.")] = None,
     window: Annotated[
         int | None, typer.Option(min=0, help="Objects in memory at once; 0 for all of them.")
@@ -102,9 +111,7 @@ def train(
     start: Annotated[
         str, typer.Option("--from", help="Network whose weights to start from, like hits_rcnn@1.")
     ] = "",
-    start_zoo: Annotated[
-        str | None, typer.Option("--from-zoo", help="Zoo that has it. Default: the shipped one.")
-    ] = None,
+    start_zoo: StartZooOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a classifier on the classes of objects (column 'kind'). Killed? Run it again: it goes on.
@@ -151,16 +158,14 @@ def train(
             result = {"model": f"{card['name']}@{card['version']}", **card["metrics"]}
     if zoo is not None:
         publish(folder, zoo)
-    _say(as_json, {**result, "record": str(folder)})
+    say(as_json, {**result, "record": str(folder)})
 
 
 @app.command()
 def finetune(
     archive: ArchiveArg,
     model: Annotated[str, typer.Option("--from", help="Classifier to start from.")] = "hits_rcnn",
-    model_zoo: Annotated[
-        str | None, typer.Option("--from-zoo", help="Zoo that has it. Default: the shipped one.")
-    ] = None,
+    model_zoo: StartZooOption = None,
     samples: Annotated[
         str, typer.Option(help="Objects a class to train on, comma-separated.")
     ] = "1,2,5,10,20",
@@ -174,7 +179,7 @@ def finetune(
     version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "2",
     recipe: RecipeOption = "few",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the objects.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    rate: RateOption = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -213,7 +218,7 @@ def finetune(
     if zoo is not None:
         publish(folder / f"samples-{numbers[-1]}-1", zoo)
     if as_json:
-        _say(True, found)
+        say(True, found)
         return
     before, head = (
         found["before"],
@@ -233,17 +238,13 @@ def finetune(
 @app.command()
 def score(
     archive: ArchiveArg,
-    run: Annotated[str, typer.Option(help="Name of the run that holds the scores.")] = "default",
+    run: RunOption = "default",
     families: Annotated[str, typer.Option(help="Families, comma-separated.")] = "hits",
     zoo: Annotated[
         str | None, typer.Option(help="Zoo of the members. Default: the shipped one.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes. Default: one a core.")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="As for 'deepstreaks score': local, an address, slurm, …")
-    ] = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Give objects the probabilities of their classes. Killed? Run it again: it goes on.
@@ -267,7 +268,7 @@ def score(
         "classes": scores.attrs["classes"],
         "failures": failures,
     }
-    _say(as_json, result)
+    say(as_json, result)
     if failures:
         raise typer.Exit(2)
 
@@ -275,7 +276,7 @@ def score(
 @app.command()
 def evaluate(
     archive: ArchiveArg,
-    run: Annotated[str, typer.Option(help="Name of the run.")] = "default",
+    run: RunOption = "default",
     held_out: Annotated[
         Path | None,
         typer.Option(
@@ -323,7 +324,7 @@ def evaluate(
 
         write_evaluation(found, scores, output)
     if as_json:
-        _say(True, found.to_dict())
+        say(True, found.to_dict())
         return
     kind = "simulated objects" if found.simulated == found.objects else "objects"
     print(f"{found.objects:,} {kind} of {len(found.classes)} classes; averages over classes, 95 %")
@@ -379,7 +380,7 @@ def compare(
     write_comparison(found, output)
     rows = found.table.astype(object).where(found.table.notna(), None).to_dict("records")
     if as_json:
-        _say(True, {"exposures": rows, "page": str(output)})
+        say(True, {"exposures": rows, "page": str(output)})
         return
     for row in rows:
         distance = "" if row["distance"] is None else f", distance {row['distance']:.3f}"
@@ -394,13 +395,3 @@ def _counted(batches: Any, bar: Any) -> Any:
     for batch in batches:
         yield batch
         bar.advance(batch.rows)
-
-
-def _say(as_json: bool, values: dict[str, Any]) -> None:
-    if as_json:
-        print(json.dumps(values, indent=2, allow_nan=False))
-        return
-    for key, value in values.items():
-        if isinstance(value, float):
-            value = f"{value:.4f}"
-        print(f"{key}: {value if value not in ({}, []) else 'none'}")
