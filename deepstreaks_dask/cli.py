@@ -1146,6 +1146,10 @@ def fit_triage(
         str | None, typer.Option(help="Network that looks first; a student is trained by default.")
     ] = None,
     architecture: Annotated[str, typer.Option(help="Of the student.")] = "vgg6",
+    side: Annotated[
+        int | None,
+        typer.Option(help="Pixels on a side of what the student sees. Default: the cutouts'."),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Of the student.")] = 6,
     learn: Annotated[float, typer.Option(help="Share of the nights it learns from.")] = 0.3,
     check: Annotated[float, typer.Option(help="Share of the nights to see the loss on.")] = 0.2,
@@ -1169,6 +1173,7 @@ def fit_triage(
     plan = Plan(
         first=first,
         architecture=architecture,
+        side=side,
         epochs=epochs,
         learn=learn,
         check=check,

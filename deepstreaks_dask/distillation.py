@@ -26,6 +26,7 @@ from deepstreaks_dask.errors import ModelError, TriageError
 from deepstreaks_dask.evaluation import auc
 from deepstreaks_dask.families import Families, Family, Member
 from deepstreaks_dask.models import build
+from deepstreaks_dask.models.forward import resizing
 from deepstreaks_dask.models.zoo import Card, Zoo
 from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.runs import SHIPPED, open_scores
@@ -36,6 +37,9 @@ from deepstreaks_dask.worker import Unit
 
 FAMILY = "first"
 """Family of students, in a zoo."""
+
+FEWEST_PIXELS, MOST_PIXELS = 24, 512
+"""On a side of what a student sees."""
 
 _MOST = 20_000  # cutouts to learn from, 21 kB of memory each
 
@@ -50,18 +54,22 @@ class Plan:
         Network of the zoo that looks first; a student is distilled by default.
     architecture : str
         Of the student.
+    side : int, optional
+        Pixels on a side of what the student sees, resized from the cutouts on the device: half as many cost a quarter.
+        Theirs by default.
     epochs : int
         Passes of the student over what it learns from.
     learn, check : float
-        Share of the nights to learn from (none if ``first`` is given), and to see the loss on; the others calibrate.
+        Shares of the nights, 0 to 1: to learn from (none if ``first`` is given), and to see the loss on; the others calibrate.
     loss, confidence : float
-        With this confidence less than this share of the plausible cutouts is lost.
+        With this confidence less than this share of the plausible cutouts is lost, both 0 to 1.
     seed : int
         Of the parts, and of the student.
     """
 
     first: str | None = None
     architecture: str = "vgg6"
+    side: int | None = None
     epochs: int = 6
     learn: float = 0.3
     check: float = 0.2
@@ -73,6 +81,10 @@ class Plan:
         shares = (self.loss, self.confidence, self.learn, self.check)
         if not all(0 < share < 1 for share in shares) or self.learn + self.check >= 1:
             raise TriageError("loss, confidence, learn and check are shares that leave nights over")
+        if self.side is not None and not FEWEST_PIXELS <= self.side <= MOST_PIXELS:
+            raise TriageError(
+                f"a side of {self.side} pixels: give {FEWEST_PIXELS} to {MOST_PIXELS}"
+            )
         if self.epochs < 1 or self.seed < 0:
             raise TriageError("give at least one epoch, and a seed of 0 or more")
 
@@ -261,7 +273,8 @@ def _distil(
     weights = (both.min() / both)[truth.astype(int)].astype(np.float32)
     keras.utils.set_random_seed(plan.seed)
     height, width, planes = (*pixels.shape[1:], 1)[:3]
-    shape = (height, width, planes)
+    side = (height, width) if plan.side is None else (plan.side, plan.side)
+    shape = (*side, planes)
     student = build(plan.architecture, shape)
     teachers = Zoo(None if decided.attrs["zoo"] == SHIPPED else decided.attrs["zoo"])
     start = _start(decided.isel(cutout=rows), teachers, plan.architecture, shape)
@@ -271,7 +284,7 @@ def _distil(
     batches = Batches(InMemory(pixels), target[rows, None], weights[:, None], recipe)
     steps = len(batches) * plan.epochs
     # one loss a cutout, so that each has its own weight
-    apart = keras.Sequential([student, keras.layers.Reshape((1, 1))])
+    apart = keras.Sequential([resizing(student, height, width), keras.layers.Reshape((1, 1))])
     apart.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)),
         loss="binary_crossentropy",
@@ -288,6 +301,7 @@ def _distil(
         plan.architecture,
         family=FAMILY,
         input_shape=shape,
+        resizes=side != (height, width),
         recipe={"epochs": plan.epochs, "seed": plan.seed, "start": start or "random weights"},
         training_data={
             "archive": str(decided.attrs["url"]),

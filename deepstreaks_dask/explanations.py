@@ -47,7 +47,17 @@ class TooManyError(ExplanationError):
 
 @dataclass(frozen=True)
 class Map:
-    """A map as PNG, and the logits of the cutout, of an empty sky, and what the shares lack of their difference."""
+    """A map of what a score comes from.
+
+    Attributes
+    ----------
+    png : bytes
+        The picture.
+    logit, sky : float
+        Logits, which have no unit: of the cutout, and of an empty sky, all of the cutout's median grey.
+    missing : float
+        What the shares of the pixels lack of the difference of the two.
+    """
 
     png: bytes
     logit: float
@@ -94,8 +104,8 @@ def explain(
     found = [one for one in members if one["name"] == member]
     if not found:
         raise ExplanationError(f"this run has no member {member[:80]!r}")
-    network = zoo, f"{member}@{found[0]['version']}", found[0]["sha256"]
-    picture = *network[1:], hashlib.sha256(pixels.tobytes()).digest()
+    network = zoo, f"{member}@{found[0]['version']}", found[0]["sha256"], pixels.shape[:2]
+    picture = *network[1:3], hashlib.sha256(pixels.tobytes()).digest()
     if (kept := _kept(_maps, picture)) is not None:
         return kept
     if not _places.acquire(blocking=False):
@@ -112,18 +122,20 @@ def explain(
         _places.release()
 
 
-def _network(zoo: str | None, ref: str, sha256: str) -> Explainer:
+def _network(zoo: str | None, ref: str, sha256: str, size: tuple[int, ...]) -> Explainer:
     from deepstreaks_dask.models.explanations import Explainer
+    from deepstreaks_dask.models.forward import resizing
     from deepstreaks_dask.models.zoo import find_weights
 
-    if (kept := _kept(_networks, (ref, sha256))) is not None:
+    if (kept := _kept(_networks, (ref, sha256, size))) is not None:
         return kept
     try:
         store, card = find_weights(ref, sha256, (zoo, None))
     except ModelError as error:
         raise ExplanationError(str(error)) from error
-    made = Explainer(store.load(ref), card.scaling)
-    _keep(_networks, (ref, sha256), made, _NETWORKS)
+    model = store.load(ref)
+    made = Explainer(resizing(model, *size) if card.resizes else model, card.scaling)
+    _keep(_networks, (ref, sha256, size), made, _NETWORKS)
     return made
 
 

@@ -1,4 +1,4 @@
-"""Families of classifiers: who looks, from which zoo, with which weights."""
+"""Families of classifiers (Duev et al. 2019, MNRAS 486, 4158): who looks, from which zoo, with which weights."""
 
 from __future__ import annotations
 
@@ -150,12 +150,13 @@ def _family(file: Path, zoo: str, name: str, table: Any) -> Family:
             for key in ("question", "scaling")
             for value in [table.get(key, "")]
         )
+        or not isinstance(table.get("resizes", False), bool)
         or not all(isinstance(member, str) for member in members)
     ):
         raise CampaignError(
             f"{file}: family {name!r} needs members, a list of names in the zoo or .keras files"
         )
-    if unknown := sorted(set(table) - {"members", "question", "scaling"}):
+    if unknown := sorted(set(table) - {"members", "question", "scaling", "resizes"}):
         raise CampaignError(f"{file}: family {name!r} has {', '.join(unknown)}, which is not known")
     if "_" in name:
         raise CampaignError(
@@ -165,7 +166,8 @@ def _family(file: Path, zoo: str, name: str, table: Any) -> Family:
     cards = []
     for member in members:
         if member.endswith(".keras"):
-            card = _take_in(store, file.parent / member, name, table.get("scaling", "bytes"))
+            how = table.get("scaling", "bytes"), table.get("resizes", False)
+            card = _take_in(store, file.parent / member, name, *how)
         else:
             card = store.card(member)
             if card.scaling != table.get("scaling", card.scaling):
@@ -179,10 +181,11 @@ def _family(file: Path, zoo: str, name: str, table: Any) -> Family:
     return Family(name, chosen, table.get("question", ""))
 
 
-def _take_in(store: Zoo, path: Path, family: str, scaling: str) -> Card:
+def _take_in(store: Zoo, path: Path, family: str, scaling: str, resizes: bool) -> Card:
     """Save a network from a file in the zoo, unless it is there: its version says what the file holds."""
     model = load_keras(path)
-    given = hashlib.sha256(path.read_bytes() + scaling.encode()).hexdigest()[:12]
+    how = scaling + "resizes" * resizes
+    given = hashlib.sha256(path.read_bytes() + how.encode()).hexdigest()[:12]
     if not isinstance(model.input_shape, tuple) or len(model.output_shape) != 2:
         raise ModelError(f"{path}: a member takes one cutout and gives one score")
     card = Card(
@@ -192,6 +195,7 @@ def _take_in(store: Zoo, path: Path, family: str, scaling: str) -> Card:
         family=family,
         input_shape=tuple(model.input_shape[1:]),
         scaling=scaling,
+        resizes=resizes,
         outputs=model.output_shape[1],
         description=f"Taken from {path.name}",
     )

@@ -20,7 +20,7 @@ import numpy as np
 from deepstreaks_dask.cascade import Cascade, Look, cascade
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.models import Classifier
-from deepstreaks_dask.models.forward import Forward, compile_forward, set_precision
+from deepstreaks_dask.models.forward import Forward, compile_forward, resizing, set_precision
 from deepstreaks_dask.models.zoo import Card, Zoo
 from deepstreaks_dask.sequences.stretches import Sequences
 
@@ -98,7 +98,7 @@ class Networks:
         return cascade(cutouts, self.looks, np.array(plan.limits, np.float32), plan.order)
 
     def sample(self, cutouts: np.ndarray) -> Sample:
-        """Score cutouts member by member; the last batch of each tells its cost, since the first warms up."""
+        """Score cutouts, uint8 ``(n, y, x)``, member by member; the last batch of each tells its cost, since the first warms up."""
         columns, costs = [], []
         whole = max(0, (len(cutouts) - 1) // self.batch * self.batch)
         for ref, look in zip(self.models, self.looks, strict=True):
@@ -164,6 +164,7 @@ def _broken(refs: list[str]) -> str:
 def load(
     zoo: str | None,
     members: tuple[tuple[str, str], ...],
+    size: tuple[int, int],
     batch: int,
     precision: str,
     flips: bool = False,
@@ -176,6 +177,8 @@ def load(
         Path or URL; the shipped one by default.
     members : sequence of (str, str)
         References and SHA-256.
+    size : (int, int)
+        Height and width of the cutouts, pixels.
     batch : int
         Cutouts in a pass.
     precision : str
@@ -189,13 +192,14 @@ def load(
         Kept in this process for the next call.
     """
     with _loading:  # two threads must not load the same networks at once
-        return _load_once(zoo, members, batch, precision, flips)
+        return _load_once(zoo, members, size, batch, precision, flips)
 
 
 @lru_cache(maxsize=2)  # the members, and who looks first
 def _load_once(
     zoo: str | None,
     members: tuple[tuple[str, str], ...],
+    size: tuple[int, int],
     batch: int,
     precision: str,
     flips: bool,
@@ -203,7 +207,7 @@ def _load_once(
     """Load the members once a worker; the hashes are part of the key."""
     store = Zoo(zoo)
     scalings = [_checked(store, ref, sha256).scaling for ref, sha256 in members]
-    models = {ref: store.load(ref) for ref, _ in members}
+    models = {ref: resizing(store.load(ref), *size) for ref, _ in members}
     if precision != "float32":
         for model in models.values():
             set_precision(model, precision)

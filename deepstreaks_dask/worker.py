@@ -67,7 +67,7 @@ def score_unit(unit: Unit) -> Outcome:
             read.append((first, last, kept, cutouts[kept]))
     size = None
     if read:
-        networks = _networks(unit, unit.precision)
+        networks = _networks(unit, unit.precision, source)
         pixels = np.concatenate([cutouts for *_, cutouts in read])
         with _device:
             scores = networks.score(pixels, unit.cascade)
@@ -154,7 +154,7 @@ def sample(unit: Unit) -> Sample | None:
     if not read:
         return None
     with _device:
-        networks = _networks(unit, unit.precision)
+        networks = _networks(unit, unit.precision, source)
         return networks.sample(np.concatenate(read))
 
 
@@ -169,7 +169,7 @@ def measure_precision(unit: Unit) -> dict[str, float] | None:
         with _device:
             # the unit's own comes last, and stays loaded
             single, own = (
-                _networks(unit, precision).score(cutouts, None)
+                _networks(unit, precision, source).score(cutouts, None)
                 for precision in ("float32", unit.precision)
             )
         difference = np.abs(own - single)
@@ -181,7 +181,8 @@ def measure_precision(unit: Unit) -> dict[str, float] | None:
     return None
 
 
-def _networks(unit: Unit, precision: str) -> Networks:
+def _networks(unit: Unit, precision: str, cutouts: zarr.Array) -> Networks:
     from deepstreaks_dask.networks import load
 
-    return load(unit.zoo, unit.members, unit.batch, precision, unit.flips)
+    height, width = cutouts.shape[1:3]
+    return load(unit.zoo, unit.members, (height, width), unit.batch, precision, unit.flips)

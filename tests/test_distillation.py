@@ -235,6 +235,20 @@ def test_a_student_learns_from_the_members(survey, client, exact, tmp_path):
     assert np.corrcoef(looks[: len(sure)], sure)[0, 1] > 0.3
 
 
+def test_a_student_may_see_fewer_pixels(survey, client, exact, tmp_path):
+    mine = str(tmp_path / "zoo")
+    plan = Plan(side=36, epochs=3, learn=0.4, check=0.1, loss=0.9, confidence=0.5)
+    found = fit(survey, client, run="exact", zoo=mine, plan=plan, progress=False)
+    card = Zoo(mine).card(found.first)
+    assert (card.input_shape, card.resizes) == ((36, 36, 1), True)
+    assert card.recipe["start"] == "random weights"
+    looks = open_scores(survey, f"first-first_vgg6-{card.sha256[:12]}")["scores"].values[:, 0]
+    sure = certainty(Decision.of_run(exact).apply(exact))
+    assert np.corrcoef(looks[: len(sure)], sure)[0, 1] > 0.3
+    with pytest.raises(TriageError, match="a side of 3 pixels: give 24 to 512"):
+        Plan(side=3)
+
+
 def test_from_the_command_line(survey, zoo, exact, tmp_path):
     shown = {}
     file = str(tmp_path / "triage.json")

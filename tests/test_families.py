@@ -8,6 +8,7 @@ from dask.distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from deepstreaks_dask.archive import CutoutBatch, append, create
 from deepstreaks_dask.campaign import score
@@ -118,12 +119,35 @@ def test_a_network_of_ones_own_becomes_a_family_and_scores_triplets(tmp_path, br
         scores = score(archive, families, client, batch=4, progress=False)
         with pytest.raises(CampaignError, match=r"takes cutouts of uint8 \(144, 144, 1\)"):
             score(archive, Families.from_zoo(), client, run="other", progress=False)
-    known = np.nan_to_num(triplets)
-    scaled = known / np.linalg.norm(known, axis=(1, 2), keepdims=True)
-    wanted = network.predict(scaled, verbose=0)
+        wider = tmp_path / "wider.zarr"
+        create(wider, shard=64, shape=(18, 18, 3), dtype="float32")
+        wide = np.repeat(triplets, 2, axis=1)[:, :, np.arange(18) % 9]
+        append(wider, [CutoutBatch(wide, {"id": ids})])
+        with pytest.raises(CampaignError, match=r"takes cutouts of numbers \(9, 9, 3\)"):
+            score(wider, families, client, progress=False)
+        file.write_text(file.read_text() + "resizes = true\n")
+        resizing = Families.from_file(file)
+        assert resizing.members[0].version != families.members[0].version
+        resized = score(wider, resizing, client, progress=False)
+    wanted = network.predict(_scaled(triplets), verbose=0)
     np.testing.assert_allclose(scores["scores"].values, wanted, atol=1e-6)
+    shrunk = np.stack([_resized(plane) for plane in np.moveaxis(_scaled(wide), -1, 0)], axis=-1)
+    wanted = network.predict(shrunk, verbose=0)
+    np.testing.assert_allclose(resized["scores"].values, wanted, atol=1e-5)
     decided = Decision().apply(scores)
     np.testing.assert_array_equal(decided["plausible"].values, scores["scores"].values[:, 0] >= 0.5)
+
+
+def _scaled(triplets):
+    """Give every plane a norm of 1."""
+    known = np.nan_to_num(triplets)
+    return known / np.linalg.norm(known, axis=(1, 2), keepdims=True)
+
+
+def _resized(planes):
+    """Give planes (cutout, 9, 9), as Pillow resizes them."""
+    pictures = map(Image.fromarray, planes.astype(np.float32))
+    return np.array([picture.resize((9, 9), Image.Resampling.BILINEAR) for picture in pictures])
 
 
 @pytest.mark.parametrize(
@@ -134,6 +158,7 @@ def test_a_network_of_ones_own_becomes_a_family_and_scores_triplets(tmp_path, br
         ("zoo = 'zoo'", "a table for each family"),
         ("zoo = 'zoo'\n[braai]\nmembers = []", "needs members"),
         ("zoo = 'zoo'\n[braai]\nmembers = ['mine.keras']\nscaling = 3", "needs members"),
+        ("zoo = 'zoo'\n[braai]\nmembers = ['mine.keras']\nresizes = 1", "needs members"),
         ("zoo = 'zoo'\n[braai]\nmembers = ['mine.keras']\nthreshold = 3", "threshold"),
         ("zoo = 'zoo'\n[braai]\nmembers = ['mine.keras']\nscaling = 'max'", "no scaling 'max'"),
         ("zoo = 'zoo'\n[a_b]\nmembers = ['mine.keras']", "underscore"),

@@ -103,6 +103,30 @@ def set_precision(model: keras.Model, precision: str) -> None:
     last.dtype_policy = keras.DTypePolicy("float32")
 
 
+def resizing(model: keras.Model, height: int, width: int) -> keras.Model:
+    """Let a network take cutouts of another size, which it resizes on the device.
+
+    Parameters
+    ----------
+    model
+        Takes float32 (cutout, y, x, plane) of a size of its own.
+    height, width
+        Of the cutouts, in px.
+
+    Returns
+    -------
+    keras.Model
+        The network itself where the size is its own. Else it is preceded by bilinear interpolation that averages over
+        what it shrinks (antialiased), as Pillow's does, without rounding to bytes.
+    """
+    _, *size, planes = model.input_shape
+    if (height, width) == tuple(size):
+        return model
+    cutouts = keras.Input((height, width, planes))
+    brought = ops.image.resize(cutouts, size, interpolation="bilinear", antialias=True)
+    return keras.Model(cutouts, model(brought), name=model.name)
+
+
 def last_layer(model: keras.Model) -> keras.Layer:
     """Give the layer that a network's scores come out of, however deep networks lie in it."""
     *_, last = _leaves(model)
@@ -286,7 +310,7 @@ def compile_arrays(model: keras.Model) -> Callable[..., np.ndarray]:
     Returns
     -------
     callable
-        Takes an array for each input, in their order, and returns the output as float32.
+        Takes an array for each input, in their order, each ``(n, …)``, and returns the output as float32 ``(n, …)``.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":

@@ -69,6 +69,8 @@ class Card:
         Names of the classes that a classifier of sequences tells apart; empty for what scores single cutouts.
     scaling
         How pixels become what it takes, a key of `deepstreaks_dask.models.forward.SCALINGS`.
+    resizes
+        Whether cutouts of another height and width are resized to `input_shape`; else they are refused.
     dtype
         Precision of the kernels on disk, ``"float16"`` or ``"float32"``; filled in on saving.
     file, sha256
@@ -93,6 +95,7 @@ class Card:
     outputs: int = 1
     classes: tuple[str, ...] = ()
     scaling: str = "bytes"
+    resizes: bool = False
     dtype: str = ""
     file: str = ""
     sha256: str = ""
@@ -127,6 +130,10 @@ class Card:
         if self.scaling not in SCALINGS:
             raise ModelError(
                 f"model {self.name!r}: no scaling {self.scaling!r}; choose one of {', '.join(SCALINGS)}"
+            )
+        if not isinstance(self.resizes, bool):
+            raise ModelError(
+                f"model {self.name!r}: resizes is {self.resizes!r}; give true or false"
             )
         for what in ("recipe", "training_data", "metrics"):
             if not isinstance(getattr(self, what), Mapping):

@@ -8,10 +8,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models import ARCHITECTURES, build
-from deepstreaks_dask.models.forward import PRECISIONS, compile_forward, set_precision
+from deepstreaks_dask.models.forward import PRECISIONS, compile_forward, resizing, set_precision
 from deepstreaks_dask.models.zoo import Card, Zoo
 
 
@@ -156,7 +157,7 @@ def test_backends_agree(models, cutouts, tmp_path, backend):
 import sys
 import keras, numpy as np
 from deepstreaks_dask.models import ARCHITECTURES
-from deepstreaks_dask.models.forward import PRECISIONS, compile_forward, set_precision
+from deepstreaks_dask.models.forward import compile_forward, resizing
 from deepstreaks_dask.models.zoo import Zoo
 assert keras.backend.backend() == sys.argv[2]
 if sys.argv[2] != "tensorflow":
@@ -165,6 +166,8 @@ zoo = Zoo(sys.argv[1] + "/zoo")
 forward = compile_forward([zoo.load("rb_" + name) for name in ARCHITECTURES], 4)
 cutouts = np.load(sys.argv[1] + "/cutouts.npy")
 np.save(sys.argv[1] + "/scores.npy", forward(cutouts))
+small = resizing(keras.Sequential([keras.Input((64, 48, 1)), keras.layers.Identity()]), 144, 144)
+np.save(sys.argv[1] + "/resized.npy", keras.ops.convert_to_numpy(small(cutouts[..., None].astype("float32"))))
 """
     environment = {**os.environ, "KERAS_BACKEND": backend}
     subprocess.run(
@@ -172,6 +175,31 @@ np.save(sys.argv[1] + "/scores.npy", forward(cutouts))
     )
     scores = np.load(tmp_path / "scores.npy")
     np.testing.assert_allclose(scores, _expected(models, cutouts), atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "resized.npy"), _resized(cutouts), atol=1e-3)
+
+
+def _resized(cutouts):
+    """Give floats (cutout, 64, 48, 1), as Pillow resizes them."""
+    pictures = [Image.fromarray(cutout.astype(np.float32)) for cutout in cutouts]
+    return np.array([picture.resize((48, 64), Image.Resampling.BILINEAR) for picture in pictures])[
+        ..., None
+    ]
+
+
+def test_cutouts_of_another_size_are_resized(cutouts):
+    seen = keras.Sequential([keras.Input((64, 48, 1)), keras.layers.Identity()])
+    images = cutouts[..., None].astype(np.float32)
+    found = keras.ops.convert_to_numpy(resizing(seen, 144, 144)(images))
+    np.testing.assert_allclose(found, _resized(cutouts), atol=1e-3)
+    assert resizing(seen, 64, 48) is seen
+    keras.utils.set_random_seed(4)
+    model = build("vgg6", (64, 48, 1))
+    small = resizing(model, 144, 144)
+    scores = compile_forward([small], 4)(cutouts)
+    wanted = keras.ops.convert_to_numpy(model(_resized(cutouts) / 255, training=False))
+    np.testing.assert_allclose(scores, wanted, atol=1e-5)
+    set_precision(small, "mixed_bfloat16")
+    assert 0 < np.abs(compile_forward([small], 4)(cutouts) - scores).max() < 0.02
 
 
 def test_triplets_are_scaled_plane_by_plane():
