@@ -8,8 +8,8 @@ networks are compiled; learning the order is a part of deciding's cost. Costs ar
 clock and, which others on the machine disturb less, of the processors (of worker, scheduler and client).
 
 The first look of the triage is a VGG6 with random weights whose threshold leaves a given share of the cutouts: this
-measures what that costs, not what a first look that was calibrated leaves. What it leaves is decided as all scores
-do, which is checked.
+measures what that costs; `benchmarks/triage.py` measures what a first look that was calibrated leaves. What it leaves is
+decided as all scores do, which is checked.
 
     python benchmarks/cascade.py
     python benchmarks/cascade.py --architectures vgg6,vgg6,vgg6 --cutouts 8192 --full 1024 --json
@@ -53,6 +53,7 @@ def main(
     full: Annotated[int, typer.Option(help="Cutouts that are scored in full.")] = 512,
     shard: Annotated[int, typer.Option(help="Cutouts in a shard.")] = 512,
     left: Annotated[float, typer.Option(help="Share that the first look leaves.")] = 0.05,
+    side: Annotated[int, typer.Option(help="Pixels on a side of what the first look sees.")] = 144,
     architectures: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(
         ARCHITECTURES
     ),
@@ -64,7 +65,7 @@ def main(
         archives = _archives(Path(folder), cutouts, full, shard)
         zoo = Zoo(Path(folder) / "zoo")
         save_random(zoo, [*PASS_RATES], names)
-        save_random(zoo, ["first"], ["vgg6"])
+        save_random(zoo, ["first"], ["vgg6"], side)
         families = Families.from_zoo(zoo.url)
         first = _look(archives["decide"], zoo, client)
         # compiles all members together; then each alone, by way of a sample
@@ -106,12 +107,14 @@ def main(
         print(f"{key}: {value}")
 
 
-def save_random(zoo: Zoo, families: list[str], architectures: list[str]) -> None:
+def save_random(zoo: Zoo, families: list[str], architectures: list[str], side: int = 144) -> None:
     """Save a member of each architecture for each family, with random weights."""
+    shape = side, side, 1
     for family in families:
         for number, name in enumerate(architectures):
             keras.utils.set_random_seed(len(zoo.list()))
-            zoo.save(build(name), Card(f"{family}_{number}", "1", name))
+            card = Card(f"{family}_{number}", "1", name, input_shape=shape, resizes=side != 144)
+            zoo.save(build(name, shape), card)
 
 
 def _archives(folder: Path, cutouts: int, full: int, shard: int) -> dict[str, Path]:

@@ -79,7 +79,7 @@ def test_sequences_are_scored_and_followed():
 
 def test_cascade_looks_less_often_and_decides_the_same():
     """The benchmark itself stops if deciding finds other cutouts than all scores do."""
-    sizes = ["--cutouts", "256", "--full", "128", "--shard", "64", "--left", "0.1"]
+    sizes = ["--cutouts", "256", "--full", "128", "--shard", "64", "--left", "0.1", "--side", "72"]
     done = _run(CASCADE, *sizes, "--architectures", "vgg6", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -89,6 +89,17 @@ def test_cascade_looks_less_often_and_decides_the_same():
     assert result["triage"]["left"] == pytest.approx(0.1, abs=0.01)
     assert result["triage"]["drifted"] == []
     assert min(result[way]["cost"] for way in ("decide", "triage")) > 0
+
+
+def test_triage_is_calibrated_and_measured():
+    sizes = ["--nights", "10", "--cutouts", "40", "--new", "1", "--sides", "36", "--epochs", "1"]
+    done = _run(BENCHMARKS / "triage.py", *sizes, "--loss", "0.9", "--json")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)
+    assert result["side"] == 36
+    assert 0 <= result["new"]["lost"] <= result["new"]["plausible"]
+    assert 0 <= result["left_of_implausible"] <= 1
+    assert result["cost_here"] > 0
 
 
 def test_explore_measures_the_dashboard_as_a_browser_sees_it():
