@@ -96,7 +96,7 @@ def queue(
     most : int
         How many.
     passing : array of bool, optional
-        Which cutouts may be in it.
+        ``(cutout,)``: which may be in it.
 
     Returns
     -------

@@ -144,7 +144,7 @@ class CutoutBatch:
     cutouts : ndarray
         uint8 ``(n, 144, 144)``, or as the archive was made for.
     columns : dict
-        Any of the archive's columns, ``id`` among them, each of length ``n``.
+        Any of the archive's columns, ``id`` among them, each ``(n,)``.
     quarantined : list of Quarantined
         Inputs that were refused.
     native : sequence of ndarray, optional
@@ -153,7 +153,7 @@ class CutoutBatch:
         int ``(objects,)``: how many of the cutouts each object has, for an archive of sequences. ``columns`` are then
         of the objects, an object's cutouts follow each other in time, and those of the objects one another.
     epochs : dict
-        Columns along the cutouts of sequences, ``mjd`` among them.
+        Columns along the cutouts of sequences, ``mjd`` (days) among them, each ``(n,)``.
     """
 
     cutouts: np.ndarray
@@ -219,7 +219,7 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class ArchiveSummary:
-    """What an archive holds: counts per night, filter, label and kind, size, runs, quarantine.
+    """What an archive holds: counts per night, filter, label and kind, its size in bytes, runs, quarantine.
 
     ``objects`` is 0 where there are no sequences; where there are, the counts are of objects.
     """
@@ -442,7 +442,7 @@ def append(url: str | os.PathLike[str], batches: Iterable[CutoutBatch]) -> Appen
 
 
 def quarantine(url: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read the table of refused inputs: ``source``, ``reason``, ``detail``, ``night``."""
+    """Read the table of refused inputs, a row each: ``source, reason, detail, night``."""
     _read_root(url)
     group = zarr.open_group(_store(url), mode="r")
     return pd.DataFrame(

@@ -170,7 +170,7 @@ def reliability(labels: np.ndarray, scores: np.ndarray, *, bins: int = BINS) -> 
     Returns
     -------
     pandas.DataFrame
-        ``score`` (the mean in the bin), ``share``, its 95 % Wilson interval ``low`` and ``high``, ``positives`` and
+        A row a bin: ``score`` (the mean in it), ``share``, its 95 % Wilson interval ``low`` and ``high``, ``positives`` and
         ``total``; empty bins are left out.
     """
     truth, values = usable(labels, scores)
@@ -256,7 +256,7 @@ def calibrate(
     method : str
         One of :data:`METHODS`.
     share : float
-        Of the nights, to fit on; the others are measured on.
+        Fraction of the nights to fit on; the others are measured on.
     seed : int
         Of the draw of the nights.
     leave_out : array of bool, optional
@@ -393,7 +393,18 @@ def store(archive: str | os.PathLike[str], run: str, calibration: Calibration) -
 
 
 def stored(scores: xr.Dataset) -> Calibration | None:
-    """Give the calibration that a run keeps; None if it keeps none."""
+    """Give the calibration that a run keeps; None if it keeps none.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset
+        As :func:`~deepstreaks_dask.runs.open_scores` gives it.
+
+    Returns
+    -------
+    Calibration or None
+        As :meth:`Calibration.keep` has put it there.
+    """
     values = scores.attrs.get("calibration")
     if values is None:
         return None

@@ -2,7 +2,8 @@
 
 A cutout is plausible if in each family at least one member reaches its threshold. So a family that has no
 passing member ends the matter, and a member that passes spares the rest of its family. Members are run one by
-one on those cutouts only whose decision is still open, in the order that made a sample cheapest.
+one on those cutouts only whose decision is still open, in the order that made a sample cheapest. That most are rejected
+by the first who look is the idea of Viola and Jones (2001, Proc. CVPR 1, 511); the rule is that of Duev et al. (2019).
 
 The decision is that of all scores, for the thresholds given beforehand, by construction: a cutout is left
 only when no score that is missing could change it. That holds for scores as members give them one by one, always in

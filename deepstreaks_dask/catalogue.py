@@ -94,7 +94,7 @@ class Catalogue(Mapping[str, np.ndarray]):
 
     @cached_property
     def simulated(self) -> np.ndarray:
-        """What bears the simulator's marks, and is not to be taken for a detection."""
+        """What bears the simulator's marks, bool ``(cutout,)``: it is not to be taken for a detection."""
         nothing = np.array([""], dtype=object)
         with self._loading:
             by_kind = simulated(self["kind"], nothing)
@@ -209,7 +209,7 @@ class Catalogue(Mapping[str, np.ndarray]):
         Returns
         -------
         ndarray
-            As the archive has them.
+            uint8 ``(y, x)`` or ``(y, x, plane)``.
 
         Raises
         ------
@@ -361,7 +361,7 @@ class Ids:
     Parameters
     ----------
     parts : iterable of ndarray
-        The ids, some at a time.
+        The ids, str ``(row,)``, some at a time.
     """
 
     def __init__(self, parts: Iterable[np.ndarray]) -> None:

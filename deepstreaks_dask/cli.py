@@ -20,11 +20,13 @@ from rich.table import Table
 import deepstreaks_dask
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.options import (
+    EpochsOption,
     JsonOption,
     PatienceOption,
     RateOption,
     RunOption,
     SchedulerOption,
+    SeedOption,
     StartZooOption,
     WorkersOption,
     print_json,
@@ -131,7 +133,7 @@ def _root(
 @app.command()
 def quickstart(
     folder: Annotated[Path, typer.Option(help="Where to put everything.")] = Path("quickstart"),
-    nights: Annotated[int, typer.Option(min=1)] = 7,
+    nights: Annotated[int, typer.Option(min=1, help="How many.")] = 7,
     cutouts: Annotated[int, typer.Option(min=1, help="Cutouts a night.")] = 300,
     as_json: JsonOption = False,
 ) -> None:
@@ -167,7 +169,7 @@ def quickstart(
 @app.command()
 def simulate(
     archive: ArchiveArg,
-    nights: Annotated[int, typer.Option(min=1)] = 7,
+    nights: Annotated[int, typer.Option(min=1, help="How many.")] = 7,
     cutouts: Annotated[int, typer.Option(min=1, help="Cutouts a night.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal cutouts.")] = 0,
     first: Annotated[int, typer.Option(help="First night, YYYYMMDD.")] = 20260101,
@@ -272,14 +274,14 @@ def train(
     architecture: Annotated[str, typer.Option(help="vgg6, resnet50 or densenet121.")] = "vgg6",
     version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "1",
     recipe: RecipeOption = "duev2019",
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    batch: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: EpochsOption = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Cutouts in a step.")] = None,
     rate: RateOption = None,
     patience: PatienceOption = None,
     by: Annotated[
         str | None, typer.Option(help="Column that no two parts of the data share: night, id, …")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: SeedOption = None,
     precision: Annotated[str | None, typer.Option(help="float32 or mixed_bfloat16.")] = None,
     window: WindowOption = None,
     start: Annotated[
@@ -355,11 +357,11 @@ def retrain(
         str | None, typer.Option(help="Of the new networks. Default: one more than the old one's.")
     ] = None,
     recipe: RecipeOption = "again",
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: EpochsOption = None,
     by: Annotated[
         str | None, typer.Option(help="Column that no two parts of the data share: night, …")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: SeedOption = None,
     window: WindowOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -448,8 +450,8 @@ def train_all(
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the networks in the zoo.")] = "1",
     recipe: RecipeOption = "duev2019",
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    epochs: EpochsOption = None,
+    seed: SeedOption = None,
     window: WindowOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -495,7 +497,7 @@ def sweep(
     architecture: Annotated[str, typer.Option(help="vgg6, resnet50 or densenet121.")] = "vgg6",
     trials: Annotated[int, typer.Option(min=1, help="Trainings in all.")] = 20,
     recipe: RecipeOption = "short",
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: EpochsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the settings that are tried.")] = 0,
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,
@@ -822,7 +824,7 @@ def evaluate(
 def calibrate(
     archive: ArchiveArg,
     method: Annotated[str, typer.Option(help="temperature or isotonic.")] = "temperature",
-    share: Annotated[float, typer.Option(help="Of the nights, to fit on.")] = 0.5,
+    share: Annotated[float, typer.Option(help="Fraction of the nights to fit on.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw of the nights.")] = 0,
     run: RunOption = "default",
     as_json: JsonOption = False,
@@ -911,7 +913,7 @@ def completeness(
         typer.Option(help="Table of known objects: id, jd, ra, dec. Default: injected streaks."),
     ] = None,
     radius: Annotated[float, typer.Option(min=0, help="Arcseconds.")] = 10.0,
-    seconds: Annotated[float, typer.Option(min=0, help="Between the times.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Seconds between the times.")] = 60.0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A .csv, or an .html of injected streaks.")
     ] = None,
@@ -1154,7 +1156,7 @@ def fit_triage(
     learn: Annotated[float, typer.Option(help="Share of the nights it learns from.")] = 0.3,
     check: Annotated[float, typer.Option(help="Share of the nights to see the loss on.")] = 0.2,
     loss: Annotated[float, typer.Option(help="Share of the plausible that may be lost.")] = 0.001,
-    confidence: Annotated[float, typer.Option(help="That no more is lost.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="0 to 1, that no more is lost.")] = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Of the nights drawn, and the student.")] = 1,
     workers: WorkersOption = None,
     scheduler: SchedulerOption = None,

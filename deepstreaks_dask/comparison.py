@@ -52,7 +52,7 @@ class Comparison:
     auc_gain : Gain
         Of the area.
     fpr : float
-        False-positive rate at which true-positive rates are compared: that of the old network at 0.5.
+        False-positive rate, 0 to 1, at which true-positive rates are compared: that of the old network at 0.5.
     tpr_old, tpr_new : Estimate
         The highest true-positive rates at no more than this false-positive rate. Each network's threshold is chosen on these
         cutouts, which flatters both alike.

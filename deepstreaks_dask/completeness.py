@@ -92,7 +92,7 @@ def completeness(
     radius : float
         Arcseconds between the object and the middle of a streak.
     seconds : float
-        Between the two times, either way.
+        Seconds between the two times, either way.
 
     Returns
     -------

@@ -60,7 +60,8 @@ class Plan:
     epochs : int
         Passes of the student over what it learns from.
     learn, check : float
-        Shares of the nights, 0 to 1: to learn from (none if ``first`` is given), and to see the loss on; the others calibrate.
+        Shares of the nights, 0 to 1: to learn from (none if ``first`` is given), and to see the loss on; the others
+        calibrate.
     loss, confidence : float
         With this confidence less than this share of the plausible cutouts is lost, both 0 to 1.
     seed : int

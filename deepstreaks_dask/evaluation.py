@@ -149,12 +149,12 @@ def wilson(count: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray
     Parameters
     ----------
     count, total : ndarray
-        Integers of one shape: how many of how many.
+        int ``(rate,)``, or any one shape: how many of how many.
 
     Returns
     -------
     ndarray, ndarray
-        Lower and upper limits, float64 of that shape, 0 to 1.
+        Lower and upper limits, float64 ``(rate,)``, or of that shape, 0 to 1.
     """
     count, total = np.asarray(count, float), np.asarray(total, float)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -180,7 +180,7 @@ def usable(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Returns
     -------
     ndarray, ndarray
-        Labels as bool and scores of those that have both.
+        Labels as bool, and scores, of those that have both, ``(cutout,)`` each.
     """
     keep = (labels >= 0) & ~np.isnan(scores)
     return labels[keep] == 1, scores[keep]
@@ -342,7 +342,18 @@ def rates_by_kind(decided: xr.Dataset) -> pd.DataFrame:
 
 
 def venn(decided: xr.Dataset) -> dict[str, int]:
-    """Count the cutouts in each region of the families' Venn diagram, ``"rb&kd"`` = in these two only."""
+    """Count the cutouts in each region of the families' Venn diagram, ``"rb&kd"`` = in these two only.
+
+    Parameters
+    ----------
+    decided : xarray.Dataset
+        As :meth:`~deepstreaks_dask.decision.Decision.apply` gives it.
+
+    Returns
+    -------
+    dict of str to int
+        Cutouts by region; those that no family lets through are in none.
+    """
     names = [str(name) for name in decided["family"].values]
     code = np.zeros(decided.sizes["cutout"], np.int64)
     for k, passed in enumerate(decided["family_pass"].values.T):
@@ -469,7 +480,7 @@ def plausibility_labels(dataset: xr.Dataset) -> np.ndarray:
     Parameters
     ----------
     dataset : xarray.Dataset
-        With ``label_<family>``.
+        With ``label_<family>(cutout,)``: 1, 0, or -1.
 
     Returns
     -------

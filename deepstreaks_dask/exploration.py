@@ -5,6 +5,9 @@ rates of every night, follows from one cube of counts over night, stratum (label
 and the families passed. When a threshold moves, only the member's own scores are looked at, and only
 cutouts that change sides move within the cube. An :class:`Exploration` is shared by everyone who looks at
 a run; a :class:`Cut` is one person's thresholds and costs two bytes a cutout.
+
+A night has drifted if its scores differ from all others' by their population stability index (Siddiqi 2006, Credit Risk
+Scorecards, chapter 8) *and* by the two-sample test of Smirnov (1948, Ann. Math. Stat. 19, 279).
 """
 
 from __future__ import annotations
@@ -264,7 +267,7 @@ class Exploration:
         return weakest
 
     def labels(self, name: str) -> np.ndarray:
-        """Give the label (1, 0, -1) that a name's scores are measured against, by stratum."""
+        """Give the label that a name's scores are measured against: 1, 0 or -1, int ``(stratum,)``."""
         family = family_of(name)
         if name == DECISION:
             return self.strata["truth"].to_numpy()
@@ -601,7 +604,18 @@ class Cut:
         return np.flatnonzero(keep) + inside.start
 
     def plausible_at(self, places: Any = slice(None)) -> np.ndarray:
-        """Say which cutouts are plausible."""
+        """Say which cutouts are plausible.
+
+        Parameters
+        ----------
+        places : slice or ndarray
+            Which cutouts; all by default.
+
+        Returns
+        -------
+        ndarray
+            bool ``(place,)``.
+        """
         return self._plausible[self._state[self.passes[places]]]
 
     def _members(self, chosen: np.ndarray) -> pd.DataFrame:
@@ -643,9 +657,9 @@ class Change:
     table : pandas.DataFrame
         A row for each ``truth`` (1, 0, -1): cutouts ``both, gained, lost, neither`` plausible.
     gained, lost : ndarray
-        Places in the new run's exploration.
+        Places in the new run's exploration, int ``(place,)``.
     members : pandas.DataFrame
-        For members that both have: ``member, cutouts``, the mean and the largest distance of their scores
+        A row a member that both have: ``member, cutouts``, the mean and the largest distance of their scores
         (``mean``, ``largest``) and how many ``crossed`` its threshold.
     """
 

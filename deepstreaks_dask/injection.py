@@ -83,7 +83,7 @@ def inject(
     out : str or path
         The new archive.
     magnitudes : sequence of float
-        Of the whole streak.
+        Of the whole streak, mag.
     lengths : sequence of float
         In pixels of the detector.
     each : int

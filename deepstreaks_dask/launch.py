@@ -43,7 +43,7 @@ class Campaign:
     run : str
     pid : int
     born : float
-        When the process began, as the system tells it: another process may get the same ``pid`` later.
+        When the process began, in seconds since 1970 as the system tells it: another process may get the same ``pid`` later.
     command : tuple of str
     log : str
         Path of what it printed.

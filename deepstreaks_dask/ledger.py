@@ -241,7 +241,7 @@ class Ledger:
         return changed
 
     def candidates(self, night: int | None = None) -> pd.DataFrame:
-        """Give the candidates, those of a night if one is given."""
+        """Give the candidates, a row each; those of a night (YYYYMMDD) if one is given."""
         query = select(_candidates).order_by(_candidates.c.id)
         if night is not None:
             query = query.where(_candidates.c.night == night)

@@ -98,7 +98,7 @@ class Networks:
         return cascade(cutouts, self.looks, np.array(plan.limits, np.float32), plan.order)
 
     def sample(self, cutouts: np.ndarray) -> Sample:
-        """Score cutouts, uint8 ``(n, y, x)``, member by member; the last batch of each tells its cost, since the first warms up."""
+        """Score cutouts, uint8 ``(n, y, x)``, by each member; its last batch tells its cost, since the first warms up."""
         columns, costs = [], []
         whole = max(0, (len(cutouts) - 1) // self.batch * self.batch)
         for ref, look in zip(self.models, self.looks, strict=True):

@@ -17,6 +17,10 @@ SchedulerOption = Annotated[
         "or its file. Default: gpu where there is one, else local."
     ),
 ]
+EpochsOption = Annotated[int | None, typer.Option(min=1, help="Passes over what is trained on.")]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, help="Of the split, the weights, the order and the flips.")
+]
 RateOption = Annotated[float | None, typer.Option(help="Adam's learning rate.")]
 PatienceOption = Annotated[int | None, typer.Option(min=0, help="Of early stopping, epochs.")]
 StartZooOption = Annotated[

@@ -222,7 +222,7 @@ def roc(
     Parameters
     ----------
     curves : mapping of str to pandas.DataFrame
-        Curves with columns ``fpr`` and ``tpr``, by member, family or ``"decision"``.
+        A row a threshold, with ``fpr`` and ``tpr``; by member, family or ``"decision"``.
     at : tuple of float, optional
         False- and true-positive rate of the decision, to be marked.
 
@@ -754,7 +754,7 @@ def class_confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> h
     Parameters
     ----------
     matrix : ndarray
-        int ``(true class, class taken for)``.
+        int ``(true, taken)``: how many of each true class were taken for each.
     classes : sequence of str
         Names.
     title : str
@@ -800,7 +800,7 @@ def estimates(
     Parameters
     ----------
     curves : mapping of str to pandas.DataFrame
-        What to call each; columns ``x``, ``value`` and, where there is an interval, ``low`` and ``high``.
+        By what to call each: a row a point, with ``x``, ``value`` and, where there is an interval, ``low`` and ``high``.
     x : str
         Name of the column along the axis.
     title, xlabel, ylabel : str
@@ -879,7 +879,7 @@ def distributions(
     Parameters
     ----------
     groups : mapping of str to ndarray
-        Values by what to call them; what is not finite is left out.
+        Values ``(n,)`` by what to call them; what is not finite is left out.
     title, xlabel : str
 
     Returns

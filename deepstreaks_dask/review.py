@@ -65,12 +65,12 @@ class WaitError(RefusedError):
     Parameters
     ----------
     seconds : float
-        As the attribute.
+        As the attribute :attr:`seconds`.
 
     Attributes
     ----------
     seconds : float
-        After which the next attempt is looked at.
+        Seconds after which the next attempt is looked at.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -78,7 +78,7 @@ def search(
     ----------
     exploration : Exploration
     fpr : float, optional
-        The false-positive rate allowed, over all nights searched.
+        The false-positive rate allowed, 0 to 1, over all nights searched.
     budget : float, optional
         Or the candidates a night allowed, in the mean over the nights searched. What has no label counts too.
     by : str

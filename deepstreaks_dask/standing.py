@@ -33,13 +33,13 @@ class Standing:
     cutouts, done : int
         In the archive; with scores.
     shards : ndarray of str
-        ``"done"``, ``"failed"`` or ``"left"`` for each shard, in order.
+        ``(shard,)``: ``"done"``, ``"failed"`` or ``"left"``, in order.
     written : pandas.DataFrame
         ``time`` (seconds since 1970) and ``cutouts`` (so far), a row for each shard that is done, in order of time.
     rate : float
         Cutouts a second over the last :data:`WINDOW` seconds of work; NaN with fewer than two shards.
     seconds_left : float
-        At that rate; NaN if it is not known, 0 if all is done.
+        Seconds at that rate; NaN if it is not known, 0 if all is done.
     pulse : Pulse or None
         Of the campaign that is at work on it, or was killed; None if none is.
     failures : list of (int, int, str)

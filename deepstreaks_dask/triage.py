@@ -72,7 +72,7 @@ class Checked:
         Parameters
         ----------
         nights : sequence of int
-            YYYYMMDD.
+            ``(night,)``, YYYYMMDD each.
         plausible, lost : int
             Of their cutouts, and of these.
 
@@ -311,7 +311,7 @@ def choose_threshold(
     scores, nights : ndarray
         First score, float32, and night of each plausible calibration cutout, ``(cutout,)``.
     loss, confidence : float
-        What is to be kept to.
+        What is to be kept to, 0 to 1 each.
 
     Returns
     -------
@@ -374,11 +374,11 @@ def calibrate(
     plausible : ndarray
         What all members accept, bool ``(cutout,)``.
     nights : ndarray
-        Night of each cutout.
+        Night of each cutout, YYYYMMDD, ``(cutout,)``.
     checked : sequence of int
-        Nights to measure the loss on; the others calibrate.
+        ``(night,)``: nights to measure the loss on; the others calibrate.
     loss, confidence : float
-        What is to be kept to.
+        What is to be kept to, 0 to 1 each.
     **known
         ``first``, ``sha256``, ``zoo``, ``members``, ``limits``, ``order``, ``dtype``, ``archive`` and ``run`` of
         :class:`Triage`.

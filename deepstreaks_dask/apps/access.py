@@ -70,6 +70,18 @@ def person(
 ) -> Person:
     """Give who asks.
 
+    Parameters
+    ----------
+    request : Request
+        What was asked for.
+    bearer : HTTPAuthorizationCredentials, optional
+        The token that was shown.
+
+    Returns
+    -------
+    Person
+        With a role.
+
     Raises
     ------
     HTTPException
@@ -108,23 +120,31 @@ Administrator = Annotated[Person, needs("administrator")]
 class Strict(BaseModel):
     """Of what comes in and goes out, nothing but what is described."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class Problem(BaseModel):
     """What was wrong; for a filter, with the characters at fault."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     detail: str | list[Any]
+    """In words, or a list of the fields at fault."""
     start: int | None = None
+    """First character at fault, from 0."""
     end: int | None = None
+    """The character after the last one at fault."""
 
 
 class Session(Strict):
     """Who is logged in."""
 
     name: str
+    """Of the user."""
     role: Role
+    """What the user may do."""
     csrf: str
+    """To be sent as the header ``X-CSRF-Token`` with whatever a page changes."""
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -153,7 +173,20 @@ def openapi(request: Request, who: Viewer) -> dict[str, Any]:
 
 
 def explain(request: Request, error: Exception) -> JSONResponse:
-    """Turn a mistake of the user's into an answer that says what was wrong."""
+    """Turn a mistake of the user's into an answer that says what was wrong.
+
+    Parameters
+    ----------
+    request : Request
+        What was asked for.
+    error : DeepStreaksError
+        What came of it.
+
+    Returns
+    -------
+    JSONResponse
+        A :class:`Problem`, with the status 400, 403, 429 or 503.
+    """
     body: dict[str, Any] = {"detail": str(error)}
     headers = {}
     status = 400

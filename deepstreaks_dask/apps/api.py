@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import Path as Place
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
@@ -68,7 +69,25 @@ Text = Annotated[str, Field(max_length=512)]
 
 @dataclass
 class Site:
-    """One archive's run and the database of what people say of it."""
+    """One archive's run and the database of what people say of it.
+
+    Attributes
+    ----------
+    archive, run : str
+        Path or URL, and the run's name.
+    key : str
+        What the database calls the archive (:func:`~deepstreaks_dask.review.archive_key`).
+    review : Review
+        The database.
+    decision : Decision, optional
+        In place of the run's own.
+    hosts : frozenset of str
+        ``name:port`` that browsers may name this site by.
+    zoo : str, optional
+        Where the run's networks are; the shipped one by default.
+    cookie : str
+        Name of the session's.
+    """
 
     archive: str
     run: str
@@ -105,6 +124,16 @@ class Site:
     def row(self, cutout: str) -> int:
         """Give the row of an id.
 
+        Parameters
+        ----------
+        cutout : str
+            The id.
+
+        Returns
+        -------
+        int
+            Of the archive.
+
         Raises
         ------
         HTTPException
@@ -130,67 +159,94 @@ class Login(Strict):
     """Name and password."""
 
     name: str = Field(max_length=64)
+    """Of the user."""
     password: str = Field(max_length=256)
+    """That of the user."""
 
 
 class Judgement(Strict):
     """What to say of a cutout; what is left out stays as it was."""
 
     id: str = Field(min_length=1, max_length=512)
+    """Of the cutout."""
     verdict: Literal["", "keep", "ditch", "unsure", "bogus"] | None = None
+    """What it is; an empty one takes the verdict back."""
     length: Literal["", "long", "short"] | None = None
+    """How the streak looks."""
     note: str | None = Field(None, max_length=NOTE)
+    """Words for other people."""
     marked: bool | None = Field(None, strict=True)
+    """For submission."""
 
 
 class Said(Strict):
     """What a person says of a cutout."""
 
     cutout: str
+    """Its id."""
     who: str
+    """Name of the user."""
     verdict: str
+    """What it is: keep, ditch, unsure, bogus, or nothing yet."""
     length: str
+    """How the streak looks: long, short, or nothing said."""
     note: str
+    """Words for other people."""
     marked: bool
+    """For submission."""
     at: str
+    """When, UTC in ISO 8601."""
 
 
 class NewUser(Strict):
     """A user to add."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._@-]{0,63}$")
+    """To log in with."""
     password: str = Field(min_length=12, max_length=256)
+    """The first one, which the user can change."""
     role: Role = "reviewer"
+    """What the user may do."""
 
 
 class UserChange(Strict):
     """What to change of a user."""
 
     role: Role | None = None
+    """What the user may do from now on."""
     active: bool | None = Field(None, strict=True)
+    """Whether the user may log in."""
     password: str | None = Field(None, min_length=12, max_length=256)
+    """A new one."""
 
 
 class User(Strict):
     """A user."""
 
     name: str
+    """To log in with."""
     role: Role
+    """What the user may do."""
     active: bool
+    """Whether the user may log in."""
     created: str
+    """When, UTC in ISO 8601."""
 
 
 class Passwords(Strict):
     """One's own password, and the new one."""
 
     old: str = Field(max_length=256)
+    """That which is to be changed."""
     new: str = Field(min_length=12, max_length=256)
+    """To log in with from now on."""
 
 
 class TokenName(Strict):
     """What to call a token."""
 
     name: str = Field(min_length=1, max_length=64)
+    """For one's own list."""
 
 
 api = APIRouter(prefix="/api/v1", responses=PROBLEMS)
@@ -261,9 +317,9 @@ def streaks(
     site: Here,
     where: Annotated[str, Query(max_length=LONGEST, description="A filter")] = "plausible",
     sort: Annotated[str, Query(max_length=64, description="A column")] = "jd",
-    descending: bool = False,
-    limit: Annotated[int, Query(ge=1, le=MOST)] = 1000,
-    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    descending: Annotated[bool, Query(description="The largest first")] = False,
+    limit: Annotated[int, Query(ge=1, le=MOST, description="Streaks at most")] = 1000,
+    offset: Annotated[int, Query(ge=0, le=10**9, description="Streaks to leave out first")] = 0,
 ) -> StreamingResponse:
     """Stream the streaks that pass a filter as JSON lines; ``X-Total-Count`` says how many there are.
 
@@ -444,8 +500,8 @@ def nights(who: Viewer, site: Here) -> list[dict[str, int]]:
 def completions(
     who: Viewer,
     site: Here,
-    text: Annotated[str, Query(max_length=LONGEST)] = "",
-    position: Annotated[int, Query(ge=0, le=LONGEST)] = LONGEST,
+    text: Annotated[str, Query(max_length=LONGEST, description="A filter, begun")] = "",
+    position: Annotated[int, Query(ge=0, le=LONGEST, description="The cursor's")] = LONGEST,
 ) -> list[dict[str, str | int]]:
     """Say how a filter could go on."""
     catalogue = site.catalogue()
@@ -504,7 +560,9 @@ def labels(who: Administrator, site: Here) -> StreamingResponse:
 def export_marked(
     who: Reviewer,
     site: Here,
-    format: Literal["psv", "xml", "csv", "ecsv"] = "psv",
+    format: Annotated[
+        Literal["psv", "xml", "csv", "ecsv"], Query(description="ADES, or a table")
+    ] = "psv",
     submitter: Annotated[str, Query(max_length=64, description="For ADES: J. Doe")] = "",
 ) -> Response:
     """Give the streaks marked for submission that nobody has in dispute, as ADES or a table."""
@@ -546,7 +604,11 @@ def add_token(given: TokenName, who: Viewer, site: Here) -> dict[str, str]:
 
 
 @api.delete("/tokens/{number}", status_code=204)
-def revoke_token(number: int, who: Viewer, site: Here) -> None:
+def revoke_token(
+    number: Annotated[int, Place(description="As the list of tokens has it")],
+    who: Viewer,
+    site: Here,
+) -> None:
     """Revoke a token of yours."""
     try:
         site.review.revoke_token(who.name, number)
@@ -568,7 +630,12 @@ def add_user(given: NewUser, who: Administrator, site: Here) -> User:
 
 
 @api.patch("/users/{name}")
-def change_user(name: str, given: UserChange, who: Administrator, site: Here) -> User:
+def change_user(
+    name: Annotated[str, Place(description="Of the user")],
+    given: UserChange,
+    who: Administrator,
+    site: Here,
+) -> User:
     """Give a user another role or password, disable or enable one; that user's sessions end."""
     if name not in {one.name for one in site.review.users()}:
         raise HTTPException(404, "there is no such user")
@@ -580,8 +647,8 @@ def change_user(name: str, given: UserChange, who: Administrator, site: Here) ->
 def audit(
     who: Administrator,
     site: Here,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Entries at most")] = 200,
+    offset: Annotated[int, Query(ge=0, le=10**9, description="Entries to leave out first")] = 0,
 ) -> list[dict[str, Any]]:
     """List who did what to users, sessions and tokens, the newest first."""
     return site.review.log(limit=limit, offset=offset)

@@ -47,6 +47,11 @@ def app(
     control : bool
         The API is served beside the page.
 
+    Returns
+    -------
+    panel.Template
+        The page.
+
     Raises
     ------
     DeepStreaksError
@@ -57,7 +62,15 @@ def app(
 
 
 class Watcher:
-    """One person's look at a campaign."""
+    """One person's look at a campaign.
+
+    Parameters
+    ----------
+    archive, run : str
+        Path or URL, and the run's name.
+    control : bool
+        The API is served beside the page.
+    """
 
     def __init__(self, archive: str, run: str, control: bool) -> None:
         self.archive, self.control = archive, control

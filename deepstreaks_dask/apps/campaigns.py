@@ -25,33 +25,47 @@ State = Literal["starting", "at work", "stopping", "stopped", "killed", "done"]
 
 campaigns = APIRouter(prefix="/api/v1", responses=PROBLEMS)
 Here = Annotated[Place, Depends(place_of)]
-Run = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Run = Annotated[
+    str, Path(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of a run")
+]
 
 
 class Campaign(Strict):
     """How far a run is, and who is at work on it."""
 
     run: str
+    """Its name."""
     state: State
+    """How it is about it."""
     cutouts: int
+    """In the archive."""
     done: int
-    failed: int = Field(description="Shards that could not be read")
-    rate: float | None = Field(description="Cutouts a second")
+    """Cutouts with scores."""
+    failed: int
+    """Shards that could not be read."""
+    rate: float | None
+    """Cutouts a second."""
     seconds_left: float | None
-    workers: int | None = Field(description="At work now")
+    """Seconds at that rate."""
+    workers: int | None
+    """At work now."""
     started: str | None
-    by: str | None = Field(description="Who started it from here")
-    words: str = Field(description="What it said last, where it ended before all was done")
+    """When, UTC in ISO 8601."""
+    by: str | None
+    """Who started it from here."""
+    words: str
+    """What it said last, where it ended before all was done."""
 
 
 class Beginning(Strict):
     """What to begin, or to go on with."""
 
     run: str = Field("default", max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    families: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,16}$")]] = Field(
-        [], max_length=16, description="Of a new run; rb, sl and kd if none is named"
-    )
+    """Its name."""
+    families: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,16}$")]] = Field([], max_length=16)
+    """Of a new run; rb, sl and kd if none is named."""
     workers: Annotated[int, Field(ge=1, le=1024, strict=True)] | None = None
+    """Dask workers; one a core by default."""
 
 
 def state_of(found: Standing | None, campaign: Launched | None) -> State:
@@ -63,6 +77,11 @@ def state_of(found: Standing | None, campaign: Launched | None) -> State:
         None where the store has no such run yet.
     campaign : Campaign or None
         As it was started here.
+
+    Returns
+    -------
+    str
+        One of :data:`State`.
     """
     pulse = found.pulse if found is not None else None
     if pulse is not None and pulse.fresh:
@@ -83,7 +102,18 @@ def known(archive: str) -> list[str]:
 
 
 def look(archive: str, run: str) -> tuple[Standing | None, Launched | None]:
-    """Look at a run in the store, and at what was started here for it."""
+    """Look at a run in the store, and at what was started here for it.
+
+    Parameters
+    ----------
+    archive, run : str
+        Path or URL, and the run's name.
+
+    Returns
+    -------
+    Standing or None, Campaign or None
+        None where there is none such.
+    """
     return (
         standing(archive, run) if run in list_runs(archive) else None,
         launched(archive).get(run),

@@ -147,6 +147,11 @@ def create_app(
     dashboards : mapping of str to callable, optional
         Panel pages by path; by default explore and campaign.
 
+    Returns
+    -------
+    FastAPI
+        With a guard before every route.
+
     Raises
     ------
     DeepStreaksError
@@ -201,6 +206,11 @@ def door(archive: str, port: str = "5007") -> Any:
     archive : str
     port : str
         Where the review listens, on this machine only.
+
+    Returns
+    -------
+    panel.Column
+        With a link.
 
     Raises
     ------

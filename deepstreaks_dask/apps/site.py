@@ -102,6 +102,11 @@ def own_machine(
         What is shown first; the zoo of new campaigns.
     hosts : set of str
         ``name:port`` that browsers may name this site by.
+
+    Returns
+    -------
+    FastAPI
+        With a guard before every route.
     """
     place = OwnMachine(archive, run, zoo, frozenset(hosts))
     app = make_app(place, "DeepStreaks")
@@ -120,7 +125,20 @@ def own_machine(
 
 
 def make_app(place: Place, title: str) -> FastAPI:
-    """Make an application with the routes that every place has; :func:`close` it when the rest is there."""
+    """Make an application with the routes that every place has; :func:`close` it when the rest is there.
+
+    Parameters
+    ----------
+    place : Place
+        What is served.
+    title : str
+        Of the API.
+
+    Returns
+    -------
+    FastAPI
+        Without a guard yet.
+    """
     app = FastAPI(
         title=title,
         version=deepstreaks_dask.__version__,
@@ -252,7 +270,17 @@ def is_loopback(address: str) -> bool:
 
 
 class Guard:
-    """Lets nobody in who is not logged in, and nothing that is too large or from another site."""
+    """Lets nobody in who is not logged in, and nothing that is too large or from another site.
+
+    Parameters
+    ----------
+    app : ASGI application
+        What is behind it.
+    place : Place
+        Whose door it is.
+    entrance : str, optional
+        Where browsers are sent that are not let in; None refuses them.
+    """
 
     def __init__(self, app: ASGIApp, place: Place, entrance: str | None) -> None:
         self.app, self.place, self.entrance = app, place, entrance

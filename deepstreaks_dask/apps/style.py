@@ -83,7 +83,15 @@ class Bridge(pn.custom.JSComponent):
             document.unhold()
 
     def send(self, what: str, **message: Any) -> None:
-        """Send a message to the page's script."""
+        """Send a message to the page's script.
+
+        Parameters
+        ----------
+        what : str
+            What it is to do.
+        **message
+            With what, as JSON can hold it.
+        """
         self._send_msg({"what": what, **message})
 
     def soon(self, then: Callable[[], None]) -> None:
@@ -100,7 +108,17 @@ class Bridge(pn.custom.JSComponent):
     def later(
         self, work: Callable[[], Any], then: Callable[[Any], None], *, long: bool = False
     ) -> None:
-        """Do slow work on another thread, then show its result here; ``long`` work waits for its like."""
+        """Do slow work on another thread, then show its result here.
+
+        Parameters
+        ----------
+        work : callable
+            What to do.
+        then : callable
+            Gets what came of it, on the page's own thread.
+        long : bool
+            It waits for its like.
+        """
         document = self._document
         assert document is not None, "work begins with a message of the page"
 
@@ -128,6 +146,11 @@ def page(
         To be embedded in the template as ``embed(roots.<key>)``.
     **variables
         For the template, ``app`` and ``heading`` among them; escaped there.
+
+    Returns
+    -------
+    panel.Template
+        The page.
     """
     template = pn.Template(_environment().get_template(f"{name}.html.j2"))
     template.add_panel("bridge", bridge)
@@ -139,7 +162,15 @@ def page(
 
 
 def recolour(model: Model, dark: bool) -> None:
-    """Give a Bokeh figure the colours of a dark or a light page."""
+    """Give a Bokeh figure the colours of a dark or a light page.
+
+    Parameters
+    ----------
+    model : bokeh.model.Model
+        The figure, or a row of figures.
+    dark : bool
+        Whether the page is dark.
+    """
     colours = plots.DARK if dark else _LIGHT
     for part in model.references():
         for name, value in part.properties_with_values(include_defaults=False).items():
@@ -149,7 +180,20 @@ def recolour(model: Model, dark: bool) -> None:
 
 
 def figure(element: Any, dark: bool) -> Any:
-    """Turn a picture of :mod:`~deepstreaks_dask.plots` into a Bokeh figure as wide as its place."""
+    """Turn a picture into a Bokeh figure as wide as its place.
+
+    Parameters
+    ----------
+    element : holoviews object
+        As :mod:`~deepstreaks_dask.plots` makes it.
+    dark : bool
+        Whether the page is dark.
+
+    Returns
+    -------
+    bokeh.model.Model
+        The figure.
+    """
     drawn = hv.render(element)
     drawn.sizing_mode = "stretch_width"
     drawn.output_backend = "canvas"
@@ -168,7 +212,15 @@ def place(height: int = 320) -> pn.Column:
 
 
 def put(where: pn.Column, drawn: Any) -> None:
-    """Put a Bokeh figure in a place."""
+    """Put a Bokeh figure in a place.
+
+    Parameters
+    ----------
+    where : panel.Column
+        As :func:`place` makes it.
+    drawn : bokeh.model.Model
+        The figure.
+    """
     where.objects = [pn.pane.Bokeh(drawn, sizing_mode="stretch_width")]
 
 

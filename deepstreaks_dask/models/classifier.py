@@ -28,7 +28,7 @@ class Classifier(Protocol):
         """
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Give all that it has learned, as the zoo keeps it in a safetensors file."""
+        """Give all that it has learned, arrays of any shape by name, as a safetensors file of the zoo holds them."""
 
     @classmethod
     def from_arrays(cls, classes: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Classifier:

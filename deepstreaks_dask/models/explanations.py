@@ -43,7 +43,8 @@ class Explanation:
     shares : ndarray
         float32 ``(y, x, plane)``: what each pixel adds to the logit, above that of the empty sky.
     logit, sky : float
-        Of the cutout, and of the empty sky. (The score itself, where a network does not end in a sigmoid.)
+        Of the cutout, and of an empty sky, all of its median grey; no unit. (The score itself, where a network does not
+        end in a sigmoid.)
     """
 
     shares: np.ndarray

@@ -48,7 +48,7 @@ def read_hdf5(data: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
         ``keras_version`` and ``backend`` (or None), ``model_config`` (text, or None if the file holds weights only),
         and ``layers``: pairs of a layer's name and the names of its weights, in the order of the file.
     weights : list of numpy.ndarray
-        float32, of all layers in that order.
+        float32, of all layers in that order, of any shape.
 
     Raises
     ------

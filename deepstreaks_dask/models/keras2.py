@@ -438,8 +438,8 @@ def set_weights(
     network
         As `Builder` makes it.
     stored
-        Name and weights of each layer of the file, in its order. They are matched by name; if the file has other
-        names than the network, they are matched by order, as Keras 2 does.
+        Name and weights, of any shape, of each layer of the file, in its order. They are matched by name; if the file
+        has other names than the network, they are matched by order, as Keras 2 does.
     origin
         File to name in errors.
 

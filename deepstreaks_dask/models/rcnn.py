@@ -93,7 +93,7 @@ class State:
         return len(self.values)
 
     def take(self, rows: np.ndarray) -> State:
-        """Give the state of some of the objects."""
+        """Give the state of some of the objects, by their places ``(object,)``."""
         begun = Begun(self.begun.first[rows], self.begun.last[rows], self.begun.unit[rows])
         return State(begun, self.values[rows])
 

@@ -54,11 +54,11 @@ class Recurrent:
 
     @cached_property
     def forward(self) -> Callable[..., np.ndarray]:
-        """The network as a compiled function of its inputs, for batches of any size."""
+        """The network compiled: a function of its inputs that gives float32 ``(object, class)``, for batches of any size."""
         return compile_arrays(self.model)
 
     def of(self, batch: Batch) -> list[np.ndarray]:
-        """Give a batch as the network takes it."""
+        """Give a batch as the network takes it, arrays ``(object, epoch, …)``."""
         return [getattr(batch, name) for name in self.inputs]
 
     def predict(self, sequences: Sequences) -> np.ndarray:
@@ -73,7 +73,7 @@ class Recurrent:
         return given
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Give the weights: kernels in half precision; biases and statistics, few but sensitive, in single."""
+        """Give the weights, of any shape: kernels in half precision; biases and statistics, few but sensitive, in single."""
         arrays = {}
         for name, weight in _named(self.model).items():
             array = ops.convert_to_numpy(weight).astype(np.float32)
@@ -90,7 +90,7 @@ class Recurrent:
         classes : sequence of str
             Names of the classes.
         arrays : mapping of str to ndarray
-            Weights by their names.
+            As :meth:`to_arrays` gives them.
 
         Returns
         -------

@@ -1,6 +1,7 @@
 """FITS and fpack cutouts and image sections, brought to the 8-bit domain by a stated stretch.
 
-What the header says of sky, time and filter goes to the archive's columns. Cutting cutouts out of whole images
+The format is that of Pence et al. (2010, A&A 524, A42). What the header says of sky, time and filter goes to the archive's
+columns. Cutting cutouts out of whole images
 is :mod:`deepstreaks_dask.readers.positions`.
 """
 
@@ -92,7 +93,7 @@ class SigmaInterval(BaseInterval):
         self.below, self.above = below, above
 
     def get_limits(self, values: np.ndarray) -> tuple[float, float]:
-        """Give the ends of the interval, in the units of ``values``."""
+        """Give the ends of the interval, in the units of ``values``, an image ``(y, x)``."""
         _, median, sigma = sigma_clipped_stats(values)
         return median - self.below * sigma, median + self.above * sigma
 

@@ -183,7 +183,7 @@ def make_batch(
     pictures : sequence of Picture
         What was decoded.
     columns : mapping
-        Of the archive's schema, each as long as the pictures.
+        Of the archive's schema, each ``(picture,)``.
     refused : sequence of Quarantined
         What was not.
 
@@ -294,7 +294,7 @@ def decode_all(
     tasks : iterable
         Files, or whatever ``decode`` takes.
     size : int
-        Tasks in a block; four blocks are in memory.
+        How many tasks a block has; four blocks are in memory.
     executor : concurrent.futures.Executor, optional
         Where to decode; threads by default.
     together : int
@@ -353,7 +353,7 @@ def leads_out(file: Path, root: Path) -> bool:
 
 
 def said_columns(said: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Make columns of what the files say of themselves, a mapping each."""
+    """Make columns ``(file,)`` of what the files say of themselves, a mapping each."""
     columns = {}
     for name in dict.fromkeys(name for one in said for name in one):
         schema = SCHEMA[name]

@@ -85,7 +85,7 @@ class Metadata:
         Returns
         -------
         dict of str to ndarray
-            The same columns and more.
+            The same columns and more, each ``(cutout,)``.
         """
         laid = dict(columns)
         for name, values in self.columns(at).items():
@@ -140,7 +140,7 @@ def read_frame(path: Path, extra: tuple[str, ...] = ()) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns of the schema's types.
+        A row a cutout, columns of the schema's types.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Labels that people gave on Zwickyverse, with the pictures that they looked at.
+"""Labels that people gave on Zwickyverse (Duev et al. 2019), with the pictures that they looked at.
 
 A project's JSON names its two classes, the negative one first, and its data sets; each of these is a folder of
 pictures, and ``<data set>.<stamp>.json``, in it or beside it, says which classes people saw in which picture.

@@ -36,14 +36,14 @@ _BORDER = 3  # pixels at a stamp's edge that tell the sky where nobody noted it
 
 @dataclass(frozen=True)
 class Begun:
-    """What the first epochs of objects leave behind for later ones, float64 ``(object,)`` each.
+    """What the first epochs of objects leave behind for later ones.
 
     Attributes
     ----------
     first, last : ndarray
-        Modified Julian dates of the first and of the latest epoch.
+        float64 ``(object,)``: Modified Julian dates of the first and of the latest epoch.
     unit : ndarray
-        Natural logarithm of the flux that was one unit of a pixel in the first epoch.
+        float64 ``(object,)``: natural logarithm of the flux that was one unit of a pixel in the first epoch.
     """
 
     first: np.ndarray
@@ -80,7 +80,7 @@ class Batch:
     Attributes
     ----------
     rows : ndarray
-        Places of the objects in what was batched.
+        int ``(object,)``: places in what was batched.
     stamps : ndarray
         float32 ``(object, epoch, y, x)``; 0 where padded.
     features : ndarray

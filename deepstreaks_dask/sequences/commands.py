@@ -28,7 +28,7 @@ ArchiveArg = Annotated[str, typer.Argument(help="Archive of sequences: a path or
 @app.command()
 def simulate(
     archive: ArchiveArg,
-    objects: Annotated[int, typer.Option(min=1)] = 700,
+    objects: Annotated[int, typer.Option(min=1, help="How many.")] = 700,
     survey: Annotated[
         str,
         typer.Option(
@@ -180,7 +180,7 @@ def finetune(
     recipe: RecipeOption = "few",
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the objects.")] = None,
     rate: RateOption = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the objects drawn.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a classifier with a few objects of another survey, and test it on others of them.

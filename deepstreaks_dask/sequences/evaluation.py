@@ -53,7 +53,7 @@ class MemberFigures:
     ----------
     member : str
     matrix : ndarray
-        int ``(true class, class taken for)``: objects, by the most probable class.
+        int ``(true, taken)``: objects by their class and by the most probable one.
     table : pandas.DataFrame
         A row a class: ``name, objects, recall, recall_low, recall_high, precision, f1, f1_low, f1_high``.
     accuracy : Estimate
@@ -316,7 +316,7 @@ def held_out(scores: xr.Dataset, folder: str | os.PathLike[str]) -> np.ndarray:
     Parameters
     ----------
     scores : xarray.Dataset
-        With ``id(object)``.
+        As :func:`~deepstreaks_dask.runs.open_scores` gives it, with ``id(object)``.
     folder : str or path
         The training's, with its ``record.json``.
 

@@ -37,7 +37,10 @@ _BLOCK = 2048  # stamps that are read at once
 
 @dataclass(frozen=True)
 class Exposures:
-    """What is known of some exposures: by ``told`` from the columns, by ``measured`` from the stamps, values by quantity."""
+    """What is known of some exposures: by ``told`` from the columns, by ``measured`` from the stamps.
+
+    Both have values ``(stamp,)`` by quantity.
+    """
 
     name: str
     stamps: int
@@ -62,7 +65,7 @@ class Comparison:
     table: pd.DataFrame
 
     def groups(self, quantity: str) -> dict[str, np.ndarray]:
-        """Give the values of a quantity by archive and by who says so, for a picture."""
+        """Give the values ``(stamp,)`` of a quantity by archive and by who says so, for a picture."""
         return {
             f"{one.name}, {by}": values[quantity]
             for one in self.sources

@@ -34,7 +34,7 @@ class Shards:
     archive : xarray.Dataset
         As :func:`~deepstreaks_dask.archive.open_archive` gives it.
     rows : ndarray
-        Rows of the objects, ascending.
+        int ``(object,)``: rows of the objects, ascending.
     window : int
         Objects in memory at once, rounded up to whole shards; 0 for all.
     """
@@ -51,7 +51,7 @@ class Shards:
         self._held: Sequences | None = None
 
     def windows(self, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """Give the places of the objects window by window, their shards in random order."""
+        """Give the places ``(object,)`` window by window, their shards in random order."""
         n = len(self._shards)
         order = np.arange(n) if rng is None else rng.permutation(n)
         return [
@@ -97,7 +97,7 @@ class Shards:
         self._places, self._held = places, Sequences.join(parts)
 
     def take(self, places: np.ndarray) -> Sequences:
-        """Give objects of the window that was read last."""
+        """Give objects, by their places ``(object,)``, of the window that was read last."""
         assert self._held is not None
         return self._held.take(np.searchsorted(self._places, places))
 

@@ -244,7 +244,7 @@ class Forest:
         return self.trees.predict(_library().extract(sequences, self.bands, self.method))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Give the trees, and in ``settings`` as JSON the filters, the photometry and the features' names."""
+        """Give the trees ``(node,)``, and in ``settings`` as JSON the filters, the photometry and the features' names."""
         settings = {
             "bands": self.bands,
             "method": self.method,

@@ -47,12 +47,12 @@ _MAGNITUDE = 2.5 / np.log(10)
 
 @dataclass(frozen=True)
 class Measured:
-    """Fluxes of one method, float64 ``(epoch,)``; NaN where a stamp says nothing.
+    """Fluxes of one method; NaN where a stamp says nothing.
 
     Attributes
     ----------
     counts, counts_error : ndarray
-        Light of the whole object and its standard deviation, counts (ADU).
+        Light of the whole object and its standard deviation, counts (ADU), float64 ``(epoch,)``.
     flux, flux_error : ndarray
         The same on one scale for all exposures: 1 is a magnitude of :data:`ZERO_POINT`.
     """
@@ -64,19 +64,19 @@ class Measured:
 
     @property
     def magnitude(self) -> np.ndarray:
-        """Magnitudes; NaN where the flux is not positive."""
+        """Magnitudes ``(epoch,)``; NaN where the flux is not positive."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.flux > 0, ZERO_POINT - 2.5 * np.log10(self.flux), np.nan)
 
     @property
     def magnitude_error(self) -> np.ndarray:
-        """Standard deviations of the magnitudes, to first order."""
+        """Standard deviations ``(epoch,)`` of the magnitudes, to first order."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.flux > 0, _MAGNITUDE * self.flux_error / self.flux, np.nan)
 
     @property
     def snr(self) -> np.ndarray:
-        """Signal-to-noise ratio."""
+        """Signal-to-noise ratio ``(epoch,)``."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.counts / self.counts_error
 
@@ -91,7 +91,7 @@ class Photometry:
     sky, noise : ndarray
         Background and standard deviation of a pixel of it, counts, ``(epoch,)``.
     fwhm : ndarray
-        Full width at half maximum of the PSF that was taken, pixels.
+        Full width at half maximum of the PSF that was taken, pixels, ``(epoch,)``.
     """
 
     aperture: Measured

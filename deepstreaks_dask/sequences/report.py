@@ -26,7 +26,8 @@ def write_evaluation(
     evaluation : SequenceEvaluation
         As :func:`~deepstreaks_dask.sequences.evaluation.evaluate_sequences` gives it.
     scores : xarray.Dataset
-        What was measured, with the run's provenance in its attributes.
+        What was measured, as :func:`~deepstreaks_dask.runs.open_scores` gives it, with the run's provenance in its
+        attributes.
     path : str or path
         The file.
 

@@ -14,7 +14,7 @@ def fold_splits(ids: np.ndarray, kinds: np.ndarray, folds: int, recipe: Recipe) 
     Parameters
     ----------
     ids, kinds : ndarray
-        Name and class of each object; each fold has as many of a class as the others, give or take one.
+        Name and class of each object, ``(object,)``; each fold has as many of a class as the others, give or take one.
     folds : int
         How many, 2 at least.
     recipe : Recipe

@@ -1,4 +1,8 @@
-"""Train classifiers of sequences, in folders that a killed training goes on in, and fine-tune them with a few objects."""
+"""Train classifiers of sequences, in folders that a killed training goes on in, and fine-tune them with a few objects.
+
+That a network trained on simulated sequences goes on to another survey with a few objects a class is how
+Carrasco-Davis et al. (2019, PASP 131, 108006, arXiv:1807.03869) used theirs.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +49,7 @@ class Labelled:
     rows : ndarray
         Rows of the archive, ascending.
     ids, kinds : ndarray
-        Name and class of each.
+        Name and class of each, ``(object,)``.
     """
 
     archive: xr.Dataset
@@ -61,7 +65,7 @@ class Labelled:
         Parameters
         ----------
         archive : xarray.Dataset
-            Of sequences.
+            Of sequences, as :func:`~deepstreaks_dask.archive.open_archive` gives it.
         classes : sequence of str
             Names; those that occur by default.
 
@@ -116,7 +120,7 @@ class Labelled:
         return np.flatnonzero(split.rows(self.ids, part))
 
     def numbers(self, places: np.ndarray) -> np.ndarray:
-        """Give the numbers of the classes of some."""
+        """Give the numbers of the classes of some, both ``(object,)``."""
         number = {name: k for k, name in enumerate(self.classes)}
         return np.array([number[kind] for kind in self.kinds[places]], np.int64)
 
@@ -138,7 +142,7 @@ class Labelled:
         return Shards(self.archive, self.rows[places], window)
 
     def data(self, places: np.ndarray) -> dict[str, Any]:
-        """Count objects, and hash the digests of their pixels and their classes."""
+        """Count objects ``(object,)``, and hash the digests of their pixels and their classes."""
         hashed = hashlib.sha256(
             self.archive["digest"].values[self.rows[places]].astype("<u8").tobytes()
         )
@@ -341,7 +345,7 @@ def train_in(
     folder : Path
         Local folder of this training alone; made if it is not there.
     archive : xarray.Dataset
-        Of sequences, with their classes in ``kind``.
+        Of sequences, with their classes in ``kind(object)``.
     architecture : str
         A key of :data:`~deepstreaks_dask.models.CLASSIFIERS`.
     family : str
@@ -524,7 +528,7 @@ def finetune_in(
     folder : Path
         Gets ``finetuning.json``, and a training a number of samples and repeat, so that a killed one goes on.
     archive : xarray.Dataset
-        Of sequences, with their classes in ``kind``.
+        Of sequences, with their classes in ``kind(object)``.
     start, start_zoo : str
         Classifier to start from.
     samples : sequence of int

@@ -1,7 +1,7 @@
 """The camera: sky, point sources, image subtraction, masks, display stretch and JPEG.
 
-A scene is kept in electrons on the detector's own pixels (1.01 arcsec for ZTF). The science
-exposure gets Poisson noise from everything that shines plus read noise; the reference image, a deeper
+A scene is kept in electrons on the detector's own pixels (1.01 arcsec for ZTF; Bellm et al. 2019, PASP 131, 018002).
+The science exposure gets Poisson noise from everything that shines plus read noise; the reference image, a deeper
 stack with its own noise, slightly other PSF and slightly other astrometry, is subtracted. Star
 residuals ("dipoles") are therefore not drawn: they follow from the subtraction.
 """
@@ -33,7 +33,7 @@ class Conditions:
     sky : float
         Sky background of the exposure, electrons a pixel.
     read_noise : float
-        Electrons, root mean square.
+        Electrons a pixel, root mean square.
     reference_depth : float
         Number of exposures stacked in the reference image.
     stars : float
@@ -72,8 +72,8 @@ def pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 class Scene:
     """One cutout under construction, in electrons.
 
-    ``light`` shines through the optics into the science exposure only; ``science_stars`` and
-    ``reference_stars`` are what the two images see of the same stars; ``sharp`` is charge
+    All are float64 ``(y, x)``, ``masked`` bool. ``light`` shines through the optics into the science exposure only;
+    ``science_stars`` and ``reference_stars`` are what the two images see of the same stars; ``sharp`` is charge
     that never passed the optics (cosmic rays, bleeding, bad columns); ``masked`` pixels carry no data.
     """
 
@@ -149,7 +149,7 @@ class Scene:
         self.masked[i0:i1, j0:j1] = True
 
     def difference(self) -> np.ndarray:
-        """Expose, subtract the reference and return the difference image in electrons."""
+        """Expose, subtract the reference and return the difference image ``(y, x)`` in electrons."""
         c, rng = self.conditions, self.rng
         expected = c.sky + np.clip(self.light + self.science_stars, 0, None)
         science = rng.poisson(expected) + rng.normal(0, c.read_noise, expected.shape)

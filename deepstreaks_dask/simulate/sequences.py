@@ -1,5 +1,7 @@
 """Simulated sequences of images: objects of known classes, as a survey would have seen them.
 
+Training sets of simulated stamps are the way of Carrasco-Davis et al. (2019, PASP 131, 108006).
+
 The same seed and number give the same object, whatever is simulated beside it.
 """
 
@@ -53,7 +55,7 @@ class Simulated:
     instrument : Instrument
         What took them.
     magnitude : ndarray
-        Of everything that varies, or of the galaxy, in each exposure; NaN where nothing shines.
+        Mag, of everything that varies, or of the galaxy, in each exposure ``(epoch,)``; NaN where nothing shines.
     """
 
     label: str

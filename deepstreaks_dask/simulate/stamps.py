@@ -1,6 +1,7 @@
 """Stamps as a camera would have taken them: light through the PSF onto pixels, noise, cosmic rays, counts.
 
-Everything is computed for all exposures of an object at once, in electrons, ``(epoch, y, x)``.
+The steps are those of Carrasco-Davis et al. (2019, PASP 131, 108006). Everything is computed for all exposures of an
+object at once, in electrons, ``(epoch, y, x)``.
 """
 
 from __future__ import annotations

@@ -407,7 +407,8 @@ def _noise(scene: Scene) -> Streak:
 class Kind:
     """One kind of cutout: how it is drawn, how common it is, how each family labels it.
 
-    ``labels`` maps a family (rb, sl, kd, os) to 1 or 0; a family that has no say is left out.
+    ``share`` is what share of all cutouts it is, 0 to 1; ``labels`` maps a family (rb, sl, kd, os) to 1 or 0, and a
+    family that has no say is left out.
     """
 
     draw: Callable[[Scene], Streak]

@@ -79,12 +79,12 @@ class Instrument:
         Parameters
         ----------
         fwhm : ndarray
-            Of the PSF, in pixels.
+            Of the PSF, pixels, ``(epoch,)``.
 
         Returns
         -------
         ndarray
-            Pixels, as long as ``fwhm``.
+            Pixels ``(epoch,)``.
         """
         if self.gaussian:
             return 4 * np.pi * (fwhm / 2.3548) ** 2
@@ -99,15 +99,15 @@ class ObservingLog:
     Attributes
     ----------
     mjd : ndarray
-        Modified Julian dates (UTC) of mid-exposure, days.
+        Modified Julian dates (UTC) of mid-exposure, days, ``(epoch,)``.
     band : ndarray of str
-        Filters.
+        Filters ``(epoch,)``.
     seeing : ndarray
-        Full width at half maximum of the PSF, arcseconds.
+        Full width at half maximum of the PSF, arcseconds, ``(epoch,)``.
     sky : ndarray
-        Sky brightness, magnitudes a square arcsecond.
+        Sky brightness, magnitudes a square arcsecond, ``(epoch,)``.
     airmass, exposure : ndarray
-        Airmass, and exposure time in seconds.
+        Airmass, and exposure time in seconds, ``(epoch,)``.
     """
 
     mjd: np.ndarray
@@ -159,11 +159,11 @@ class ObservingLog:
         return cls(**columns).take(np.argsort(columns["mjd"], kind="stable"))
 
     def take(self, rows: np.ndarray) -> ObservingLog:
-        """Give a log of some of the exposures."""
+        """Give a log of some of the exposures, by their numbers or as bool ``(epoch,)``."""
         return ObservingLog(**{name: values[rows] for name, values in vars(self).items()})
 
     def fwhm(self, instrument: Instrument) -> np.ndarray:
-        """Full width at half maximum of the PSF, pixels."""
+        """Full width at half maximum of the PSF, pixels ``(epoch,)``."""
         return self.seeing / instrument.pixel_scale
 
     def electrons(self, instrument: Instrument, magnitude: np.ndarray | float) -> np.ndarray:
@@ -174,7 +174,7 @@ class ObservingLog:
         instrument : Instrument
             That took them.
         magnitude : ndarray or float
-            Of the object in each exposure.
+            Of the object, mag: a scalar, or in each exposure ``(epoch,)``.
 
         Returns
         -------
@@ -186,17 +186,17 @@ class ObservingLog:
         return self.exposure * 10 ** (-0.4 * (magnitude - zero + loss))
 
     def sky_electrons(self, instrument: Instrument) -> np.ndarray:
-        """Electrons a pixel that the sky gives in each exposure."""
+        """Electrons a pixel that the sky gives in each exposure ``(epoch,)``."""
         zero = np.array([instrument.zero_points[band] for band in self.band])
         rate = 10 ** (-0.4 * (self.sky - zero)) * instrument.pixel_scale**2
         return self.exposure * rate
 
     def zero_point(self, instrument: Instrument) -> np.ndarray:
-        """Magnitude of an object that gives one count (ADU) in each exposure."""
+        """Magnitude of an object that gives one count (ADU) in each exposure ``(epoch,)``."""
         return 2.5 * np.log10(self.electrons(instrument, 0.0) / instrument.gain)
 
     def noise(self, instrument: Instrument) -> np.ndarray:
-        """Standard deviation of an empty pixel, counts (ADU)."""
+        """Standard deviation of an empty pixel, counts (ADU), in each exposure ``(epoch,)``."""
         variance = self.sky_electrons(instrument) + instrument.read_noise**2
         return np.sqrt(variance) / instrument.gain
 
@@ -208,7 +208,7 @@ class ObservingLog:
         instrument : Instrument
             That took them.
         magnitude : ndarray or float
-            Of the object in each exposure.
+            Of the object, mag: a scalar, or in each exposure ``(epoch,)``.
 
         Returns
         -------
@@ -221,7 +221,7 @@ class ObservingLog:
         return flux / np.sqrt(flux + background)
 
     def depth(self, instrument: Instrument) -> np.ndarray:
-        """Magnitude of a point source at five times the background's noise."""
+        """Magnitude of a point source at five times the background's noise, in each exposure ``(epoch,)``."""
         area = instrument.noise_area(self.fwhm(instrument))
         faintest = 5 * self.noise(instrument) * instrument.gain * np.sqrt(area)
         return 2.5 * np.log10(self.electrons(instrument, 0.0) / faintest)
@@ -234,13 +234,13 @@ class Shift:
     Attributes
     ----------
     seeing : float
-        Factor on the seeing.
+        Factor on the seeing, which has no unit.
     sky : float
         Magnitudes that the sky is darker.
     kept : float
         Fraction of the exposures that are there.
     read_noise, misalignment : float
-        Factors on these.
+        Factors on these, which have no unit.
     beta, ellipticity : float
         Of the PSF, in place of the instrument's.
     """

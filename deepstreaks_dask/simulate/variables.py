@@ -24,7 +24,7 @@ class Sersic:
     Attributes
     ----------
     magnitude : float
-        Of the whole galaxy.
+        Of the whole galaxy, mag.
     radius : float
         Effective radius along the major axis, arcseconds.
     index : float
@@ -52,7 +52,7 @@ class Sersic:
         rng : numpy.random.Generator
             Draws shape and size.
         magnitude : float
-            Of all its light.
+            Of all its light, mag.
 
         Returns
         -------
@@ -75,12 +75,12 @@ class Sersic:
         Parameters
         ----------
         x, y : ndarray
-            Arcseconds from the stamp's middle.
+            Arcseconds from the stamp's middle, ``(y, x)`` or of any one shape.
 
         Returns
         -------
         ndarray
-            Fraction an arcsecond squared, of the shape of ``x``.
+            Fraction an arcsecond squared, ``(y, x)`` or of the shape of ``x``.
         """
         dx, dy = x - self.x, y - self.y
         c, s = np.cos(self.angle), np.sin(self.angle)
@@ -100,9 +100,9 @@ class Source:
     Attributes
     ----------
     magnitude : ndarray
-        Of the point source in each exposure; infinite where it does not shine.
+        Of the point source in each exposure, mag ``(epoch,)``; infinite where it does not shine.
     x, y : ndarray
-        Where it is in each exposure, arcseconds from the middle.
+        Where it is in each exposure, arcseconds from the middle, ``(epoch,)``.
     host : Sersic or None
         A galaxy there.
     trail : (float, float)
@@ -117,7 +117,7 @@ class Source:
 
     @property
     def brightness(self) -> np.ndarray:
-        """Magnitude of everything that is seen within a stamp: of the point source, or of a galaxy alone."""
+        """Magnitude ``(epoch,)`` of everything that is seen within a stamp: of the point source, or of a galaxy alone."""
         if self.host is not None and np.isinf(self.magnitude).all():
             return np.full(len(self.magnitude), self.host.magnitude)
         return self.magnitude
@@ -139,7 +139,7 @@ def supernova(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> 
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        At maximum.
+        At maximum, mag.
 
     Returns
     -------
@@ -197,7 +197,7 @@ def rr_lyrae(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> S
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        How bright it is.
+        How bright it is, mag.
 
     Returns
     -------
@@ -230,7 +230,7 @@ def cepheid(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> So
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        How bright it is.
+        How bright it is, mag.
 
     Returns
     -------
@@ -258,7 +258,7 @@ def eclipsing_binary(rng: np.random.Generator, log: ObservingLog, magnitude: flo
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        How bright it is.
+        How bright it is, mag.
 
     Returns
     -------
@@ -294,7 +294,7 @@ def constant(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> S
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        How bright it is.
+        How bright it is, mag.
 
     Returns
     -------
@@ -314,7 +314,7 @@ def galaxy(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Sou
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        How bright it is.
+        How bright it is, mag.
 
     Returns
     -------
@@ -335,7 +335,7 @@ def asteroid(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> S
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        How bright it is.
+        How bright it is, mag.
 
     Returns
     -------
@@ -359,7 +359,7 @@ def active_nucleus(rng: np.random.Generator, log: ObservingLog, magnitude: float
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        How bright it is.
+        How bright it is, mag.
 
     Returns
     -------
@@ -384,7 +384,7 @@ def blazar(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Sou
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        How bright it is.
+        How bright it is, mag.
 
     Returns
     -------
@@ -409,7 +409,7 @@ def cataclysmic(rng: np.random.Generator, log: ObservingLog, magnitude: float) -
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        At maximum.
+        At maximum, mag.
 
     Returns
     -------
@@ -439,7 +439,7 @@ def flare_star(rng: np.random.Generator, log: ObservingLog, magnitude: float) ->
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        How bright it is.
+        How bright it is, mag.
 
     Returns
     -------
@@ -473,7 +473,7 @@ def long_period(rng: np.random.Generator, log: ObservingLog, magnitude: float) -
     log : ObservingLog
         The exposures that see it.
     magnitude : float
-        How bright it is.
+        How bright it is, mag.
 
     Returns
     -------
@@ -558,7 +558,7 @@ class Task:
 
     @property
     def shares(self) -> np.ndarray:
-        """How much of a simulation each class takes."""
+        """How much of a simulation each class takes, ``(class,)``."""
         counts = np.array([self.counts.get(name, 1) for name in self.kinds], float)
         shares: np.ndarray = counts / counts.sum()
         return shares

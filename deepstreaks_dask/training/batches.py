@@ -26,7 +26,7 @@ class Pixels(Protocol):
         """Cutouts there are."""
 
     def begin(self, rng: np.random.Generator | None) -> np.ndarray:
-        """Begin an epoch: give the places in an order drawn from ``rng``, or in the archive's."""
+        """Begin an epoch: give the places ``(n,)`` in an order drawn from ``rng``, or in the archive's."""
 
     def take(self, places: np.ndarray) -> np.ndarray:
         """Give cutouts uint8 ``(place, y, x)``."""
@@ -48,7 +48,7 @@ class InMemory:
         return len(self.cutouts)
 
     def begin(self, rng: np.random.Generator | None) -> np.ndarray:
-        """Begin an epoch, all cutouts shuffled together."""
+        """Begin an epoch: give the places ``(n,)``, all shuffled together."""
         return np.arange(len(self)) if rng is None else rng.permutation(len(self))
 
     def take(self, places: np.ndarray) -> np.ndarray:
@@ -86,7 +86,7 @@ class Streamed:
         return len(self.rows)
 
     def begin(self, rng: np.random.Generator | None) -> np.ndarray:
-        """Begin an epoch: shards in random order, the cutouts of each window of them shuffled together."""
+        """Begin an epoch: give the places ``(n,)``, shards in random order, each window of them shuffled together."""
         shards = [self._shards[k] for k in _order(len(self._shards), rng)]
         windows: list[np.ndarray] = []
         together: list[np.ndarray] = []

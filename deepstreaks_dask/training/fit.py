@@ -3,6 +3,8 @@
 Several families can be trained at once: they share one network with an output each, which learns from all
 their labels and is then taken apart into one member a family. That costs one training instead of several, but the
 members then err together more often than members of separate trainings do; the record says so.
+
+The optimiser is Adam (Kingma and Ba 2015, arXiv:1412.6980), as in the published recipe.
 """
 
 from __future__ import annotations

@@ -202,12 +202,12 @@ def split_groups(groups: np.ndarray, recipe: Recipe, seen: np.ndarray | None = N
     Parameters
     ----------
     groups : array of int or str
-        Night, or other group, of each cutout.
+        ``(cutout,)``: the night (YYYYMMDD), or other group, of each.
     recipe : Recipe
         Gives the fractions and the seed.
     seen : array, optional
-        Groups that are not to be tested on, since a network that is to be measured was trained on them. The fraction to
-        test is one of the others.
+        ``(group,)``: those that are not to be tested on, since a network that is to be measured was trained on them. The
+        fraction to test is one of the others.
 
     Returns
     -------

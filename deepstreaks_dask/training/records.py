@@ -259,7 +259,8 @@ def save_member(
     training : Training
         What :func:`~deepstreaks_dask.training.fit.train` gave.
     archive : xarray.Dataset
-        The archive that it was trained on; the test nights are taken from it.
+        The archive that it was trained on, as :func:`~deepstreaks_dask.archive.open_archive` gives it; the test nights are
+        taken from it.
     family, version : str
         Which family's member, and its version in the zoo.
     start : str
@@ -327,7 +328,7 @@ def score_rows(
     models : sequence of keras.Model
         Of one input shape.
     rows : ndarray
-        Which cutouts, ascending.
+        int ``(row,)``: which cutouts, ascending.
     batch : int
         Cutouts in a pass.
 

@@ -23,7 +23,13 @@ _TITLES = {"tpr": "Labelled plausible", "fpr": "False positives", "candidates": 
 
 
 class DecisionTab:
-    """Pictures that follow every threshold: they are patched, not drawn anew."""
+    """Pictures that follow every threshold: they are patched, not drawn anew.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        The person's, who looks.
+    """
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer

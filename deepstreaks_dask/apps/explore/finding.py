@@ -15,7 +15,13 @@ _TARGETS = ("fpr", "budget")
 
 
 class SearchTab:
-    """One search at a time; what it finds can be taken over."""
+    """One search at a time; what it finds can be taken over.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        The person's, who looks.
+    """
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer

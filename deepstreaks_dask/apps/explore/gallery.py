@@ -34,7 +34,13 @@ _FACTS = ("jd", "ra", "dec", "length", "mag", "snr", "source")
 
 
 class Galleries:
-    """Opens a gallery for each choice; the latest one is shown."""
+    """Opens a gallery for each choice; the latest one is shown.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        The person's, who looks.
+    """
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
@@ -47,7 +53,15 @@ class Galleries:
         self.shown: Gallery | None = None
 
     def select(self, chosen: Selection, words: str) -> None:
-        """Open the gallery of a selection."""
+        """Open the gallery of a selection.
+
+        Parameters
+        ----------
+        chosen : Selection
+            What finds the cutouts.
+        words : str
+            What they are.
+        """
         explorer = self.explorer
 
         def find() -> np.ndarray:
@@ -70,7 +84,7 @@ class Galleries:
         Parameters
         ----------
         find : callable
-            Gives the places of the cutouts in the exploration.
+            Gives the places ``(cutout,)`` in the exploration.
         words : str
             What they are.
         follows : bool
@@ -145,7 +159,17 @@ class Galleries:
 
 
 class Gallery:
-    """Cutouts of one choice; its work is done on other threads."""
+    """Cutouts of one choice; its work is done on other threads.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        The person's, who looks.
+    find, words, follows, chosen
+        As :meth:`Galleries.open` takes them.
+    order : str
+        What they are sorted by.
+    """
 
     def __init__(
         self,
@@ -193,7 +217,20 @@ class Gallery:
 
 
 def cards(explorer: Explorer, places: np.ndarray) -> list[dict[str, Any]]:
-    """Read cutouts and what is known of them, as the page shows them."""
+    """Read cutouts and what is known of them, as the page shows them.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        Whose archive and thresholds.
+    places : ndarray
+        int ``(cutout,)``, in the exploration.
+
+    Returns
+    -------
+    list of dict
+        One each, with the picture as a ``data:`` URL.
+    """
     exploration, decision = explorer.exploration, explorer.cut.decision
     rows = exploration.rows[places]
     dataset = open_archive(explorer.archive)

@@ -47,7 +47,7 @@ def shade(
     spans : tuple of (float, float)
         What the picture spans across and up.
     places : ndarray, optional
-        Draw only these, as a selection is.
+        Draw only these, int ``(cutout,)``, as a selection is.
     dark : bool
         Whether the page is dark.
 
@@ -75,7 +75,13 @@ def shade(
 
 
 class Joint:
-    """One joint view: a figure, and the scores on its axes."""
+    """One joint view: a figure, and the scores on its axes.
+
+    Parameters
+    ----------
+    x, y : str
+        Names of the scores, which have no unit: from 0 to 1.
+    """
 
     def __init__(self, x: str, y: str) -> None:
         self.names = [x, y]
@@ -121,7 +127,17 @@ class Joint:
         return x if x[1] > x[0] else WHOLE, y if y[1] > y[0] else WHOLE
 
     def show(self, layer: int, picture: np.ndarray, spans: Any) -> None:
-        """Show a picture in the layer of all cutouts (0) or of the selected ones (1)."""
+        """Show a picture in one of the layers.
+
+        Parameters
+        ----------
+        layer : int
+            0 for all cutouts, 1 for the selected ones.
+        picture : ndarray
+            uint32 ``(y, x)``, as :func:`shade` gives it.
+        spans : tuple of (float, float)
+            Scores that it spans across and up.
+        """
         (x0, x1), (y0, y1) = spans
         renderer = self._layers[layer]
         renderer.glyph.update(x=x0, y=y0, dw=x1 - x0, dh=y1 - y0)
@@ -134,7 +150,13 @@ class Joint:
 
 
 class JointTab:
-    """Two joint views with one selection."""
+    """Two joint views with one selection.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        The person's, who looks.
+    """
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer

@@ -14,6 +14,18 @@ from deepstreaks_dask.exploration import Selection
 def one_of(value: Any, known: Any) -> Any:
     """Take a value that is among the known ones.
 
+    Parameters
+    ----------
+    value : object
+        What the page said.
+    known : sequence
+        What it may say.
+
+    Returns
+    -------
+    object
+        The value.
+
     Raises
     ------
     DeepStreaksError
@@ -27,6 +39,16 @@ def one_of(value: Any, known: Any) -> Any:
 def share(value: Any) -> float:
     """Take a number from 0 to 1.
 
+    Parameters
+    ----------
+    value : object
+        What the page said.
+
+    Returns
+    -------
+    float
+        The number.
+
     Raises
     ------
     DeepStreaksError
@@ -39,6 +61,16 @@ def share(value: Any) -> float:
 
 def whole(value: Any) -> int:
     """Take a whole number.
+
+    Parameters
+    ----------
+    value : object
+        What the page said.
+
+    Returns
+    -------
+    int
+        The number.
 
     Raises
     ------
@@ -59,6 +91,11 @@ def selection(chosen: dict[str, Any], filter: str | None) -> Selection:
         Attributes of :class:`~deepstreaks_dask.exploration.Selection` other than ``filter``.
     filter : str, optional
         The filter that the page shows.
+
+    Returns
+    -------
+    Selection
+        Of checked parts.
 
     Raises
     ------
@@ -83,7 +120,7 @@ def selection(chosen: dict[str, Any], filter: str | None) -> Selection:
 
 
 def plain(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Give a table's rows as JSON can hold them; NaN becomes None."""
+    """Give a table's rows, whatever its columns, as JSON can hold them; NaN becomes None."""
     return [
         {
             str(key): None if isinstance(value, float) and math.isnan(value) else value

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 
 class DriftTab:
-    """How far the scores of each night lie from those of the others."""
+    """How far the scores of each night lie from those of the others.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        The person's, who looks.
+    """
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
@@ -50,7 +56,13 @@ class DriftTab:
 
 
 class CompareTab:
-    """What changes sides between this run and another."""
+    """What changes sides between this run and another.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        The person's, who looks.
+    """
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer

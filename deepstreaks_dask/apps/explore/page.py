@@ -42,6 +42,13 @@ TABS = {
 class Explorer:
     """One person's look at a run.
 
+    Parameters
+    ----------
+    archive, run : str
+        Path or URL, and the run's name.
+    zoo : str, optional
+        Where its networks are, for maps of what scores come from; the shipped one by default.
+
     Attributes
     ----------
     exploration, cut, counts

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 class ScoresTab:
-    """Distributions of one name's scores, split by label, night or filter."""
+    """Distributions of one name's scores, split by label, night or filter.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        The person's, who looks.
+    """
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer

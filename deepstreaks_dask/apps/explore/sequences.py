@@ -37,6 +37,13 @@ _ANY = "*"
 class SequenceExplorer:
     """One person's look at a run of sequences.
 
+    Parameters
+    ----------
+    archive, run : str
+        Path or URL, and the run's name.
+    zoo : str, optional
+        Where its networks are, to follow its objects epoch by epoch; the shipped one by default.
+
     Attributes
     ----------
     scores, evaluation
