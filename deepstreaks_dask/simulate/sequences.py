@@ -2,7 +2,9 @@
 
 Training sets of simulated stamps are the way of Carrasco-Davis et al. (2019, PASP 131, 108006).
 
-The same seed and number give the same object, whatever is simulated beside it.
+The same seed and number give the same object, whatever is simulated beside it. An object that varies is one that the survey
+would have noticed to vary: a label from a catalogue of variables is of such objects only, and nobody could tell a binary
+without an eclipse, or a supernova before its explosion, from what does not vary.
 """
 
 from __future__ import annotations
@@ -26,12 +28,26 @@ from deepstreaks_dask.simulate.surveys import (
     Survey,
     get_survey,
 )
-from deepstreaks_dask.simulate.variables import Source, get_task
+from deepstreaks_dask.simulate.variables import (
+    DISC,
+    Sersic,
+    Source,
+    asteroid,
+    constant,
+    galaxy,
+    get_task,
+    proper_motion_star,
+)
 
 _BLOCK = 64  # objects a task
 _TRIES = 200
 _SEEN = 5.0  # signal-to-noise ratio of a detection
 _DETECTIONS = 2  # so many an object needs, a moving one half as many
+_STEADY = (constant, galaxy, asteroid, proper_motion_star)  # are not known by their light curves
+# what Sesar et al. (2007, AJ 134, 2236) ask of a variable source, for one band
+_SCATTER = 0.05  # magnitudes, root mean square
+_CHI2 = 3.0  # per degree of freedom, about constant light
+_UNTOLD = "zero_point", "fwhm", "sky", "exposure", "gain", "read_noise"
 
 LAYOUT: Mapping[str, Any] = {
     **sequences.LAYOUT,
@@ -97,8 +113,9 @@ def simulate_object(survey: Survey, task: str, seed: int, number: int) -> Simula
         log = survey.generate(rng)
         depth = float(np.median(log.depth(survey.instrument)))
         source = draw(rng, log, _magnitude(rng, survey.brightest, depth - 0.3))
-        if _is_seen(survey, log, source):
-            stamps = expose(rng, survey.instrument, log, source, survey.crowding)
+        if _is_seen(survey, log, source) and (draw in _STEADY or _is_noticed(survey, log, source)):
+            crowding = survey.crowding_at(rng, disc=draw in DISC)
+            stamps = expose(rng, survey.instrument, log, source, crowding)
             shining = np.where(np.isfinite(source.brightness), source.brightness, np.nan)
             return Simulated(label, stamps, log, survey.instrument, shining)
     raise SimulationError(f"nothing of class {label} can be seen with the log of {survey.name}")
@@ -181,6 +198,9 @@ def _simulate_block(survey: Survey, task: str, seed: int, numbers: range) -> Cut
         "read_noise": np.repeat([by.read_noise for _, by in seen], counts),
         "true_mag": np.concatenate([one.magnitude for one in made]),
     }
+    if not survey.told:
+        for name in _UNTOLD:
+            epochs[name][:] = EPOCHS[name].missing
     stamps = np.concatenate([one.stamps for one in made])
     return CutoutBatch(stamps, columns, counts=counts, epochs=epochs)
 
@@ -201,6 +221,31 @@ def _is_seen(survey: Survey, log: ObservingLog, source: Source) -> bool:
     inside = (np.abs(source.x) < half) & (np.abs(source.y) < half)
     needed = 1 if any(source.trail) else min(_DETECTIONS, len(log))
     return int(((snr > _SEEN) & inside).sum()) >= needed
+
+
+def _is_noticed(survey: Survey, log: ObservingLog, source: Source) -> bool:
+    """Say whether PSF photometry, as it is to be expected, would show that a source varies."""
+    if len(log) < 2:
+        return False
+    by = survey.instrument
+    area = by.noise_area(log.fwhm(by))
+    flux = 10 ** (-0.4 * source.magnitude)
+    beneath = 0.0 if source.host is None else _within(source.host, np.median(area), by.pixel_scale)
+    unit = log.electrons(by, 0.0)
+    variance = ((flux + beneath) * unit + (log.noise(by) * by.gain) ** 2 * area) / unit**2
+    mean = np.average(flux, weights=1 / variance)
+    # the noise itself adds one for each degree of freedom
+    chi2 = 1 + ((flux - mean) ** 2 / variance).sum() / (len(log) - 1)
+    scatter = 2.5 / np.log(10) * flux.std() / (flux.mean() + beneath)
+    return bool(chi2 > _CHI2 and scatter > _SCATTER)
+
+
+def _within(host: Sersic, area: float, scale: float) -> float:
+    """Flux of a galaxy in the middle ``area`` pixels, unblurred, in the units of magnitude 0."""
+    side = np.sqrt(area) * scale
+    axis = (np.arange(9) - 4) * side / 9
+    share = float(host.surface(axis[None, :], axis[:, None]).mean()) * side**2
+    return 10 ** (-0.4 * host.magnitude) * min(share, 1.0)
 
 
 def _median(values: np.ndarray) -> float:

@@ -21,7 +21,8 @@ from deepstreaks_dask.simulate.variables import TASKS, Sersic, Source
 
 def log_of(mjd, band="g", **values):
     n = len(mjd)
-    given = {"seeing": 1.25, "sky": 22.0, "airmass": 1.2, "exposure": 87.0} | values
+    given = {"seeing": 1.25, "sky": 22.0, "airmass": 1.2, "exposure": 87.0, "cloud": 0.0}
+    given |= values
     columns = {name: np.full(n, value, float) for name, value in given.items()}
     return ObservingLog(mjd=np.asarray(mjd, float), band=np.full(n, band, object), **columns)
 
@@ -166,10 +167,44 @@ def test_every_class_can_be_stored(tmp_path, survey, task):
     assert kinds <= set(TASKS[task].classes)
     assert len(kinds) > 3
     assert np.isfinite(dataset["cutouts"].values).all()
-    for name in ("mjd", "zero_point", "fwhm", "sky", "exposure", "gain", "read_noise"):
-        assert np.isfinite(dataset[name].values).all(), name
+    assert np.isfinite(dataset["mjd"].values).all()
+    for name in ("zero_point", "fwhm", "sky", "exposure", "gain", "read_noise"):
+        assert (np.isfinite(dataset[name].values) == (survey != "crts")).all(), name
     assert (dataset["source"].values == f"simulation {survey}, seed 1").all()
     assert verify(tmp_path / "s.zarr").ok
+
+
+def test_what_varies_is_an_object_that_the_survey_would_have_noticed_to_vary():
+    """By photometry that is told the true magnitudes: noise drawn anew, for each object of a class that varies."""
+    survey = get_survey("hits")
+    chi2, constant = [], 0
+    for number in range(60):
+        made = simulate_object(survey, "rcnn", 11, number)
+        if made.label not in ("rrlyrae", "cepheid", "eclipsing"):
+            constant += made.label == "nonvariable"
+            continue
+        snr = made.log.snr(survey.instrument, made.magnitude)
+        flux = 10 ** (-0.4 * made.magnitude)
+        assert 1.0857 * flux.std() / flux.mean() > 0.05
+        seen = flux * (1 + np.random.default_rng(number).standard_normal(len(flux)) / snr)
+        weights = (snr / flux) ** 2
+        mean = np.average(seen, weights=weights)
+        chi2.append(((seen - mean) ** 2 * weights).sum() / (len(flux) - 1))
+    assert constant > 2  # what does not vary is kept
+    assert len(chi2) > 15
+    assert (np.array(chi2) > 2.0).mean() > 0.95  # 3 is asked for, give or take the noise
+
+
+def test_one_exposure_shows_nothing_that_varies():
+    alone = get_survey("hits").with_log(log_of([57070.0]))
+    task = TASKS["rcnn"]
+    for number in range(12):
+        label = str(np.random.default_rng((1, number)).choice(task.classes, p=task.shares))
+        if label in ("nonvariable", "galaxy", "asteroid"):
+            simulate_object(alone, "rcnn", 1, number)
+        else:
+            with pytest.raises(SimulationError, match="nothing of class"):
+                simulate_object(alone, "rcnn", 1, number)
 
 
 def test_a_shift_is_what_it_says():
