@@ -21,6 +21,7 @@ _LOG_RANGES = {
     "sky": (5.0, 30.0),
     "airmass": (1.0, 40.0),
     "exposure": (0.001, 1e5),
+    "cloud": (0.0, 10.0),
 }
 _MOST_EPOCHS = 100_000
 
@@ -108,6 +109,8 @@ class ObservingLog:
         Sky brightness, magnitudes a square arcsecond, ``(epoch,)``.
     airmass, exposure : ndarray
         Airmass, and exposure time in seconds, ``(epoch,)``.
+    cloud : ndarray
+        Magnitudes that clouds take from all objects, ``(epoch,)``.
     """
 
     mjd: np.ndarray
@@ -116,6 +119,7 @@ class ObservingLog:
     sky: np.ndarray
     airmass: np.ndarray
     exposure: np.ndarray
+    cloud: np.ndarray
 
     def __len__(self) -> int:
         return len(self.mjd)
@@ -127,7 +131,7 @@ class ObservingLog:
         Parameters
         ----------
         path : Path
-            CSV, Parquet or ECSV; a row an exposure.
+            CSV, Parquet or ECSV; a row an exposure. Without a column ``cloud`` there was none.
         instrument : Instrument
             Whose bands it may name.
 
@@ -142,6 +146,8 @@ class ObservingLog:
             If the table cannot be read; which column, or value, is missing or cannot be.
         """
         frame = read_frame(path, extra=tuple(_LOG_RANGES))
+        if "cloud" not in frame:
+            frame["cloud"] = 0.0
         if missing := sorted({*_LOG_RANGES, "filter"} - set(frame)):
             raise SimulationError(f"log {path} has no column {', '.join(missing)}: add it")
         if not 1 <= len(frame) <= _MOST_EPOCHS:
@@ -183,6 +189,7 @@ class ObservingLog:
         """
         zero = np.array([instrument.zero_points[band] for band in self.band])
         loss = np.array([instrument.extinction[band] for band in self.band]) * self.airmass
+        loss += self.cloud
         return self.exposure * 10 ** (-0.4 * (magnitude - zero + loss))
 
     def sky_electrons(self, instrument: Instrument) -> np.ndarray:
@@ -284,7 +291,11 @@ class Survey:
     brightest : float
         Magnitude above which it saturates too often.
     crowding : float
-        Stars a square arcminute that are bright enough to be seen.
+        Stars a square arcminute that are bright enough to be seen; at the galactic pole, where ``lowest`` is given.
+    lowest : float
+        Degrees from the plane of the Galaxy that it keeps away from; NaN of one that looks at one place only.
+    told : bool
+        Whether it publishes, with its stamps, zero points, seeing, sky, exposure times, gain and read noise.
     varied : bool
         Each object is seen by another survey, that differs from this one by a shift drawn for it.
     """
@@ -294,11 +305,39 @@ class Survey:
     generate: Callable[[np.random.Generator], ObservingLog]
     brightest: float
     crowding: float
+    lowest: float = np.nan
+    told: bool = True
     varied: bool = False
 
     def drawn(self, rng: np.random.Generator) -> Survey:
         """Give the survey that sees the next object: this one, or one drawn anew."""
         return replace(self, varied=False).shifted(Shift.draw(rng)) if self.varied else self
+
+    def crowding_at(self, rng: np.random.Generator, *, disc: bool) -> float:
+        """Draw how crowded the sky is around an object.
+
+        Stars in a plane-parallel disc are as many as 1 / sin |b| (about what Bahcall & Soneira 1980, ApJS 44, 73, count at
+        20 mag). What lies far beyond, or very near, is as often in all directions; of what is of the disc itself there is
+        the more towards the plane, as 1 / sin² |b|, between the constant of a nearby sample and the third
+        power of one that reaches out of the disc.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Draws the galactic latitude.
+        disc : bool
+            Whether the object is of the disc and can be seen far away in it.
+
+        Returns
+        -------
+        float
+            Stars a square arcminute.
+        """
+        if np.isnan(self.lowest):
+            return self.crowding
+        least, share = np.sin(np.radians(self.lowest)), rng.random()
+        height = 1 / (1 / least - share * (1 / least - 1)) if disc else least + share * (1 - least)
+        return float(self.crowding / height)
 
     def with_log(self, log: ObservingLog) -> Survey:
         """Give the same survey with one log of its own for all objects."""
@@ -392,7 +431,13 @@ def _hits(rng: np.random.Generator) -> ObservingLog:
 
 
 def _crts(rng: np.random.Generator) -> ObservingLog:
-    """Draw years of visits of four exposures in half an hour (Drake et al. 2009, ApJ 696, 870)."""
+    """Draw years of visits of four exposures in half an hour (Drake et al. 2009, ApJ 696, 870).
+
+    It looks for asteroids, without a filter, in clear nights and in others. Other surveys calibrate fields through up to a
+    magnitude of cloud (Ivezić et al. 2007, AJ 134, 973; Burke et al. 2014, AJ 147, 19). Here a third of the visits has
+    a quarter of a magnitude, give or take a factor of two, the others have some hundredths, and it changes by a third
+    from one exposure of a visit to the next.
+    """
     years = np.arange(int(rng.integers(3, 7))) * 365.25
     moons = years[:, None] + np.arange(0, 190, 29.5) + rng.uniform(0, 14, (len(years), 1))
     kept = rng.random(moons.size) < 0.6
@@ -400,7 +445,10 @@ def _crts(rng: np.random.Generator) -> ObservingLog:
     nights = moons.ravel()[kept]
     begin = 53500 + nights[:, None] + rng.uniform(0.2, 0.4, (len(nights), 1))
     mjd = (begin + np.arange(4) * 10 / 1440).ravel()
-    return _sorted([_observed(rng, mjd, "C", 20.6, 3.2, 0.15, exposure=30.0, moon=0.6)])
+    log = _observed(rng, mjd, "C", 20.6, 3.2, 0.15, exposure=30.0, moon=0.6)
+    visits = np.exp(rng.normal(np.where(rng.random(nights.shape) < 0.34, np.log(0.25), -3.2), 0.7))
+    cloud = np.repeat(visits, 4) * rng.lognormal(0, 0.3, len(mjd))
+    return _sorted([replace(log, cloud=cloud.clip(max=1.5))])
 
 
 def _observed(
@@ -425,6 +473,7 @@ def _observed(
         sky=sky - moon * phase**2 * rng.random(n) + rng.normal(0, 0.1, n),
         airmass=airmass,
         exposure=np.full(n, exposure),
+        cloud=np.zeros(n),
     )
 
 
@@ -462,7 +511,9 @@ SURVEYS = {
         Instrument(2.5, 2.0, 8.0, 30000.0, {"C": 23.4}, {"C": 0.12}, beta=3.5, misalignment=0.25),
         _crts,
         brightest=13.0,
-        crowding=1.0,
+        crowding=0.6,
+        lowest=15.0,  # https://nesssi.cacr.caltech.edu/DataRelease/FAQ.html
+        told=False,  # nor do the published files: see deepstreaks_dask.readers.crts
     ),
 }
 """What can be simulated, by name."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from math import gamma
 
 import numpy as np
@@ -126,7 +127,9 @@ class Source:
 Draw = Callable[[np.random.Generator, ObservingLog, float], Source]
 
 
-def supernova(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
+def supernova(
+    rng: np.random.Generator, log: ObservingLog, magnitude: float, fainter: float = 0.2
+) -> Source:
     """Type Ia, or type II with a plateau, off the middle of a galaxy; ``magnitude`` at maximum.
 
     Type Ia: rise and fall of Bazin et al. (2009, A&A 499, 653), equation 1. Type II: a rise, a plateau that sinks in a
@@ -140,6 +143,8 @@ def supernova(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> 
         The exposures that see it.
     magnitude : float
         At maximum, mag.
+    fainter : float
+        Magnitudes that its galaxy is fainter than itself at maximum, in the mean.
 
     Returns
     -------
@@ -177,7 +182,7 @@ def supernova(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> 
     flux = shape(days + offset, redder) / shape(np.array([offset]), 1.0)
     host = None
     if rng.random() < 0.85:
-        host = Sersic.draw(rng, magnitude + rng.normal(0.2, 1.2))
+        host = Sersic.draw(rng, magnitude + rng.normal(fainter, 1.2))
         away, at = host.radius * abs(rng.normal(0, 0.8)), rng.uniform(0, 2 * np.pi)
         host = Sersic(**{**vars(host), "x": away * np.cos(at), "y": away * np.sin(at)})
     with np.errstate(divide="ignore"):
@@ -349,6 +354,31 @@ def asteroid(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> S
     return Source(curve, trail[0] * seconds, trail[1] * seconds, trail=trail)
 
 
+def proper_motion_star(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
+    """A nearby star that moves by 0.2 to 2 arcseconds a year (Lépine & Shara 2005, AJ 129, 1483), and does not vary.
+
+    A catalogue of another decade has it elsewhere, so that a search for transients reports it (Drake et al. 2009, ApJ 696,
+    870). It is at the middle of its stamp in one exposure.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the source.
+    log : ObservingLog
+        The exposures that see it.
+    magnitude : float
+        How bright it is, mag.
+
+    Returns
+    -------
+    Source
+        The light of the source in each exposure.
+    """
+    rate, direction = 0.2 * 10 ** rng.random(), rng.uniform(0, 2 * np.pi)
+    away = rate * (log.mjd - log.mjd[rng.integers(len(log))]) / 365.25
+    return Source(np.full(len(log), magnitude), away * np.cos(direction), away * np.sin(direction))
+
+
 def active_nucleus(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
     """A quasar: a damped random walk, its time scale and amplitude from MacLeod et al. (2010, ApJ 721, 1014).
 
@@ -377,6 +407,9 @@ def active_nucleus(rng: np.random.Generator, log: ObservingLog, magnitude: float
 def blazar(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
     """A blazar: a faster and larger damped random walk (Ruan et al. 2012, ApJ 760, 51).
 
+    Its galaxy outshines it less than that of other active nuclei, and most are too far to show one (Sbarufatti,
+    Treves & Falomo 2005, ApJ 635, 173).
+
     Parameters
     ----------
     rng : numpy.random.Generator
@@ -393,7 +426,8 @@ def blazar(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Sou
     """
     scale = np.clip(rng.lognormal(np.log(60), 0.7), 5, 500)
     amplitude = np.clip(rng.lognormal(np.log(0.5), 0.35), 0.25, 1.3)
-    return _still(magnitude + _walk(rng, log.mjd, scale, amplitude))
+    host = Sersic.draw(rng, magnitude + rng.uniform(1.0, 3.0)) if rng.random() < 0.2 else None
+    return _still(magnitude + _walk(rng, log.mjd, scale, amplitude), host)
 
 
 def cataclysmic(rng: np.random.Generator, log: ObservingLog, magnitude: float) -> Source:
@@ -536,6 +570,10 @@ def _walk(rng: np.random.Generator, mjd: np.ndarray, scale: float, amplitude: fl
     return walk
 
 
+DISC: tuple[Draw, ...] = (cataclysmic, long_period)
+"""What lies towards the plane of the Galaxy more often than elsewhere."""
+
+
 @dataclass(frozen=True)
 class Task:
     """Classes to tell apart, what each is made of, and how many there are of each.
@@ -564,12 +602,14 @@ class Task:
         return shares
 
 
+# a search against a catalogue reports what is two magnitudes brighter, so that supernovae on bright galaxies are
+# missed, and hosts are faint (Drake et al. 2009, ApJ 696, 870)
 _CRTS: dict[str, tuple[Draw, ...]] = {
     "AGN": (active_nucleus,),
     "BZ": (blazar,),
     "CV": (cataclysmic,),
-    "OTHER": (flare_star, long_period),
-    "SN": (supernova,),
+    "OTHER": (flare_star, long_period, proper_motion_star, asteroid),
+    "SN": (partial(supernova, fainter=1.2),),
 }
 _CRTS_COUNTS = {"AGN": 606, "BZ": 239, "CV": 772, "OTHER": 818, "SN": 1372}
 
@@ -589,7 +629,11 @@ TASKS = {
     "taonet6": Task({**_CRTS, "NON": (constant, galaxy)}, {**_CRTS_COUNTS, "NON": 12500}),
 }
 """The classes of Carrasco-Davis et al. (2019, PASP 131, 108006), and those of Gómez et al. (2020, MNRAS 499, 3130) with
-their counts, without and with non-transients."""
+their counts, without and with non-transients.
+
+OTHER is what else is among the survey's transients (Drake et al. 2009, ApJ 696, 870): flare stars and other variable
+stars, stars with high proper motion, and asteroids that one visit saw. Its kinds are equally often here, since their shares
+are not published; events that nobody could tell from either a supernova or a cataclysmic variable are left out."""
 
 
 def get_task(name: str) -> Task:

@@ -18,7 +18,8 @@ STARS = ["rrlyrae", "cepheid", "eclipsing", "nonvariable"]
 def stars(name, objects, *, seed=3, **changes):
     """Stamps of stars as a survey takes them, their epochs, and the counts that they truly give."""
     survey = get_survey(name)
-    survey = replace(survey, instrument=replace(survey.instrument, **changes), crowding=0.0)
+    instrument = replace(survey.instrument, **changes)
+    survey = replace(survey, instrument=instrument, crowding=0.0, told=True)
     batches = list(simulate_sequences(objects, survey, "rcnn", seed=seed))
     kinds = np.concatenate([np.repeat(b.columns["kind"], b.counts) for b in batches])
     chosen = np.isin(kinds, STARS)

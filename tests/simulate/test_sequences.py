@@ -124,6 +124,38 @@ def test_an_asteroid_crosses_and_a_galaxy_stays():
     assert max(abs(at[0] - middle), abs(at[1] - middle)) <= 1
 
 
+def test_a_star_with_proper_motion_moves_on_as_it_is():
+    log = log_of(54000 + np.arange(0, 1500, 50.0))
+    for seed in range(5):
+        source = variables.proper_motion_star(np.random.default_rng(seed), log, 17.0)
+        away = np.hypot(np.diff(source.x), np.diff(source.y)) * 365.25 / 50
+        assert 0.2 <= away.mean() <= 2
+        np.testing.assert_allclose(away, away.mean())
+        assert np.hypot(source.x, source.y).min() == 0
+        assert (source.magnitude == 17).all()
+
+
+def test_clouds_take_light_and_the_disc_is_crowded():
+    survey = get_survey("crts")
+    rng = np.random.default_rng(8)
+    logs = [survey.generate(rng) for _ in range(20)]
+    cloud = np.concatenate([log.cloud for log in logs])
+    assert 0.02 < np.percentile(cloud, 30) < 0.1 < np.percentile(cloud, 80) < 0.5
+    visits = cloud.reshape(-1, 4)
+    assert visits.mean(axis=1).std() > 2 * visits.std(axis=1).mean()
+    (log, *_) = logs
+    clear = type(log)(**{**vars(log), "cloud": np.zeros(len(log))})
+    lost = log.electrons(survey.instrument, 18.0) / clear.electrons(survey.instrument, 18.0)
+    np.testing.assert_allclose(lost, 10 ** (-0.4 * log.cloud))
+    disc, sky = (
+        np.array([survey.crowding_at(rng, disc=disc) for _ in range(400)]) for disc in (True, False)
+    )
+    assert min(disc.min(), sky.min()) >= survey.crowding
+    assert max(disc.max(), sky.max()) <= survey.crowding / np.sin(np.radians(15))
+    assert disc.mean() > 1.15 * sky.mean()
+    assert get_survey("hits").crowding_at(rng, disc=True) == get_survey("hits").crowding
+
+
 def test_pulsators_rise_faster_than_they_fall():
     log = log_of(np.linspace(57000, 57000.5, 2000))
     for seed in range(10):
