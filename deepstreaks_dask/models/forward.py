@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -290,12 +291,10 @@ def compile_forward(
     only_bytes = "bytes" in scalings
     dtype = np.dtype(np.uint8 if set(scalings) == {"bytes"} else np.float32)
     shape = (batch, *models[0].input_shape[1:])
+    looks = _Looks(models, scalings, flips)
     backend = _BACKENDS[keras.backend.backend()]
     return Forward(
-        lambda size: backend(models, scalings, (size, *shape[1:]), dtype.name, flips),
-        shape,
-        dtype,
-        only_bytes,
+        lambda size: backend(looks, (size, *shape[1:]), dtype.name), shape, dtype, only_bytes
     )
 
 
@@ -343,19 +342,26 @@ def compile_arrays(model: keras.Model) -> Callable[..., np.ndarray]:
     return look
 
 
-def _columns(
-    cutouts: Any, scalings: Sequence[str], look: Callable[[int, Any], Any], flips: bool
-) -> list[Any]:
-    """Scale pixels on the device, once a scaling, and let each model look at its own."""
-    pixels = ops.cast(cutouts, "float32")
-    scaled = {scaling: SCALINGS[scaling](pixels) for scaling in dict.fromkeys(scalings)}
-    if not flips:
-        return [look(k, scaled[scaling]) for k, scaling in enumerate(scalings)]
-    views = {scaling: _flipped(images) for scaling, images in scaled.items()}
-    return [
-        sum(look(k, view) for view in views[scaling]) / len(views[scaling])
-        for k, scaling in enumerate(scalings)
-    ]
+@dataclass(frozen=True)
+class _Looks:
+    """Who looks at cutouts, and how they are scaled for each."""
+
+    models: Sequence[keras.Model]
+    scalings: Sequence[str]
+    flips: bool
+
+    def columns(self, cutouts: Any, look: Callable[[int, Any], Any] | None = None) -> list[Any]:
+        """Scale pixels on the device, once a scaling, and let each model look at its own."""
+        look = look or (lambda k, images: self.models[k](images, training=False))
+        pixels = ops.cast(cutouts, "float32")
+        scaled = {scaling: SCALINGS[scaling](pixels) for scaling in dict.fromkeys(self.scalings)}
+        if not self.flips:
+            return [look(k, scaled[scaling]) for k, scaling in enumerate(self.scalings)]
+        views = {scaling: _flipped(images) for scaling, images in scaled.items()}
+        return [
+            sum(look(k, view) for view in views[scaling]) / len(views[scaling])
+            for k, scaling in enumerate(self.scalings)
+        ]
 
 
 def _flipped(images: Any) -> list[Any]:
@@ -363,13 +369,7 @@ def _flipped(images: Any) -> list[Any]:
     return [images, ops.flip(images, 1), ops.flip(images, 2), ops.flip(images, (1, 2))]
 
 
-def _tensorflow(
-    models: Sequence[keras.Model],
-    scalings: Sequence[str],
-    shape: tuple[int, ...],
-    dtype: str,
-    flips: bool,
-) -> _Begin:
+def _tensorflow(looks: _Looks, shape: tuple[int, ...], dtype: str) -> _Begin:
     import tensorflow as tf
 
     # Not XLA: on CPUs it halves the speed of VGG6 and gains nothing on the larger networks. Weights
@@ -379,9 +379,7 @@ def _tensorflow(
     def scores(cutouts: Any) -> Any:
         # Joined outside: within, TensorFlow moves the sigmoids behind the concatenation, where their
         # last bit depends on which other models run along.
-        return _columns(
-            cutouts, scalings, lambda k, images: models[k](images, training=False), flips
-        )
+        return looks.columns(cutouts)
 
     compiled = scores.get_concrete_function()
 
@@ -393,13 +391,7 @@ def _tensorflow(
     return lambda cutouts: pool.submit(run, cutouts).result
 
 
-def _jax(
-    models: Sequence[keras.Model],
-    scalings: Sequence[str],
-    shape: tuple[int, ...],
-    dtype: str,
-    flips: bool,
-) -> _Begin:
+def _jax(looks: _Looks, shape: tuple[int, ...], dtype: str) -> _Begin:
     import jax
 
     # Weights are arguments: as constants of the trace they would be compiled in, slowly.
@@ -408,41 +400,32 @@ def _jax(
             [variable.value for variable in model.trainable_variables],
             [variable.value for variable in model.non_trainable_variables],
         )
-        for model in models
+        for model in looks.models
     ]
 
     @jax.jit
     def scores(weights: Any, cutouts: Any) -> Any:
         def look(k: int, images: Any) -> Any:
-            return models[k].stateless_call(*weights[k], images, training=False)[0]
+            return looks.models[k].stateless_call(*weights[k], images, training=False)[0]
 
-        return ops.concatenate(_columns(cutouts, scalings, look, flips), axis=1)
+        return ops.concatenate(looks.columns(cutouts, look), axis=1)
 
     compiled = scores.lower(weights, jax.ShapeDtypeStruct(shape, dtype)).compile()
     # it returns before anything is copied or computed
     return lambda cutouts: partial(np.asarray, compiled(weights, cutouts))
 
 
-def _torch(
-    models: Sequence[keras.Model],
-    scalings: Sequence[str],
-    shape: tuple[int, ...],
-    dtype: str,
-    flips: bool,
-) -> _Begin:
+def _torch(looks: _Looks, shape: tuple[int, ...], dtype: str) -> _Begin:
     import torch
 
     def scores(pixels: Any) -> Any:
-        columns = _columns(
-            pixels, scalings, lambda k, images: models[k](images, training=False), flips
-        )
-        return ops.concatenate(columns, axis=1)
+        return ops.concatenate(looks.columns(pixels), axis=1)
 
     @torch.inference_mode()
     def run(cutouts: np.ndarray) -> np.ndarray:
         return np.asarray(ops.convert_to_numpy(scores(ops.convert_to_tensor(cutouts))))
 
-    device = models[0].weights[0].value.device
+    device = looks.models[0].weights[0].value.device
     if device.type == "cuda":
         return _torch_on_card(scores, shape, dtype, device)
     return lambda cutouts: partial(run, cutouts)
