@@ -282,7 +282,9 @@ def train(
         str | None, typer.Option(help="Column that no two parts of the data share: night, id, …")
     ] = None,
     seed: SeedOption = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or mixed_bfloat16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, mixed_bfloat16 or mixed_float16.")
+    ] = None,
     window: WindowOption = None,
     start: Annotated[
         str, typer.Option("--from", help="Network whose weights to start from, like rb_vgg6@1.")

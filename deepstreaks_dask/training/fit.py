@@ -161,9 +161,12 @@ def train(
     rate: Any = recipe.learning_rate
     if recipe.cosine:
         rate = keras.optimizers.schedules.CosineDecay(rate, recipe.epochs * steps)
+    optimizer = keras.optimizers.Adam(rate)
+    if recipe.precision == "mixed_float16":  # in which small gradients would be 0
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # Not XLA: on CPUs it makes training several times slower.
     apart.compile(
-        keras.optimizers.Adam(rate),
+        optimizer,
         loss="binary_crossentropy",
         weighted_metrics=["binary_accuracy"],
         jit_compile=keras.backend.backend() == "jax",

@@ -25,8 +25,8 @@ import numpy as np
 
 from deepstreaks_dask.errors import TrainingError
 
-PRECISIONS = ("float32", "mixed_bfloat16")
-"""What a training may compute in. (float16 would need loss scaling.)"""
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+"""What a training may compute in."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Recipe:
     seed : int
         Of the split, the initial weights, the order and the flips.
     precision : str
-        ``float32``, or ``mixed_bfloat16`` for processors that compute faster in it. Weights are float32 either way.
+        ``float32``, or ``mixed_bfloat16`` or ``mixed_float16`` for processors that compute faster in it, the latter with the
+        loss scaled (Micikevicius et al. 2018, arXiv:1710.03740). Weights are float32 in all.
     window : int
         0 holds the cutouts in memory and shuffles them all. Else they are read while training, shards in random
         order, as many at once as hold this many cutouts, which are shuffled together; at most three

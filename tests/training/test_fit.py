@@ -125,6 +125,23 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny, tmp_path):
     assert not (folder / FILE).exists()
 
 
+def test_a_training_in_half_precision_goes_on_with_its_scale(tiny, tmp_path):
+    """What scales the loss is as much of an optimiser's state as its moments are."""
+    dataset = open_archive(tiny)
+    recipe = Recipe(epochs=2, batch=32, test=0.25, validation=0.2, precision="mixed_float16")
+
+    def stop(*_):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(dataset, ["rb"], recipe=recipe, folder=tmp_path, on_epoch=stop)
+    resumed = train(dataset, ["rb"], recipe=recipe, folder=tmp_path)
+    straight = train(dataset, ["rb"], recipe=recipe)
+    assert resumed.history == straight.history
+    assert straight.history["loss"][-1] < straight.history["loss"][0]
+    assert {weight.dtype for weight in straight.models["rb"].weights} == {"float32"}
+
+
 def test_a_stopped_training_stays_stopped(tiny, tmp_path):
     """Killed between its last checkpoint and its record: early stopping does not begin anew."""
     dataset = open_archive(tiny)
