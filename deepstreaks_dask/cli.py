@@ -81,6 +81,12 @@ AdaptOption = Annotated[
     tuple[int, int] | None,
     typer.Option(help="Fewest and most workers, started and stopped as there is work for them."),
 ]
+DecideOption = Annotated[
+    bool,
+    typer.Option(
+        "--decide", help="Stop at a cutout as soon as the decision is fixed: as sure, and cheaper."
+    ),
+]
 PrecisionOption = Annotated[
     str | None,
     typer.Option(
@@ -553,13 +559,7 @@ def score(
     scheduler: SchedulerOption = None,
     precision: PrecisionOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Cutouts in a forward pass.")] = 64,
-    only_decide: Annotated[
-        bool,
-        typer.Option(
-            "--decide",
-            help="Stop at a cutout as soon as the decision is fixed: as sure, and cheaper.",
-        ),
-    ] = False,
+    only_decide: DecideOption = False,
     triage: Annotated[
         str | None,
         typer.Option(
@@ -745,6 +745,7 @@ def watch(
         int | None, typer.Option(min=0, max=65535, help="Health and metrics on the loopback.")
     ] = None,
     threshold: ThresholdOption = None,
+    only_decide: DecideOption = False,
     run: RunOption = "default",
     zoo: ZooOption = None,
     workers: WorkersOption = None,
@@ -776,7 +777,8 @@ def watch(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with Scorer(zoo, run, _thresholds(threshold), connect_workers) as scorer:
+    scorer = Scorer(zoo, run, _thresholds(threshold), connect_workers, only_decide=only_decide)
+    with scorer:
         did = run_service(source, settings, scorer, nights, once=once, stop=stop)
     say(as_json, did)
 

@@ -355,6 +355,8 @@ class Scorer(AbstractContextManager["Scorer"]):
         Of the decision, as :class:`~deepstreaks_dask.decision.Decision` takes them.
     connect : callable
         Gives a Dask client, as :func:`~deepstreaks_dask.cluster.connect` does.
+    only_decide : bool
+        Whether members look only while the decision is open; the run keeps these thresholds then.
     """
 
     def __init__(
@@ -363,8 +365,11 @@ class Scorer(AbstractContextManager["Scorer"]):
         run: str,
         thresholds: Mapping[str, float],
         connect: Callable[[], Client],
+        *,
+        only_decide: bool = False,
     ) -> None:
         self.zoo, self.run, self.thresholds, self.connect = zoo, run, thresholds, connect
+        self.only_decide = only_decide
         self._client: Client | None = None
 
     def __call__(self, archive: str) -> xr.Dataset:
@@ -379,15 +384,17 @@ class Scorer(AbstractContextManager["Scorer"]):
         from deepstreaks_dask.decision import Decision
         from deepstreaks_dask.families import Families
 
-        families = Families.from_zoo(self.zoo)
+        families, decision = Families.from_zoo(self.zoo), Decision(self.thresholds)
+        decide: dict[str, Any] = {"mode": "decide", "decision": decision}
+        options = decide if self.only_decide else {}
         if self._client is None:
             self._client = self.connect()
         try:
-            scores = score(archive, families, self._client, run=self.run, progress=False)
+            scores = score(archive, families, self._client, run=self.run, progress=False, **options)
         except StoppedError:
             self.__exit__()
             raise
-        return Decision(self.thresholds).apply(scores)
+        return decision.apply(scores)
 
     def __exit__(self, *_: object) -> None:
         """Let the workers go."""

@@ -557,3 +557,9 @@ def test_killed_twice_it_loses_nothing_and_doubles_nothing(server, settings, wri
     ids, recorded = contents(settings)
     assert ids == sorted(pd.read_csv(written / f"{NIGHT}.csv")["id"])
     assert recorded == sorted(decided["id"].values[decided["plausible"].values])
+    # for less, the same
+    cheaper = Scorer(zoo, "decided", {}, partial(connect, workers=1), only_decide=True)
+    with cheaper:
+        found = cheaper(settings.archive)
+    assert found.attrs["decided"] is not None
+    np.testing.assert_array_equal(found["plausible"], decided["plausible"])
