@@ -80,9 +80,10 @@ def test_it_agrees_with_photutils_star_by_star():
             error=np.sqrt(variance),
             init_params=Table({"x": [10.0], "y": [10.0], "flux": [1000.0]}),
         )
-        # theirs is told the sky, ours fits it
+        # theirs is told the sky, ours fits it, and leaves out what does not look like the PSF
         error = np.hypot(ours.psf.counts_error[k], found["flux_err"][0])
-        assert abs(ours.psf.counts[k] - found["flux_fit"][0]) < 1.5 * error
+        apart = abs(ours.psf.counts[k] - found["flux_fit"][0])
+        assert apart < 1.5 * error + 0.02 * found["flux_fit"][0]
         assert ours.psf.counts_error[k] == pytest.approx(found["flux_err"][0], rel=0.5)
 
 
