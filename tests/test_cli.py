@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from astropy.io import fits
+
+from deepstreaks_dask.cli import main
 
 COMMANDS = [
     *("simulate", "ingest", "train", "train-all", "sweep", "score", "decide", "evaluate"),
@@ -16,6 +19,7 @@ COMMANDS = [
 
 
 def run(*arguments, code=0):
+    """Run a command as a process of its own."""
     done = subprocess.run(
         [
             sys.executable,
@@ -31,9 +35,21 @@ def run(*arguments, code=0):
     return done
 
 
+def say(monkeypatch, capfd, *arguments, code=0):
+    """Run a command that computes little in this process, which has imported everything: give its output and errors."""
+    monkeypatch.setenv("DEEPSTREAKS_DEBUG", "1")  # this process keeps its own way to warn
+    monkeypatch.setattr(sys, "argv", ["deepstreaks", *map(str, arguments)])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capfd.readouterr()
+    assert (ended.value.code or 0) == code, err
+    return err if code else out
+
+
 @pytest.mark.parametrize("command", [[c] for c in COMMANDS] + [["models", "list"]])
-def test_help_has_an_example(command):
-    assert "Example: deepstreaks" in run(*command, "--help").stdout
+def test_help_has_an_example(command, monkeypatch, capfd):
+    assert "Example: deepstreaks" in say(monkeypatch, capfd, *command, "--help")
 
 
 @pytest.mark.parametrize(
@@ -85,8 +101,9 @@ def test_quickstart_removes_nothing_that_it_did_not_make(tmp_path):
     assert holiday.exists()
 
 
-def test_quickstart_then_the_rest(tmp_path):
+def test_quickstart_then_the_rest(tmp_path, monkeypatch, capfd):
     """The newcomer's path, at a small size, with the shipped weights."""
+    here = partial(say, monkeypatch, capfd)
     folder = tmp_path / "week"
     result = json.loads(
         run("quickstart", "--folder", folder, "--nights", 2, "--cutouts", 60, "--json").stdout
@@ -111,29 +128,27 @@ def test_quickstart_then_the_rest(tmp_path):
     assert cheap["scored"] == 120
     assert 120 <= cheap["looks"] < 120 * 3  # the order is that of the scores that are there
     listed = [
-        json.loads(run("decide", archive, "--run", name, "--json").stdout)["plausible"]
+        json.loads(here("decide", archive, "--run", name, "--json"))["plausible"]
         for name in ("default", "cheap")
     ]
     assert listed[0] == listed[1] > 0
-    assert "with --decide" in run("score", archive, "-t", "kd=0.9", code=1).stderr
-    loose = json.loads(
-        run("decide", archive, "-t", "rb=0", "-t", "sl=0", "-t", "kd=0", "--json").stdout
-    )
+    assert "with --decide" in here("score", archive, "-t", "kd=0.9", code=1)
+    loose = json.loads(here("decide", archive, "-t", "rb=0", "-t", "sl=0", "-t", "kd=0", "--json"))
     assert loose["plausible"] == 120
-    strict = json.loads(run("decide", archive, "-t", "kd=1", "--json").stdout)
+    strict = json.loads(here("decide", archive, "-t", "kd=1", "--json"))
     assert strict["plausible"] < loose["plausible"]
-    figures = json.loads(run("evaluate", archive, "--json").stdout)
+    figures = json.loads(here("evaluate", archive, "--json"))
     assert figures["joint"]["tp"] == result["joint"]["tp"]
-    assert "kd=0.9" in run("decide", archive, "-t", "kd=high", code=1).stderr
-    counted = json.loads(run("archive", "summary", archive, "--json").stdout)
+    assert "kd=0.9" in here("decide", archive, "-t", "kd=high", code=1)
+    counted = json.loads(here("archive", "summary", archive, "--json"))
     assert counted["runs"] == ["cheap", "default"]
-    some = json.loads(run("decide", archive, "--where", 'kind == "nea"', "--json").stdout)
+    some = json.loads(here("decide", archive, "--where", 'kind == "nea"', "--json"))
     assert {row["kind"] for row in some["candidates"]} == {"nea"}
-    assert "did you mean 'kind'" in run("decide", archive, "--where", "kid == 1", code=1).stderr
+    assert "did you mean 'kind'" in here("decide", archive, "--where", "kid == 1", code=1)
     table = tmp_path / "candidates.csv"
-    run("decide", archive, "-o", table)
+    here("decide", archive, "-o", table)
     assert len(table.read_text().splitlines()) == result["plausible"] + 1
-    assert "submitter" in run("decide", archive, "-o", tmp_path / "c.psv", code=1).stderr
+    assert "submitter" in here("decide", archive, "-o", tmp_path / "c.psv", code=1)
     (tmp_path / "ades.toml").write_text('submitter = "J. Doe"')
     options = ["-o", tmp_path / "c.psv", "--ades", tmp_path / "ades.toml"]
-    assert f"{result['plausible']} simulated" in run("decide", archive, *options, code=1).stderr
+    assert f"{result['plausible']} simulated" in here("decide", archive, *options, code=1)
