@@ -56,6 +56,7 @@ Mode = Literal["all", "decide", "triage"]
 """Every member looks at every cutout; or only while the decision is open; or at what a first look does not reject."""
 
 _CUTOUTS_A_CASCADE = 4096  # so many at once that what the first family leaves still fills batches
+_STAMPS_A_TASK = 32_768  # of sequences, 60 MB read one shard after the other
 _TASKS_A_WORKER = 2  # at least, where there are shards enough
 _SAMPLE = 512  # cutouts that tell the order, at most
 _SAMPLED = 128  # one in so many
@@ -194,7 +195,10 @@ def score(
                 looked = replace(whole, shards=tuple(todo[:_IN_FLIGHT]))
                 effect = client.submit(measure_precision, looked, pure=False).result()
                 stored.tell(precision_effect=effect)
-            if decision is None or not todo:
+            if classes:
+                together = _stretches(client, todo, dataset["epochs"].values)
+                units = [replace(whole, shards=shards) for shards in together]
+            elif decision is None or not todo:
                 units = [replace(whole, shards=(one,)) for one in todo]
             else:
                 plan = _plan(client, replace(whole, shards=tuple(todo)), stored, decision, order)
@@ -345,6 +349,23 @@ def _look_first(
     for first, last in shard_bounds(total, shard):
         if (stored.kept(first, last) == rejected[first:last]).any():
             stored.rejected[first:last] = rejected[first:last]
+
+
+def _stretches(
+    client: Client, todo: Sequence[tuple[int, int]], epochs: np.ndarray
+) -> list[tuple[tuple[int, int], ...]]:
+    """Put shards of sequences together until they are worth a task, and leave each thread tasks enough."""
+    most = max(1, len(todo) // (_TASKS_A_WORKER * (sum(client.nthreads().values()) or 1)))
+    together: list[list[tuple[int, int]]] = []
+    stamps = 0
+    for first, last in todo:
+        mine = int(epochs[first:last].sum())
+        if not together or len(together[-1]) == most or stamps + mine > _STAMPS_A_TASK:
+            together.append([])
+            stamps = 0
+        together[-1].append((first, last))
+        stamps += mine
+    return [tuple(shards) for shards in together]
 
 
 def _shards_a_cascade(client: Client, shards: int, shard: int) -> int:

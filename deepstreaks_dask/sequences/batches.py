@@ -31,6 +31,7 @@ says the filter. What an archive does not know is 0.
 """
 
 _BRIGHTEST = 1e5  # of a pixel, in units of the noise
+_AT_ONCE = 256  # stamps that a processor's cache holds while they are scaled
 _BORDER = 3  # pixels at a stamp's edge that tell the sky where nobody noted it
 
 
@@ -112,10 +113,15 @@ def prepare(sequences: Sequences, begun: Begun | None = None) -> Prepared:
         Float32, in units of the noise.
     """
     sky, noise = _background(sequences)
+    pixels = np.empty(sequences.stamps.shape, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        pixels = (sequences.stamps - sky[:, None, None]) / noise[:, None, None]
-    pixels = np.nan_to_num(pixels, nan=0.0, posinf=_BRIGHTEST, neginf=-_BRIGHTEST, copy=False)
-    np.clip(pixels, -_BRIGHTEST, _BRIGHTEST, out=pixels)
+        for first in range(0, len(pixels), _AT_ONCE):
+            some = slice(first, first + _AT_ONCE)
+            block = pixels[some]
+            np.subtract(sequences.stamps[some], sky[some, None, None], out=block)
+            block /= noise[some, None, None]
+            np.clip(block, -_BRIGHTEST, _BRIGHTEST, out=block)
+            block[np.isnan(block)] = 0.0
     starts, ends, mjd = sequences.starts, sequences.ends, sequences.epochs["mjd"]
     unit = np.log(noise.astype(np.float64)) - 0.4 * np.log(10) * _known(
         sequences.epochs["zero_point"], 0.0
@@ -135,7 +141,7 @@ def prepare(sequences: Sequences, begun: Begun | None = None) -> Prepared:
     ]
     features = np.stack(columns, axis=1).astype(np.float32)
     left = Begun(begun.first, mjd[ends - 1], begun.unit)
-    return Prepared(pixels.astype(np.float32, copy=False), features, sequences.counts, left)
+    return Prepared(pixels, features, sequences.counts, left)
 
 
 def batched(prepared: Prepared, stamps: int = STAMPS) -> Iterator[Batch]:
@@ -201,12 +207,10 @@ def pad(prepared: Prepared, rows: np.ndarray, length: int = 0) -> Batch:
     counts = prepared.counts[rows]
     starts = np.cumsum(prepared.counts)[rows] - counts
     mask = np.arange(counts.max(initial=length)) < counts[:, None]
-    places = np.repeat(starts, counts) + (
-        np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    )
-    stamps = np.zeros((*mask.shape, *prepared.pixels.shape[1:]), np.float32)
-    features = np.zeros((*mask.shape, prepared.features.shape[1]), np.float32)
-    stamps[mask], features[mask] = prepared.pixels[places], prepared.features[places]
+    # what is beyond an object's last epoch is any other's, and is then blotted out
+    places = np.minimum(starts[:, None] + np.arange(mask.shape[1]), len(prepared.pixels) - 1)
+    stamps, features = prepared.pixels[places], prepared.features[places]
+    stamps[~mask], features[~mask] = 0.0, 0.0
     return Batch(rows, stamps, features, mask)
 
 

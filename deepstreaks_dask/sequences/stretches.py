@@ -134,43 +134,55 @@ def read_objects(url: str, first: int, last: int) -> Stretch:
         raise
     except Exception as error:  # codecs and stores raise whatever their libraries do
         return Stretch(None, nothing, ((first, last, _why(error)),))
-    kept, failures = [], []
     fit = counts <= MOST_EPOCHS
-    failures += [
+    failures = [
         (first + k, first + k + 1, f"{counts[k]} epochs: at most {MOST_EPOCHS} are looked at")
         for k in np.flatnonzero(~fit).tolist()
     ]
+    rows, kept = [nothing], []
     for a, b in _runs(fit):
-        for k, one in _read_run(group, offsets, counts, a, b):
-            why = _fault(one, known[k]) if isinstance(one, Sequences) else one
-            if isinstance(one, Sequences) and not why:
-                kept.append((first + k, _without_blanks(one)))
-            else:
-                failures.append((first + k, first + k + 1, why))
+        for mine, some in _read_run(group, offsets, counts, a, b):
+            if isinstance(some, Sequences) and _is_sound(some):
+                rows.append(first + mine)
+                kept.append(some)
+                continue
+            for k, one in zip(mine.tolist(), _singly(some), strict=True):
+                why = one if isinstance(one, str) else _fault(one, known[k])
+                if isinstance(one, str) or why:
+                    failures.append((first + k, first + k + 1, why))
+                else:
+                    rows.append(np.array([first + k]))
+                    kept.append(_without_blanks(one))
     if not kept:
         return Stretch(None, nothing, tuple(sorted(failures)))
-    rows, read = zip(*kept, strict=True)
-    return Stretch(Sequences.join(list(read)), np.array(rows), tuple(sorted(failures)))
+    read = kept[0] if len(kept) == 1 else Sequences.join(kept)
+    return Stretch(read, np.concatenate(rows), tuple(sorted(failures)))
 
 
 def _read_run(
     group: zarr.Group, offsets: np.ndarray, counts: np.ndarray, a: int, b: int
-) -> Iterator[tuple[int, Sequences | str]]:
+) -> Iterator[tuple[np.ndarray, Sequences | str]]:
     """Read neighbouring objects at once, and one by one where that fails; a text is why one cannot be read."""
     try:
-        whole = _slice(group, int(offsets[a]), counts[a:b])
+        yield np.arange(a, b), _slice(group, int(offsets[a]), counts[a:b])
     except MemoryError:
         raise
     except Exception as error:
         if b - a == 1:
-            yield a, _why(error)
+            yield np.arange(a, b), _why(error)
             return
         for k in range(a, b):
             yield from _read_run(group, offsets, counts, k, k + 1)
+
+
+def _singly(some: Sequences | str) -> Iterator[Sequences | str]:
+    """Part what was read at once into its objects."""
+    if isinstance(some, str):
+        yield some
         return
-    for k, start, end in zip(range(a, b), whole.starts, whole.ends, strict=True):
-        columns = {name: values[start:end] for name, values in whole.epochs.items()}
-        yield k, Sequences(whole.stamps[start:end], counts[k : k + 1], columns)
+    for start, end in zip(some.starts, some.ends, strict=True):
+        columns = {name: values[start:end] for name, values in some.epochs.items()}
+        yield Sequences(some.stamps[start:end], np.array([end - start]), columns)
 
 
 def _slice(group: zarr.Group, start: int, counts: np.ndarray) -> Sequences:
@@ -184,6 +196,15 @@ def _slice(group: zarr.Group, start: int, counts: np.ndarray) -> Sequences:
         else:
             epochs[name] = np.full(stop - start, column.missing, dtype)
     return Sequences(stamps, counts, epochs)
+
+
+def _is_sound(some: Sequences) -> bool:
+    """Say, in one look at all objects, whether there can be nothing wrong with any; else each is looked at."""
+    brightest = some.stamps.max(axis=(1, 2))  # NaN where any pixel is
+    mjd = some.epochs["mjd"]
+    onward = np.diff(mjd, prepend=-np.inf) >= 0
+    onward[some.starts] = True
+    return bool((np.isfinite(brightest) & (brightest != 0) & np.isfinite(mjd) & onward).all())
 
 
 def _fault(one: Sequences, digest: np.uint64) -> str:
