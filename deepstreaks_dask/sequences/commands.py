@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +18,9 @@ from deepstreaks_dask.options import (
     WorkersOption,
     say,
 )
+
+if TYPE_CHECKING:
+    from deepstreaks_dask.sequences.evaluation import SequenceEvaluation
 
 app = typer.Typer(no_args_is_help=True, help="Classify objects by their sequences of images.")
 
@@ -51,30 +53,17 @@ def simulate(
 ) -> None:
     """Simulate labelled objects, each with a stamp an exposure, into an archive, which is made if need be.
 
+    What is there already is not added twice.
+
     Example: deepstreaks sequences simulate objects.zarr --objects 700 --survey hits
     """
-    from deepstreaks_dask.archive import append, create
-    from deepstreaks_dask.progress import progress_bar
-    from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
+    from deepstreaks_dask.simulate.archives import simulate_into
     from deepstreaks_dask.simulate.surveys import ObservingLog, get_survey
-    from deepstreaks_dask.simulate.variables import get_task
-    from deepstreaks_dask.storage import locate
 
     chosen = get_survey(survey)
-    get_task(task)  # a mistake must not leave an archive behind
     if log is not None:
         chosen = chosen.with_log(ObservingLog.read(log, chosen.instrument))
-    fs, root = locate(archive)
-    with (
-        progress_bar("simulate", objects, unit="objects") as bar,
-        ProcessPoolExecutor(mp_context=get_context("spawn")) as executor,
-    ):
-        batches = simulate_sequences(
-            objects, chosen, task, seed=seed, first=first, executor=executor
-        )
-        if not fs.exists(root):
-            create(archive, **LAYOUT)
-        result = append(archive, _counted(batches, bar))
+    result = simulate_into(archive, objects, chosen, task, seed=seed, first=first)
     say(as_json, result.to_dict())
 
 
@@ -326,31 +315,7 @@ def evaluate(
     if as_json:
         say(True, found.to_dict())
         return
-    kind = "simulated objects" if found.simulated == found.objects else "objects"
-    print(f"{found.objects:,} {kind} of {len(found.classes)} classes; averages over classes, 95 %")
-    print(f"{'member':24} {'recall':26} {'F1':26} accuracy")
-    for one in found.members:
-        print(f"{one.member:24} {one.recall!s:26} {one.f1!s:26} {one.accuracy}")
-    for name, summary in found.folds.items():
-        f1, spread = summary.get("f1", float("nan")), summary.get("f1_spread", float("nan"))
-        print(f"{name}, {summary.get('folds')} folds: F1 {f1:.4f} ± {spread:.4f}")
-    for name, table in found.samples.items():
-        for row in table.to_dict("records"):
-            after = (
-                f"after {row['samples']:.0f} a class" if row["samples"] else "before fine-tuning"
-            )
-            print(f"{name} {after}: average recall {row['value']:.4f}")
-    for name, table in found.by_epochs.items():
-        last = table.iloc[-1]
-        print(
-            f"{name}: accuracy {table['value'].iloc[0]:.4f} after 1 epoch, "
-            f"{last['value']:.4f} after {last['epochs']:.0f}"
-        )
-    for words in found.notes:
-        print(words)
-    for name, said in evaluation.PUBLISHED.items():
-        figures = ", ".join(f"{key} {said[key]}" for key in ("recall", "f1") if key in said)
-        print(f"published for {name}: {figures} ({said['paper']})")
+    _print_evaluation(found)
     if output is not None:
         print(f"report: {output}")
 
@@ -391,7 +356,70 @@ def compare(
     print(f"page: {output}")
 
 
-def _counted(batches: Any, bar: Any) -> Any:
-    for batch in batches:
-        yield batch
-        bar.advance(batch.rows)
+@app.command()
+def reproduce(
+    what: Annotated[str, typer.Argument(help="rcnn, taonet, or taonet6 with non-transients.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of all of it; reproduced/WHAT by default.")
+    ] = None,
+    objects: Annotated[
+        int | None, typer.Option(min=1, help="Simulated objects to train on.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the objects, of the network.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate, train, score and measure, and put it beside what the paper has. Killed? Run it again: it goes on.
+
+    All of it is simulated, and small: the figures say nothing of the sky. report.html in the folder has confusion matrices
+    and curves.
+
+    Example: deepstreaks sequences reproduce rcnn --out first-look
+    """
+    from deepstreaks_dask.sequences.reproduce import reproduce as run
+    from deepstreaks_dask.sequences.reproduce import settings_for
+
+    settings = settings_for(what, objects=objects, epochs=epochs, seed=seed)
+    folder = out or Path("reproduced") / what
+    found = run(folder, settings)
+    report = folder / "report.html"
+    if as_json:
+        say(True, {**found.to_dict(), "settings": asdict(settings), "report": str(report)})
+        return
+    _print_evaluation(found)
+    print(f"all objects are simulated; report: {report}")
+
+
+def _print_evaluation(found: SequenceEvaluation) -> None:
+    from deepstreaks_dask.sequences.evaluation import beside_published
+
+    kind = "simulated objects" if found.simulated == found.objects else "objects"
+    print(f"{found.objects:,} {kind} of {len(found.classes)} classes; averages over classes, 95 %")
+    print(f"{'member':24} {'recall':26} {'F1':26} accuracy")
+    for member in found.members:
+        print(f"{member.member:24} {member.recall!s:26} {member.f1!s:26} {member.accuracy}")
+    for name, one in found.folds.items():
+        print(f"{name}, {len(one['each'])} folds: F1 {one['f1']:.4f} ± {one['f1_spread']:.4f}")
+        rows = one["f1_by_class"].items()
+        print(
+            "  " + ", ".join(f"{kind} {mean:.3f} ± {spread:.3f}" for kind, (mean, spread) in rows)
+        )
+    for name, table in found.samples.items():
+        for row in table.to_dict("records"):
+            after = (
+                f"after {row['samples']:.0f} a class" if row["samples"] else "before fine-tuning"
+            )
+            print(f"{name} {after}: average recall {row['value']:.4f}")
+    for name, table in found.by_epochs.items():
+        last = table.iloc[-1]
+        print(
+            f"{name}: accuracy {table['value'].iloc[0]:.4f} after 1 epoch, "
+            f"{last['value']:.4f} after {last['epochs']:.0f}"
+        )
+    for words in found.notes:
+        print(words)
+    print(f"{'beside what was published':50} {'here':36} published")
+    for row in beside_published(found).to_dict("records"):
+        print(f"{row['figure']:50} {row['here']:36} {row['published']} ({row['paper']})")

@@ -22,21 +22,36 @@ import xarray as xr
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation import Estimate, rate, wilson
 
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure, on other data than ours.
+
+    Attributes
+    ----------
+    figure : str
+        What was measured.
+    value : str
+        As it was printed.
+    paper : str
+        Where, and on which data.
+    """
+
+    figure: str
+    value: str
+    paper: str
+
+
+_RCNN = "Carrasco-Davis et al. 2019, real HiTS sequences"
+_TAONET = "Gómez et al. 2020, real CRTS sequences"
 PUBLISHED = {
-    "rcnn": {
-        "paper": "Carrasco-Davis et al. 2019, real HiTS sequences",
-        "recall": "0.85 from simulation alone, 0.94 after fine-tuning with 10 objects a class",
-    },
-    "taonet": {
-        "paper": "Gómez et al. 2020, real CRTS sequences",
-        "f1": "0.546 ± 0.133",
-    },
-    "forest": {
-        "paper": "Gómez et al. 2020, the forest on light curves, real CRTS sequences",
-        "f1": "0.455 ± 0.138",
-    },
+    "rcnn": Published("average recall of rcnn, from simulation alone", "0.85", _RCNN),
+    "rcnn+10": Published("average recall of rcnn, fine-tuned with 10 a class", "0.94", _RCNN),
+    "taonet": Published("F1 of taonet", "0.546 ± 0.133", _TAONET),
+    "forest": Published("F1 of the forest on light curves", "0.455 ± 0.138", _TAONET),
+    "taonet-forest": Published("F1 of taonet less that of the forest", "0.091", _TAONET),
 }
-"""What was published of each architecture, on other data than ours."""
+"""What was published of the architectures."""
 
 _DRAWS = 2000
 
@@ -122,7 +137,7 @@ class SequenceEvaluation:
             "accuracy_by_epochs": {name: _plain(t) for name, t in self.by_epochs.items()},
             "recall_by_samples": {name: _plain(t) for name, t in self.samples.items()},
             "folds": self.folds,
-            "published": PUBLISHED,
+            "published": beside_published(self).to_dict("records"),
             "notes": list(self.notes),
         }
 
@@ -291,8 +306,8 @@ def evaluate_sequences(
     simulated = int(np.char.startswith(sources[counted], "simulation").sum())
     found = {}
     for folder in folds:
-        summary = _read(folder, "folds.json")
-        found[str(summary.get("architecture", folder))] = summary
+        summary = _checked_folds(_read(folder, "folds.json"))
+        found[str(summary["architecture"])] = summary
     curves = {}
     for folder in finetuned:
         summary = _read(folder, "finetuning.json")
@@ -308,6 +323,48 @@ def evaluate_sequences(
         found,
         _notes(scores, only),
     )
+
+
+def beside_published(evaluation: SequenceEvaluation) -> pd.DataFrame:
+    """Put what was measured beside what was published of the same architectures on other data.
+
+    A difference of two architectures is taken fold by fold, since their folds are the same objects.
+
+    Parameters
+    ----------
+    evaluation : SequenceEvaluation
+        With what trainings reached, where there are any.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``figure, here, published, paper``; ``here`` is "not measured" where nothing was.
+    """
+    here: dict[str, str] = {}
+    for one in evaluation.members:
+        if one.member.endswith("_rcnn"):
+            here["rcnn"] = str(one.recall)
+    for name, table in evaluation.samples.items():
+        for row in table[table["samples"] == 10].to_dict("records"):
+            if name.partition("@")[0].endswith("_rcnn"):
+                here["rcnn+10"] = f"{row['value']:.4f}, draws {row['low']:.4f} to {row['high']:.4f}"
+    f1 = {
+        name: np.array([each["f1"] for each in summary["each"]])
+        for name, summary in evaluation.folds.items()
+    }
+    here |= {name: _over_folds(values) for name, values in f1.items()}
+    alike = {(each["seed"], len(each["each"])) for each in evaluation.folds.values()}
+    if {"taonet", "forest"} <= set(f1) and len(alike) == 1:
+        here["taonet-forest"] = _over_folds(f1["taonet"] - f1["forest"])
+    rows = [
+        (said.figure, here.get(key, "not measured"), said.value, said.paper)
+        for key, said in PUBLISHED.items()
+    ]
+    return pd.DataFrame(rows, columns=["figure", "here", "published", "paper"])
+
+
+def _over_folds(values: np.ndarray) -> str:
+    return f"{values.mean():.4f} ± {values.std(ddof=1):.4f}, {len(values)} folds"
 
 
 def held_out(scores: xr.Dataset, folder: str | os.PathLike[str]) -> np.ndarray:
@@ -353,6 +410,23 @@ def _samples(summary: Mapping[str, Any]) -> pd.DataFrame:
     except (KeyError, TypeError, ValueError) as error:
         raise EvaluationError(f"the record of a fine-tuning cannot be read ({error!r})") from error
     return pd.DataFrame(rows, columns=["samples", "value", "low", "high"]).sort_values("samples")
+
+
+def _checked_folds(summary: dict[str, Any]) -> dict[str, Any]:
+    """Give the record of trainings fold by fold as it is, if it is one."""
+    try:
+        for name in ("f1", "f1_spread", "f1_classes", "recall", "recall_spread"):
+            summary[name] = float(summary[name])
+        summary["f1_by_class"] = {
+            str(kind): [float(mean), float(spread)]
+            for kind, (mean, spread) in summary["f1_by_class"].items()
+        }
+        for one in summary["each"]:
+            one["f1"] = float(one["f1"])
+        _ = summary["architecture"], summary["seed"] + 0
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise EvaluationError(f"the record of folds cannot be read ({error!r})") from error
+    return summary
 
 
 def _read(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:

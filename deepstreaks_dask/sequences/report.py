@@ -11,7 +11,11 @@ import xarray as xr
 from deepstreaks_dask import plots
 from deepstreaks_dask.evaluation import Estimate
 from deepstreaks_dask.pages import chart_item, write_page
-from deepstreaks_dask.sequences.evaluation import PUBLISHED, MemberFigures, SequenceEvaluation
+from deepstreaks_dask.sequences.evaluation import (
+    MemberFigures,
+    SequenceEvaluation,
+    beside_published,
+)
 from deepstreaks_dask.sequences.exposures import LABELS, Comparison
 from deepstreaks_dask.storage import locate
 
@@ -71,7 +75,7 @@ def write_evaluation(
         curves=[chart_item(chart) for chart in curves],
         members=[_member(one) for one in evaluation.members],
         classes=_classes(evaluation),
-        published=PUBLISHED,
+        published=beside_published(evaluation).to_dict("records"),
         folds=_folds(evaluation),
         facts=_facts(scores),
     )
@@ -133,18 +137,18 @@ def _interval(row: pd.Series, name: str) -> str:
 
 
 def _folds(evaluation: SequenceEvaluation) -> list[list[str]]:
-    rows = []
-    for name, one in evaluation.folds.items():
-        cells = [
-            f"{one[key]:.4f} ± {one.get(f'{key}_spread', float('nan')):.4f}"
-            if isinstance(one.get(key), float)
-            else "not measured"
-            for key in ("f1", "recall")
+    return [
+        [
+            name,
+            str(len(one["each"])),
+            *(f"{one[key]:.4f} ± {one[f'{key}_spread']:.4f}" for key in ("f1", "recall")),
+            f"{one['f1_classes']:.4f}",
+            ", ".join(
+                f"{kind} {mean:.3f} ± {sd:.3f}" for kind, (mean, sd) in one["f1_by_class"].items()
+            ),
         ]
-        classes = one.get("f1_classes")
-        spread = f"{classes:.4f}" if isinstance(classes, float) else ""
-        rows.append([name, str(one.get("folds", "")), *cells, spread])
-    return rows
+        for name, one in evaluation.folds.items()
+    ]
 
 
 def _facts(scores: xr.Dataset) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ import xarray as xr
 from deepstreaks_dask.sequences.evaluation import (
     EvaluationError,
     accuracy_by_epochs,
+    beside_published,
     evaluate_sequences,
     held_out,
     measure_member,
@@ -37,6 +38,18 @@ def run(truth, guesses, *, classes=CLASSES, members=("m1", "m2"), sources=None):
             "id": ("object", np.array([f"o{k}" for k in range(len(truth))], object)),
         },
     )
+
+
+def folds(architecture, each, *, seed=0):
+    """What trainings fold by fold leave behind."""
+    figures = dict.fromkeys(("f1", "f1_spread", "f1_classes", "recall", "recall_spread"), 0.5)
+    return figures | {
+        "architecture": architecture,
+        "folds": len(each),
+        "seed": seed,
+        "f1_by_class": {"a": [0.5, 0.1]},
+        "each": [{"f1": value} for value in each],
+    }
 
 
 def test_figures_are_those_of_counts_by_hand():
@@ -100,9 +113,7 @@ def test_what_no_training_saw_and_what_trainings_reached(tmp_path):
     (tmp_path / "record.json").write_text(json.dumps({"split": {"test": ["o1", "o3", "gone"]}}))
     chosen = held_out(scores, tmp_path)
     assert chosen.tolist() == [False, True, False, True]
-    (tmp_path / "folds.json").write_text(
-        json.dumps({"architecture": "forest", "f1": 0.5, "f1_spread": 0.1, "folds": 5})
-    )
+    (tmp_path / "folds.json").write_text(json.dumps(folds("forest", [0.4, 0.6])))
     after = [{"samples": n, "recall": 0.8 + n / 100, "recall_range": [0.7, 0.9]} for n in (10, 1)]
     record = {
         "start": "hits_rcnn@1",
@@ -110,10 +121,28 @@ def test_what_no_training_saw_and_what_trainings_reached(tmp_path):
         "after": after,
     }
     (tmp_path / "finetuning.json").write_text(json.dumps(record))
-    found = evaluate_sequences(scores, only=chosen, folds=[tmp_path], finetuned=[tmp_path])
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "folds.json").write_text(json.dumps(folds("taonet", [0.5, 0.9])))
+    found = evaluate_sequences(
+        scores, only=chosen, folds=[tmp_path, tmp_path / "t"], finetuned=[tmp_path]
+    )
     assert found.objects == 2
     assert found.folds["forest"]["f1"] == 0.5
     assert found.samples["hits_rcnn@1"]["samples"].tolist() == [0, 1, 10]
+    beside = beside_published(found).set_index("figure")["here"].to_dict()
+    assert list(beside.values()) == [
+        "not measured",
+        "0.9000, draws 0.7000 to 0.9000",
+        "0.7000 ± 0.2828, 2 folds",
+        "0.5000 ± 0.1414, 2 folds",
+        "0.2000 ± 0.1414, 2 folds",
+    ]
+    (tmp_path / "t" / "folds.json").write_text(json.dumps(folds("taonet", [0.5, 0.9], seed=1)))
+    other = evaluate_sequences(scores, folds=[tmp_path, tmp_path / "t"])
+    assert beside_published(other)["here"].tolist()[-1] == "not measured"  # folds of other objects
+    (tmp_path / "t" / "folds.json").write_text(json.dumps(folds("taonet", ["x", 0.9])))
+    with pytest.raises(EvaluationError, match="record of folds"):
+        evaluate_sequences(scores, folds=[tmp_path / "t"])
     assert found.samples["hits_rcnn@1"]["value"].tolist() == pytest.approx([0.7, 0.81, 0.9])
 
 
