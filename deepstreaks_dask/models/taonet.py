@@ -5,28 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from deepstreaks_dask.models.recurrent import (
     SIDE,
     Arcsinh,
     Changes,
+    Fold,
     Photometry,
     Recurrent,
     apertures,
-    per_epoch,
 )
+from deepstreaks_dask.sequences.batches import FEATURES
 
 _UNITS = 64
 _APERTURES = 12
+_PLACES = 0.8, 1.6, 3.2, 6.4  # pixels: widths of what tells where an object is
+_BLUR = 1.5  # pixels by which stars are blurred before they are compared, more than seeing and misalignment move them
+_OWN = 5.0  # pixels around the middle that are the object's own
+_PRIOR = 0.15  # standard deviation of a transparency that no star tells
+_FAINT = 5.0  # units of noise: fluxes below tell no place
+_STEPS = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96
+_LAGS = (
+    2.0,
+    36.0,
+    240.0,
+    1080.0,
+    2400.0,
+    4800.0,
+    10800.0,
+)  # hours that part pairs of epochs into groups
+_QUANTILES = 0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0
 
 
 def taonet(classes: int) -> keras.Model:
     """Build the network with random weights.
 
-    Two dense blocks (Huang et al. 2017, arXiv:1608.06993) look at every stamp, beside them learned apertures measure it;
-    gated recurrent units read the sequence forwards and backwards; the mean and the largest of what they say
-    over all epochs are classified.
+    Two dense blocks (Huang et al. 2017, arXiv:1608.06993) look at every stamp, and at what it has more than the mean of all
+    stamps; another two look at that mean. Learned apertures measure the object. Gated recurrent units read the
+    sequence forwards and backwards. What they say, their mean and largest over all epochs, is classified together with
+    the structure functions and the distributions of the fluxes.
 
     Parameters
     ----------
@@ -44,27 +63,195 @@ def taonet(classes: int) -> keras.Model:
     ----------
     Gómez et al. 2020, MNRAS 499, 3130, arXiv:2004.13877.
     """
-    pixels = keras.Input((SIDE, SIDE, 1))
-    x = Arcsinh()(pixels)
-    x = layers.Conv2D(12, 5, strides=2, padding="same", activation="relu")(x)
-    x = layers.AveragePooling2D(2)(x)
-    x = _dense_block(x, 3, growth=8)
-    x = layers.Conv2D(20, 1, use_bias=False)(_active(x))
-    x = _dense_block(x, 3, growth=8)
-    x = layers.GlobalAveragePooling2D()(_active(x))
-    seen = layers.Concatenate()([apertures(pixels, _APERTURES), x])
-    inputs, epochs = per_epoch(keras.Model(pixels, seen, name="stamp"))
+    stamps = keras.Input((None, SIDE, SIDE), name="stamps")
+    features = keras.Input((None, len(FEATURES)), name="features")
     mask = keras.Input((None,), dtype="bool", name="mask")
+    mean, pairs, calibrated, stars = Reference(name="reference")(stamps, features, mask)
+    encoder = _encoder((SIDE, SIDE, 2), "stamp", 8)
+    flat = ops.reshape(pairs, (-1, SIDE, SIDE, 2))
+    epochs = layers.Concatenate()([Fold()(encoder(flat), features), stars, calibrated])
     x = layers.Dense(_UNITS, activation="relu", name="epoch")(epochs)
     corrections = layers.Dense(_APERTURES, name="corrections")(x)
     measured = layers.Add()([Photometry(_APERTURES)(epochs), corrections])
-    x = layers.Concatenate()([x, measured, Changes()(measured)])
+    place = Place(name="place")(stamps)
+    light = Distribution(name="distribution")(measured, mask)
+    lags = StructureFunction(name="structure")(measured, features, mask)
+    moves = StructureFunction(2, name="motion")(place, features, mask)
+    x = layers.Concatenate()([x, measured, place, Changes()(measured)])
     x = layers.Dense(_UNITS, activation="relu", name="changed")(x)
     x = layers.Bidirectional(layers.GRU(_UNITS, return_sequences=True), name="both")(x, mask=mask)
-    x = layers.Dropout(0.3)(Pool()(x, mask))
+    still = _encoder((SIDE, SIDE, 1), "mean", 12)(mean)
+    x = layers.Concatenate()([Pool()(x, mask), light, lags, moves, still])
+    x = layers.Dropout(0.3)(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.Dense(_UNITS, activation="relu", name="object")(x)
+    x = layers.Dropout(0.3)(x)
     probabilities = layers.Dense(classes, activation="softmax", name="classes")(x)
-    return keras.Model([*inputs, mask], probabilities, name="taonet")
+    return keras.Model([stamps, features, mask], probabilities, name="taonet")
+
+
+class Reference(layers.Layer):
+    """Compare every stamp with the mean of all stamps of its object, and by its stars.
+
+    The stamps are averaged in counts, by the inverse of their variances. How transparent the air was is how bright, against
+    the mean, everything is that lies around the object (ridge regression with 1 +- 0.15 where no star does), as
+    differential photometry has it. What is not known of the zero points is so known of relative ones.
+
+    Gives the mean in units of its noise (object, y, x, 1); each stamp, and what it has more than the mean, in units of its
+    own noise (object, epoch, y, x, 2); the features with a ``depth`` that knows the transparency; and the logarithms
+    of the transparency and of what the stars weigh (object, epoch, 2).
+    """
+
+    def call(self, stamps: Any, features: Any, seen: Any) -> Any:
+        """Compute them."""
+        there = ops.cast(seen, stamps.dtype)[..., None, None]
+        place = FEATURES.index("depth")
+        depth = features[..., place, None]
+        dim = ops.exp(-ops.clip(depth, -5.0, 5.0))[..., None] * there  # a unit of the mean in each
+        stamps = stamps * there
+        weight = ops.maximum(ops.sum(dim**2, axis=1, keepdims=True), 1e-6)
+        mean = ops.sum(stamps * dim, axis=1, keepdims=True) / weight
+        blur, around = ops.convert_to_tensor(_BLURRED), ops.convert_to_tensor(_AROUND)
+        around_it = around * ops.matmul(ops.matmul(blur, stamps), blur)
+        expected = around * ops.matmul(ops.matmul(blur, mean), blur) * dim
+        stars = ops.sum(ops.square(expected), axis=(2, 3))
+        prior = (
+            1.0 / _PRIOR**2
+        )  # blurred pixels share their noise: as if each were one of unit noise
+        light = (ops.sum(around_it * expected, axis=(2, 3)) + prior) / (stars + prior)
+        light = ops.log(ops.clip(light, 0.05, 5.0))[..., None]
+        more = stamps - mean * dim * ops.exp(light)[..., None]
+        calibrated = ops.concatenate(
+            [features[..., :place], depth - light, features[..., place + 1 :]], axis=-1
+        )
+        known = ops.log1p(stars)[..., None] / 5.0
+        return (
+            ops.transpose(mean * ops.sqrt(weight), (0, 2, 3, 1)),
+            ops.stack([stamps, more], axis=-1),
+            calibrated,
+            ops.concatenate([light, known], axis=-1),
+        )
+
+    def compute_output_shape(
+        self,
+        stamps_shape: tuple[int | None, ...],
+        features_shape: tuple[int | None, ...],
+        seen_shape: tuple[int | None, ...],
+    ) -> Any:
+        """Tell the shapes."""
+        return (
+            (stamps_shape[0], SIDE, SIDE, 1),
+            (*stamps_shape, 2),
+            features_shape,
+            (*seen_shape, 2),
+        )
+
+
+class Place(layers.Layer):
+    """Where the light of a stamp is, by learned weights: (object, epoch, y, x) to (object, epoch, 2 n), first all x, then y.
+
+    They begin as Gaussians of four widths, times x and times y; each is in units of the Gaussian's own flux, and nothing
+    where that is faint.
+    """
+
+    def build(self, stamps_shape: tuple[int | None, ...]) -> None:
+        """Make the weights."""
+        y, x = (np.indices((SIDE, SIDE)) - (SIDE - 1) / 2).reshape(2, -1, 1)
+        widths = np.array(_PLACES)
+        light = np.exp(-0.5 * (x**2 + y**2) / widths**2)
+        light /= np.sqrt((light**2).sum(axis=0))  # one unit of noise gives one
+        kernels = np.concatenate([light, light * x / widths, light * y / widths], axis=1)
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=kernels.shape,
+            initializer=keras.initializers.Constant(kernels.astype(np.float32)),
+        )
+
+    def call(self, stamps: Any) -> Any:
+        """Compute them."""
+        flat = ops.reshape(stamps, (-1, ops.shape(stamps)[1], SIDE * SIDE))
+        sums = ops.matmul(flat, self.kernel)
+        light, away = sums[..., : len(_PLACES)], sums[..., len(_PLACES) :]
+        whole = ops.sqrt(ops.square(light) + _FAINT**2)
+        return ops.clip(away / ops.concatenate([whole, whole], axis=-1), -3.0, 3.0)
+
+    def compute_output_shape(self, stamps_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Tell the shape."""
+        return (*stamps_shape[:2], 2 * len(_PLACES))
+
+
+class StructureFunction(layers.Layer):
+    """How much a sequence of numbers differs between epochs so far apart: (object, epoch, n) to (object, lag (n + 1)).
+
+    For pairs of epochs in groups by the time between them, the root mean square of their differences (Simonetti, Cordes &
+    Heeschen 1985, ApJ 296, 46), and whether there are such. Pairs are 1 to 96 epochs apart, so that a long
+    sequence costs no more an epoch than a short one.
+
+    Parameters
+    ----------
+    axes : int
+        Numbers behind each other that are vectors: so many that their squares are added.
+    **options
+        Of a Keras layer.
+    """
+
+    def __init__(self, axes: int = 1, **options: Any) -> None:
+        super().__init__(**options)
+        self.axes = axes
+
+    def call(self, values: Any, features: Any, seen: Any) -> Any:
+        """Compute them."""
+        hours = ops.expm1(5.0 * features[..., FEATURES.index("elapsed")])
+        place = ops.cumsum(ops.ones_like(hours), axis=1)
+        last = ops.sum(ops.cast(seen, hours.dtype), axis=1, keepdims=True)
+        squares, lags, known = [], [], []
+        for step in _STEPS:
+            square = ops.square(ops.roll(values, -step, axis=1) - values)
+            squares.append(sum(ops.split(square, self.axes, axis=-1)))
+            lags.append(ops.roll(hours, -step, axis=1) - hours)
+            known.append(ops.cast(place + step <= last, hours.dtype))
+        lag = ops.concatenate(lags, axis=1)[..., None]
+        edges = ops.convert_to_tensor(np.array([-1.0, *_LAGS, 1e9], np.float32))
+        group = ops.cast((lag > edges[:-1]) & (lag <= edges[1:]), hours.dtype)
+        group = group * ops.concatenate(known, axis=1)[..., None]
+        total = ops.matmul(ops.transpose(group, (0, 2, 1)), ops.concatenate(squares, axis=1))
+        count = ops.sum(group, axis=1)[..., None]
+        mean = ops.sqrt(total / ops.maximum(count, 1.0) + 1e-4)
+        some = ops.cast(count > 0, hours.dtype)
+        found = ops.concatenate([ops.log(mean / 0.1) * some, some], axis=-1)
+        return ops.reshape(found, (-1, (len(_LAGS) + 1) * (values.shape[-1] // self.axes + 1)))
+
+    def compute_output_shape(
+        self,
+        values_shape: tuple[int | None, ...],
+        features_shape: tuple[int | None, ...],
+        seen_shape: tuple[int | None, ...],
+    ) -> tuple[int | None, ...]:
+        """Tell the shape."""
+        return (values_shape[0], (len(_LAGS) + 1) * ((values_shape[-1] or 0) // self.axes + 1))
+
+
+class Distribution(layers.Layer):
+    """Quantiles of a sequence of numbers, the others as differences from the median: (object, epoch, n) to (object, 7 n)."""
+
+    def call(self, values: Any, seen: Any) -> Any:
+        """Compute them."""
+        there = ops.expand_dims(seen, -1)
+        ordered = ops.sort(ops.where(there, values, 1e9), axis=1)
+        last = ops.sum(ops.cast(seen, values.dtype), axis=1, keepdims=True) - 1.0
+        places = ops.maximum(last, 0.0) * ops.convert_to_tensor(np.array(_QUANTILES, np.float32))
+        rows = ops.cast(ops.round(places), "int32")[..., None]
+        found = ops.take_along_axis(ordered, ops.repeat(rows, values.shape[-1], axis=2), axis=1)
+        middle = _QUANTILES.index(0.5)
+        median = found[:, middle : middle + 1]
+        apart = ops.concatenate([found[:, :middle], found[:, middle + 1 :]], axis=1) - median
+        whole = ops.concatenate([median, apart], axis=1)
+        return ops.reshape(whole, (-1, len(_QUANTILES) * values.shape[-1]))
+
+    def compute_output_shape(
+        self, values_shape: tuple[int | None, ...], seen_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        """Tell the shape."""
+        return (values_shape[0], len(_QUANTILES) * (values_shape[-1] or 0))
 
 
 class Pool(layers.Layer):
@@ -93,6 +280,38 @@ class TaoNet(Recurrent):
     """Classifies an object by all of its epochs."""
 
     build = staticmethod(taonet)
+
+
+def _encoder(shape: tuple[int, int, int], name: str, growth: int) -> keras.Model:
+    """Look at an image: apertures upon its first plane, and two dense blocks upon all of it."""
+    pixels = keras.Input(shape)
+    x = Arcsinh()(pixels)
+    x = layers.Conv2D(12, 5, strides=2, padding="same", activation="relu")(x)
+    x = layers.AveragePooling2D(2)(x)
+    x = _dense_block(x, 3, growth=growth)
+    x = layers.Conv2D(20, 1, use_bias=False)(_active(x))
+    x = _dense_block(x, 3, growth=growth)
+    x = _active(x)
+    x = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
+    measured = apertures(pixels[..., :1], _APERTURES)
+    return keras.Model(pixels, layers.Concatenate()([measured, x]), name=name)
+
+
+def _blurred() -> np.ndarray:
+    """Weights of a row's pixels in each blurred one, float32 ``(x, x)``, with a unit of noise as before."""
+    apart = np.subtract.outer(np.arange(SIDE), np.arange(SIDE))
+    kernel = np.exp(-0.5 * (apart / _BLUR) ** 2)
+    return (kernel / np.sqrt(np.median((kernel**2).sum(axis=1)))).astype(np.float32)
+
+
+def _around() -> np.ndarray:
+    """Weights of the pixels around the object, float32 ``(y, x)``: how many are one, blurred."""
+    y, x = np.indices((SIDE, SIDE)) - (SIDE - 1) / 2
+    one = 1 / np.sqrt(4 * np.pi * _BLUR**2)
+    return np.where(np.hypot(x, y) > _OWN, one, 0.0).astype(np.float32)
+
+
+_BLURRED, _AROUND = _blurred(), _around()
 
 
 def _active(x: Any) -> Any:

@@ -19,7 +19,7 @@ from deepstreaks_dask.sequences.batches import Batch, Prepared, pad, prepare
 from deepstreaks_dask.sequences.stretches import Sequences, read_objects
 from deepstreaks_dask.training.recipe import Recipe
 
-MOST = 48
+MOST = 32
 """Epochs of an object in a training step; of more, so many are drawn each time."""
 
 _FEWEST = 0.5  # of an object's epochs that are kept
