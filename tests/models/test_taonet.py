@@ -1,0 +1,90 @@
+"""What TAO-Net compares and counts: each against the plain formula."""
+
+import numpy as np
+import pytest
+
+from deepstreaks_dask.models.taonet import (
+    _LAGS,
+    _QUANTILES,
+    _STEPS,
+    Distribution,
+    Reference,
+    StructureFunction,
+)
+from deepstreaks_dask.sequences.batches import FEATURES
+
+COUNTS = 30, 17
+DEPTH, ELAPSED = FEATURES.index("depth"), FEATURES.index("elapsed")
+
+
+@pytest.fixture(scope="module")
+def given():
+    """Two objects with their times, the second one shorter."""
+    rng = np.random.default_rng(1)
+    mask = np.arange(30) < np.array(COUNTS)[:, None]
+    hours = np.cumsum(rng.choice([0.2, 20.0, 900.0], (2, 30)), axis=1)
+    features = np.zeros((2, 30, len(FEATURES)), np.float32)
+    features[..., ELAPSED] = np.log1p(hours - hours[:, :1]) / 5
+    return rng.normal(size=(2, 30, 3)).astype(np.float32), features, mask
+
+
+def test_a_structure_function_is_that_of_the_pairs(given):
+    values, features, _ = given
+    found = np.asarray(StructureFunction()(*given)).reshape(2, len(_LAGS) + 1, 4)
+    for row, count in enumerate(COUNTS):
+        v, hours = values[row], np.expm1(5 * features[row, :, ELAPSED])
+        pairs = [(k, k + s) for s in _STEPS for k in range(count - s)]
+        groups = np.digitize([hours[b] - hours[a] for a, b in pairs], _LAGS, right=True)
+        for group in range(len(_LAGS) + 1):
+            own = [pair for pair, g in zip(pairs, groups, strict=True) if g == group]
+            assert found[row, group, 3] == bool(own)
+            if own:
+                squares = np.mean([(v[b] - v[a]) ** 2 for a, b in own], axis=0)
+                expected = 0.5 * np.log((squares + 1e-4) / 0.01)
+                np.testing.assert_allclose(found[row, group, :3], expected, atol=1e-3)
+            else:
+                assert (found[row, group] == 0).all()
+
+
+def test_quantiles_are_those_of_the_epochs_that_there_are(given):
+    values, _, mask = given
+    found = np.asarray(Distribution()(values, mask)).reshape(2, len(_QUANTILES), 3)
+    for row, count in enumerate(COUNTS):
+        ordered = np.sort(values[row, :count], axis=0)
+        places = np.round(np.array(_QUANTILES, np.float32) * (count - 1)).astype(int)
+        expected = ordered[places]
+        median = expected[_QUANTILES.index(0.5)]
+        others = np.delete(expected, _QUANTILES.index(0.5), axis=0) - median
+        np.testing.assert_allclose(found[row, 0], median, rtol=1e-6)
+        np.testing.assert_allclose(found[row, 1:], others, atol=1e-6)
+
+
+@pytest.mark.parametrize("star", [60.0, 0.0])
+def test_stars_around_an_object_tell_how_transparent_the_air_was(star):
+    """And without a star nothing is claimed."""
+    rng = np.random.default_rng(2)
+    light = np.exp(rng.normal(0, 0.4, 30)).astype(np.float32)
+    stamps = np.zeros((2, 30, 21, 21), np.float32)
+    stamps[..., 2:5, 15:18] = star * light[:, None, None]
+    own = 50 * rng.random(30).astype(np.float32)
+    stamps[..., 10, 10] = own * light
+    stamps += rng.normal(0, 1, stamps.shape)
+    mask = np.arange(30) < np.array(COUNTS)[:, None]
+    stamps[~mask] = 1e3  # padding
+    mean, pairs, features, told = (
+        np.asarray(part)
+        for part in Reference()(stamps, np.zeros((2, 30, len(FEATURES)), np.float32), mask)
+    )
+    for row, count in enumerate(COUNTS):
+        true = np.log(light[:count] / light[:count].mean())
+        if star:
+            np.testing.assert_allclose(told[row, :count, 0], true, atol=0.12)
+            assert mean[row, 3, 16, 0] > 3 * star
+        else:
+            assert np.abs(told[row, :count, 0]).max() < 0.25
+        np.testing.assert_allclose(features[row, ..., DEPTH], -told[row, ..., 0], atol=1e-6)
+        assert (told[row, 0, 1] > 1.5) if star else (told[row, 0, 1] < 0.3)
+        # the star is gone from the difference, and what changes is left
+        more = pairs[row, :count, :, :, 1]
+        assert np.abs(more[:, 3, 16]).max() < 8
+        np.testing.assert_array_equal(pairs[row, :count, :, :, 0], stamps[row, :count])
