@@ -8,7 +8,7 @@ from dask.distributed import Client
 
 from deepstreaks_dask import archive
 from deepstreaks_dask.archive import EPOCHS, CutoutBatch, append, create, open_archive
-from deepstreaks_dask.campaign import score
+from deepstreaks_dask.campaign import _STAMPS_A_TASK, _stretches, score
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError, ModelError
 from deepstreaks_dask.families import Families
@@ -238,3 +238,14 @@ def test_mistakes_are_named(url, zoo, client, tmp_path):
     Zoo(zoo).save(ByBrightness(0), card)
     with pytest.raises(CampaignError, match=r"\(63, 63, 1\), but the archive has float32"):
         score(url, Families.from_zoo(zoo, ["small"]), client, progress=False)
+
+
+def test_shards_are_put_together_until_they_are_worth_a_task_and_no_thread_is_left_without(client):
+    shards = [(k, k + 10) for k in range(0, 800, 10)]
+    short = _stretches(client, shards, np.full(800, 20))
+    assert [one for together in short for one in together] == shards
+    assert {len(together) for together in short} == {20}  # two tasks for each of two threads
+    long = _stretches(client, shards, np.full(800, _STAMPS_A_TASK // 25))
+    assert {len(together) for together in long} == {2}
+    assert _stretches(client, shards[:3], np.full(800, 20)) == [(one,) for one in shards[:3]]
+    assert _stretches(client, shards[:1], np.full(10, _STAMPS_A_TASK)) == [(shards[0],)]
