@@ -403,7 +403,7 @@ def newest_commit(archive: str, run: str) -> str:
     """
     dataset = open_archive(archive)
     provenance = Run.attach(dataset.attrs["url"], run).provenance
-    return f"{dataset.sizes['cutout']} {provenance.get('updated')}"
+    return f"{dataset['id'].size} {provenance.get('updated')}"
 
 
 def _plain(value: Any) -> Any:

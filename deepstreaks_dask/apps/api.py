@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ from deepstreaks_dask.apps.access import (
     Viewer,
     csrf_of,
 )
+from deepstreaks_dask.archive import open_archive
 from deepstreaks_dask.catalogue import Catalogue, newest_commit
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.explanations import explain
@@ -106,6 +108,11 @@ class Site:
     def door(self) -> Review:
         """Who is let in."""
         return self.review
+
+    @cached_property
+    def sequences(self) -> bool:
+        """Whether the archive has objects with their sequences, of which there are no candidates."""
+        return "object" in open_archive(self.archive).sizes
 
     def catalogue(self) -> Catalogue:
         """Give the run as it is now."""

@@ -67,6 +67,8 @@ def serve(
 ) -> None:
     """Serve all dashboards of an archive until interrupted. Nobody sees anything without logging in.
 
+    Of sequences there are no candidates to review: they are explored, behind the same log-in.
+
     Parameters
     ----------
     archive : str or path
@@ -167,7 +169,7 @@ def create_app(
     decision = Decision(dict(thresholds)) if thresholds else None
     key = archive_key(archive)
     site = Site(archive, run, key, review, decision, frozenset(hosts), zoo)
-    if run in list_runs(archive):
+    if run in list_runs(archive) and not site.sequences:
         site.catalogue()  # whatever is wrong is said now
     app = make_app(site, "DeepStreaks review")
     app.include_router(api)
@@ -250,6 +252,7 @@ def _add_pages(app: FastAPI, begin: str) -> None:
             archive=Path(site.archive.rstrip("/")).name,
             run=site.run,
             dashboards=request.app.state.dashboards,
+            reviewed=not site.sequences,
             **more,
         )
         return HTMLResponse(text)
@@ -264,6 +267,8 @@ def _add_pages(app: FastAPI, begin: str) -> None:
 
     @app.get("/review", include_in_schema=False)
     def review(request: Request, secret: Secret = "") -> Response:
+        if site_of(request).sequences:
+            return RedirectResponse("/explore", 303)
         if site_of(request).run not in list_runs(site_of(request).archive):
             return RedirectResponse("/campaign", 303)
         catalogue = site_of(request).catalogue()

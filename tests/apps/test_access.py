@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from helpers import random_batch, write_run
+from helpers import MADE_UP, random_batch, write_run
 from starlette.routing import Mount
 from starlette.websockets import WebSocketDisconnect
 
 from deepstreaks_dask.apps.access import COOKIE, CSRF
 from deepstreaks_dask.apps.review import create_app
 from deepstreaks_dask.apps.site import own_machine
-from deepstreaks_dask.archive import append, create
+from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.review import ROLES, Review
+from deepstreaks_dask.runs import Run
+from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
+from deepstreaks_dask.simulate.variables import get_task
 
 PASSWORD = "correct horse battery"
 OF = {"viewer": "vera", "reviewer": "anna", "administrator": "root"}
@@ -207,6 +210,35 @@ def test_one_archives_session_opens_no_other(site, tmp_path, people):
         page = here.get(path, params={"archive": url, "run": "../../other.zarr/runs/default"})
         assert page.status_code == 200
         assert "other.zarr" not in page.text
+
+
+def test_sequences_are_behind_the_same_log_in(people, tmp_path):
+    """There are no candidates of them to review: whoever is let in explores."""
+    url = str(tmp_path / "objects.zarr")
+    create(url, **LAYOUT)
+    append(url, simulate_sequences(3, "hits", "rcnn"))
+    member = {"name": "hits_rcnn", "version": "1", "sha256": "ab" * 32, "family": "hits"}
+    classes = sorted(get_task("rcnn").classes)
+    shard = open_archive(url).attrs["shard"]
+    Run.create(url, "default", [member | {"threshold": 0.5}], 3, shard, classes=classes, **MADE_UP)
+    site = create_app(url, database=people, hosts={"testserver"})
+    assert set(table(site.routes)) == set(WHO)
+    stranger = TestClient(site, follow_redirects=False)
+    for method, path in WHO:
+        if WHO[method, path] != OPEN:
+            origin = {"Origin": "http://testserver"}
+            assert ask(stranger, method, path, headers=origin) == 401, (method, path)
+    seen = stranger.get("/explore", headers={"Accept": "text/html"}, follow_redirects=True)
+    assert seen.url.path == "/login"
+    assert "objects.zarr" not in seen.text
+    client = enter(site, "vera")
+    page = client.get("/explore")
+    assert page.status_code == 200
+    assert "objects.zarr" in page.text
+    assert client.get("/review").headers["location"] == "/explore"
+    assert 'href="/review"' not in client.get("/account").text
+    refused = client.get("/api/v1/streaks")
+    assert (refused.status_code, "sequences evaluate" in refused.json()["detail"]) == (400, True)
 
 
 OWN = {
