@@ -316,9 +316,9 @@ class Survey:
     def crowding_at(self, rng: np.random.Generator, *, disc: bool) -> float:
         """Draw how crowded the sky is around an object.
 
-        Stars in a plane-parallel disc are as many as 1 / sin |b| (about what Bahcall & Soneira 1980, ApJS 44, 73, count at
-        20 mag). What lies far beyond, or very near, is as often in all directions; of what is of the disc itself there is
-        the more towards the plane, as 1 / sin² |b|, between the constant of a nearby sample and the third
+        Stars in a plane-parallel disc are as many as ``1 / sin |b|`` (about what Bahcall & Soneira 1980, ApJS 44, 73, count
+        at 20 mag). What lies far beyond, or very near, is as often in all directions; of what is of the disc itself there is
+        the more towards the plane, as ``1 / sin² |b|``, between the constant of a nearby sample and the third
         power of one that reaches out of the disc.
 
         Parameters
