@@ -89,7 +89,7 @@ def standing(archive: str | os.PathLike[str], run: str = "default") -> Standing:
         If there is no such run.
     """
     dataset = open_archive(archive)
-    url, total = dataset.attrs["url"], dataset.sizes["cutout"]
+    url, total = dataset.attrs["url"], dataset["id"].size
     stored = Run.open(archive, run)
     array, provenance = stored.scores, stored.provenance
     bounds = shard_bounds(total, array.chunks[0])
@@ -135,7 +135,7 @@ def _times(url: str, run: str) -> dict[int, float]:
     times = {}
     for path, entry in fs.find(folder, detail=True).items():
         parts = path.removeprefix(folder).strip("/").split("/")
-        if len(parts) == 2 and "".join(parts).isdigit():  # no file of a write under way, or killed
+        if all(part.isdigit() for part in parts):  # no file of a write under way, or killed
             stamp = entry.get("mtime") or entry.get("LastModified") or entry.get("updated") or 0.0
             times[int(parts[0])] = (
                 stamp.timestamp() if isinstance(stamp, datetime) else float(stamp)

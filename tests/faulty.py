@@ -21,9 +21,10 @@ import keras
 import numpy as np
 
 from deepstreaks_dask import worker
-from deepstreaks_dask.archive import CutoutBatch, append, create
+from deepstreaks_dask.archive import EPOCHS, CutoutBatch, append, create
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.models import CLASSIFIERS
 from deepstreaks_dask.models.zoo import KERAS_FILE, Card, Zoo
 
 SHARD = 64
@@ -67,10 +68,32 @@ def small_archive(url, shards):
     return url
 
 
+def small_sequences(folder, shards):
+    """Make an archive of objects of noise with one to four stamps each, and a zoo with an untrained network for them."""
+    url, zoo = folder / "objects.zarr", Zoo(folder / "objects-zoo")
+    create(url, shard=SHARD, shape=(21, 21), dtype="float32", epochs=EPOCHS)
+    n = SHARD * shards - 5
+    rng = np.random.default_rng(3)
+    counts = rng.integers(1, 5, n)
+    mjd = 58000.0 + np.concatenate([np.arange(count) for count in counts])
+    stamps = rng.normal(0, 1, (len(mjd), 21, 21)).astype(np.float32)
+    ids = np.array([f"o{k}" for k in range(n)], object)
+    append(url, [CutoutBatch(stamps, {"id": ids}, counts=counts, epochs={"mjd": mjd})])
+    keras.utils.set_random_seed(3)
+    shape = {"input_shape": (21, 21, 1), "classes": ("a", "b"), "scaling": "none"}
+    zoo.save(CLASSIFIERS["rcnn"](("a", "b")), Card("sky_rcnn", "1", "rcnn", **shape))
+    return url, zoo.url
+
+
+def chunk_files(url, run):
+    """Give the files of those chunks of scores that are stored, by the number of the shard."""
+    folder = Path(url) / "runs" / run / "scores" / "c"
+    return {path.relative_to(folder).parts[0]: path for path in folder.rglob("0") if path.is_file()}
+
+
 def chunks(url, run):
     """Which chunks of scores are stored, and when each was written."""
-    folder = Path(url) / "runs" / run / "scores" / "c"
-    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/0")}
+    return {name: path.stat().st_mtime_ns for name, path in chunk_files(url, run).items()}
 
 
 def wait(condition, why):
@@ -115,6 +138,18 @@ def slow_down(seconds):
     worker._checked = slowly
 
 
+def get_stuck(reads):
+    """Let objects be read so many times, and then never again: whoever reads them is to be killed."""
+    read, left = worker.read_objects, iter(range(reads))
+
+    def stuck(*arguments):
+        if next(left, None) is None:
+            threading.Event().wait()
+        return read(*arguments)
+
+    worker.read_objects = stuck
+
+
 # --- processes
 
 
@@ -132,11 +167,13 @@ def run_scheduler(file, settings):
         asyncio.run(main())
 
 
-def run_worker(address, name, memory_limit, pace, *, nanny):
+def run_worker(address, name, memory_limit, pace, *, nanny, stuck=None):
     from distributed import Nanny, Worker
 
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     slow_down(pace)
+    if stuck is not None:
+        get_stuck(stuck)
 
     async def main():
         options = {"name": name, "nthreads": 1, "memory_limit": memory_limit}
@@ -154,7 +191,16 @@ def start(target, *arguments, **options):
 
 
 @contextmanager
-def processes(folder, *, gates=(None,), nanny=True, memory_limit=None, pace=0.05, settings=None):
+def processes(
+    folder,
+    *,
+    gates=(None,),
+    nanny=True,
+    memory_limit=None,
+    pace=0.05,
+    settings=None,
+    stuck=(None, None),
+):
     """Give a scheduler and nannies, or workers, processes of their own, each behind a gate of the network or none."""
     file = folder / f"scheduler{time.monotonic_ns()}"
     started = [start(run_scheduler, str(file), settings or {})]
@@ -165,7 +211,8 @@ def processes(folder, *, gates=(None,), nanny=True, memory_limit=None, pace=0.05
             if gate is not None:
                 gate.open_to(address)
             there = address if gate is None else gate.address
-            started.append(start(run_worker, there, f"w{k}", memory_limit, pace, nanny=nanny))
+            options = {"nanny": nanny, "stuck": stuck[k]}
+            started.append(start(run_worker, there, f"w{k}", memory_limit, pace, **options))
         yield address, started
     finally:
         for process in started:
@@ -223,13 +270,26 @@ class _Killer:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def campaign(url, zoo, run, mode="all", point=None, delay=None, said=None):
+def campaign(
+    url,
+    zoo,
+    run,
+    mode="all",
+    point=None,
+    delay=None,
+    said=None,
+    *,
+    families=("rb", "kd"),
+    stuck=None,
+):
     """Score in one process, which kills itself at a point or after a delay; say how often it changed something."""
     from deepstreaks_dask.campaign import score
     from deepstreaks_dask.families import Families
 
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     killer = _Killer(url, point)
+    if stuck is not None:
+        get_stuck(stuck)
     if delay is not None:
         timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
         timer.daemon = True
@@ -237,8 +297,8 @@ def campaign(url, zoo, run, mode="all", point=None, delay=None, said=None):
     began = time.monotonic()
     decide = {"mode": "decide", "decision": DECISION, "order": ORDER} if mode == "decide" else {}
     with threads(2) as client:
-        families = Families.from_zoo(zoo, ["rb", "kd"])
-        score(url, families, client, run=run, progress=False, **decide)
+        chosen = Families.from_zoo(zoo, families)
+        score(url, chosen, client, run=run, progress=False, **decide)
         if said is not None:
             said.put((killer.count, time.monotonic() - began))
         os._exit(0)  # closing a cluster takes longer than all the rest

@@ -5,16 +5,31 @@ import os
 import random
 import signal
 import threading
-from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
-from faulty import campaign, campaigns, chunks, make_zoo, small_archive, start, warm
+from dask.distributed import Client
+from faulty import (
+    campaign,
+    campaigns,
+    chunk_files,
+    chunks,
+    make_zoo,
+    processes,
+    small_archive,
+    small_sequences,
+    start,
+    struck,
+    wait,
+    warm,
+)
 
 from deepstreaks_dask import runs
 from deepstreaks_dask.archive import verify
+from deepstreaks_dask.campaign import score
 from deepstreaks_dask.errors import CampaignError
+from deepstreaks_dask.families import Families
 from deepstreaks_dask.runs import list_runs, open_scores
 from deepstreaks_dask.standing import standing
 
@@ -50,8 +65,7 @@ def scored(url, zoo, run, mode="all", **fault):
 
 def stored(url, run):
     """Read the chunks of scores as they lie on the disk."""
-    folder = Path(url) / "runs" / run / "scores" / "c"
-    return {name: (folder / name / "0").read_bytes() for name in chunks(url, run)}
+    return {name: path.read_bytes() for name, path in chunk_files(url, run).items()}
 
 
 def hashed(folder):
@@ -113,6 +127,44 @@ def test_wherever_a_campaign_is_killed_nothing_is_lost(small, zoo, whole):
         expected = open_scores(small, f"whole-{mode}")["scores"].values
         assert found["scores"].values.tobytes() == expected.tobytes()
         assert standing(small, run).shards.tolist() == ["done"] * SHARDS
+
+
+def test_of_sequences_too_nothing_is_lost_when_a_client_or_a_worker_is_killed(tmp_path):
+    number = 6
+    url, zoo = small_sequences(tmp_path, number)
+    families = Families.from_zoo(zoo, ["sky"])
+    options = {"families": ["sky"]}
+    process = start(campaign, str(url), zoo, "client", stuck=3, **options)
+    before = wait(lambda: len(found := chunks(url, "client")) == 3 and found, "nothing is stored")
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert chunks(url, "client") == before
+    assert standing(url, "client").shards.tolist().count("done") == 3
+    for run in ("client", "whole"):
+        process = start(campaign, str(url), zoo, run, **options)
+        process.join()
+        assert process.exitcode == 0
+    after = chunks(url, "client")
+    assert len(after) == number
+    assert {name: after[name] for name in before} == before  # three shards were computed, no more
+    whole = stored(url, "whole")
+    assert stored(url, "client") == whole
+    scores = open_scores(url, "whole")["scores"].values
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(scores.sum(axis=2), 1, atol=1e-5)
+
+    workers = processes(tmp_path, gates=(None, None), nanny=False, stuck=(1, None))
+    with workers as (address, (_, doomed, _)), Client(address) as client:
+        client.wait_for_workers(2)
+        with struck(url, "worker", lambda: os.kill(doomed.pid, signal.SIGKILL), after=4) as before:
+            score(url, families, client, run="worker", progress=False)
+        assert len(client.nthreads()) == 1
+    assert 4 <= len(before) < number
+    after = chunks(url, "worker")
+    assert {name: after[name] for name in before} == before
+    assert stored(url, "worker") == whole
+    assert verify(url).ok
 
 
 def test_what_a_killed_writer_left_is_not_taken_for_scores(small, whole):
