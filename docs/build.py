@@ -1,8 +1,8 @@
 """Execute the notebooks and build the documentation's site: ``python docs/build.py`` writes ``docs/site``.
 
 Warnings are errors. Notebooks are executed one after the other in one folder, so that they share the archive that the
-first one makes; one that fails ends the build. The site loads nothing from elsewhere but MathJax, for formulas: what draws
-the plots is copied from the packages that made them.
+first one makes; one that fails ends the build. The site loads nothing from elsewhere: formulas are MathML, and what draws the
+plots is copied from the packages that made them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import copy
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -215,10 +216,12 @@ def main() -> None:
             workers = stack.enter_context(connect("local", workers=1))
             parameters = {**SMALL, "SCHEDULER": workers.scheduler.address, "WORKERS": None}
         for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-            print(notebook.name, flush=True)
+            print(notebook.name, end=" ", flush=True)
+            began = time.monotonic()
             if notebook.stem.startswith("08"):  # which starts workers itself: that is what it shows
                 parameters |= {"SCHEDULER": "local", "WORKERS": 1} if given.small else {}
             executed[notebook.name] = execute(notebook, Path(folder), **parameters)
+            print(f"{time.monotonic() - began:.0f} s", flush=True)
     build(executed, given.out)
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 
 import deepstreaks_dask
@@ -32,6 +34,8 @@ nb_output_stderr = "remove"  # TensorFlow greets each kernel there
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
+html_math_renderer = "mathml"
+
 html_theme = "pydata_sphinx_theme"
 html_title = project
 html_favicon = "favicon.svg"
@@ -42,8 +46,16 @@ html_theme_options: dict[str, Any] = {"show_toc_level": 2, "navigation_with_keys
 _DRAWS = ("bokeh/bokeh", "bokeh/bokeh-gl", "bokeh/bokeh-widgets", "bokeh/bokeh-tables")
 
 
+def write_formula(writer: Any, node: nodes.Element) -> None:
+    """Write a formula as MathML, which browsers draw themselves: nothing has to be loaded from elsewhere."""
+    block = isinstance(node, nodes.math_block)
+    writer.body.append(tex2mathml(node.astext(), as_block=block))
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
-    """Give the tutorials, and no other page, what draws their plots."""
+    """Write formulas without MathJax; give the tutorials, and no other page, what draws their plots."""
+    app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
 
     def add(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
         if page.startswith("tutorials/") and page != "tutorials/index":
