@@ -64,7 +64,7 @@ ELSEWHERE = (
 SHELL = {
     "pip install": "CI installs",
     "python3 -m venv": "CI does",
-    "jupyter lab": "tests/browser/test_site.py executes the notebooks",
+    "jupyter lab": "docs/build.py executes the notebooks, in .ci/run",
     "cluster/": "tests/cluster runs them",
     "sudo": "tests/cluster/test_files.py",
     "docker": "no Docker engine here; tests/cluster/test_files.py",
