@@ -113,7 +113,9 @@ class _Owner(Client):
             super().close(*args, **kwargs)
         finally:
             if cluster is not None:
-                cluster.close()
+                # who leaves has what was asked for: that a busy machine buries a killed worker slowly is no error
+                with suppress(TimeoutError):
+                    cluster.close()
 
 
 def _attach(where: str) -> Client:

@@ -57,6 +57,19 @@ def test_local_workers_share_the_cores_and_end_with_the_client():
     assert not any(_alive(pid) for pid, _ in seen.values())
 
 
+def test_a_worker_that_dies_slowly_is_no_error(monkeypatch):
+    """Dask waits some seconds for a killed one, which a busy machine may not bury in time."""
+    client = connect(workers=1)
+    close = client.cluster.close
+
+    def in_vain(*args, **kwargs):
+        close(*args, **kwargs)
+        raise TimeoutError
+
+    monkeypatch.setattr(client.cluster, "close", in_vain)
+    client.close()
+
+
 def test_adaptive_workers_come_with_the_work_and_end_with_the_client():
     with connect(adapt=(0, 2)) as client:
         assert client.nthreads() == {}
