@@ -2,20 +2,23 @@
 
 import numpy as np
 import pytest
-from helpers import served, visiting
+from helpers import log_in, served, visiting
 
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.models import CLASSIFIERS
 from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.review import Review, default_url
 from deepstreaks_dask.runs import Run, open_scores
 from deepstreaks_dask.sequences.evaluation import evaluate_sequences
 from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
 from deepstreaks_dask.simulate.variables import get_task
 
+PASSWORD = "correct horse battery"
+
 
 @pytest.fixture(scope="module")
 def sequences(tmp_path_factory):
-    """An archive with a run of two members: one that looks epoch by epoch, and one that does not."""
+    """An archive with a run of a member that looks epoch by epoch, and people who may log in."""
     folder = tmp_path_factory.mktemp("sequences")
     archive, zoo = str(folder / "objects.zarr"), str(folder / "zoo")
     create(archive, **LAYOUT)
@@ -34,19 +37,29 @@ def sequences(tmp_path_factory):
     kinds = dataset["kind"].values.astype(object).astype(str)
     truth = np.eye(len(classes))[[classes.index(kind) for kind in kinds]]
     scores = rng.dirichlet(np.full(len(classes), 0.6), 60) + 0.3 * truth
+    review = Review(default_url(archive))
+    for name, role in (("root", "administrator"), ("vera", "viewer")):
+        review.add_user(name, PASSWORD, role)
     stored.scores[:, 0] = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
     return archive, zoo
 
 
-def test_confusion_recall_and_a_player_of_single_objects(browser, sequences, tmp_path):
+def test_confusion_recall_and_a_player_of_single_objects_behind_the_log_in(
+    browser, sequences, tmp_path
+):
     sequences, zoo = sequences
     figures = evaluate_sequences(open_scores(sequences)).members[0]
     dataset = open_archive(sequences)
     with (
-        served("dashboard", sequences, "--zoo", zoo, "--no-show", "--port", "0") as address,
+        served(
+            *("dashboard", sequences, "--app", "review", "--zoo", zoo, "--no-show", "--port", "0")
+        ) as address,
         visiting(browser) as visit,
     ):
-        page = visit(address)
+        page = visit(f"{address}/explore")
+        assert page.url.endswith("/login")
+        assert page.locator(".tile, #strip").count() == 0
+        log_in(page, "vera", PASSWORD)
         page.wait_for_selector(".tile .value")
         tiles = page.locator(".tile .value").all_inner_texts()
         wanted = (figures.recall, figures.f1, figures.accuracy)
