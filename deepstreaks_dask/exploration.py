@@ -7,7 +7,7 @@ cutouts that change sides move within the cube. An :class:`Exploration` is share
 a run; a :class:`Cut` is one person's thresholds and costs two bytes a cutout.
 
 A night has drifted if its scores differ from all others' by their population stability index (Siddiqi 2006, Credit Risk
-Scorecards, chapter 8) *and* by the two-sample test of Smirnov (1948, Ann. Math. Stat. 19, 279).
+Scorecards) *and* by the two-sample test of Smirnov (1948, Ann. Math. Stat. 19, 279).
 """
 
 from __future__ import annotations
