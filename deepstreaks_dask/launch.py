@@ -125,9 +125,7 @@ def start(
     dataset = open_archive(archive)
     url = str(dataset.attrs["url"])
     fs, root = locate(url)
-    if "cutout" not in dataset.sizes:
-        raise CampaignError(f"{os.fspath(archive)} holds sequences: this is for single cutouts")
-    if not dataset.sizes["cutout"]:
+    if not dataset["id"].size:
         raise CampaignError(f"{os.fspath(archive)} holds no cutouts: ingest some first")
     if wrong := [name for name in families if not _FAMILY.fullmatch(name)]:
         raise CampaignError(f"no family {wrong[0]!r}: name them in letters and digits, like rb")

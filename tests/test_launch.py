@@ -10,8 +10,10 @@ import pytest
 from helpers import write_run
 
 from deepstreaks_dask import launch
+from deepstreaks_dask.archive import append, create
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.runs import SHIPPED
+from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +71,16 @@ def test_nothing_of_a_page_reaches_a_shell(archive, asleep):
         *("-P", "-m", "deepstreaks_dask", "score", f"--run={run}", "--families=rb,kd"),
         *("--zoo=my zoo", "--workers=1", "--", str(archive)),
     ]
+
+
+def test_sequences_are_begun_by_the_same_command(tmp_path, asleep):
+    url = tmp_path / "objects.zarr"
+    create(url, **LAYOUT)
+    with pytest.raises(CampaignError, match="ingest some first"):
+        launch.start(url, families=["hits"])
+    append(url, simulate_sequences(2, "hits", "rcnn"))
+    launch.start(url, families=["hits"])
+    assert asleep[0][4:] == ["score", "--run=default", "--families=hits", "--", str(url)]
 
 
 def test_a_run_goes_on_as_it_began(archive, asleep):

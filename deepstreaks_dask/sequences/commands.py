@@ -272,6 +272,12 @@ def evaluate(
             help="Folder of a training on this archive: measure on its test objects only."
         ),
     ] = None,
+    zoo: Annotated[
+        str | None,
+        typer.Option(
+            help="Zoo of members that are followed epoch by epoch. Default: the one that the run was scored from."
+        ),
+    ] = None,
     online: Annotated[
         int,
         typer.Option(
@@ -304,7 +310,7 @@ def evaluate(
     if online:
         from deepstreaks_dask.sequences.following import follow
 
-        curves = follow(scores, only=only, objects=online)
+        curves = follow(scores, only=only, objects=online, zoos=None if zoo is None else [zoo])
     found = evaluation.evaluate_sequences(
         scores, only=only, by_epochs=curves, folds=folds or (), finetuned=finetuned or ()
     )

@@ -49,7 +49,8 @@ def measured(tmp_path_factory):
 
 def test_a_forest_is_a_member_like_the_others(measured):
     archive, folder = measured
-    done = command("evaluate", archive, "--held-out", folder / "training", "--json")
+    options = ["--held-out", folder / "training", "--zoo", folder / "zoo", "--json"]
+    done = command("evaluate", archive, *options)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     card = Zoo(folder / "zoo").card("hits_forest")
@@ -116,6 +117,7 @@ def test_what_cannot_be_measured_is_an_error_of_one_line(measured, tmp_path):
         (["evaluate", archive, "--run", "other"], "no run 'other'"),
         (["evaluate", archive, "--held-out", tmp_path], "name the folder"),
         (["evaluate", archive, "--folds", folder], "name the folder"),
+        (["evaluate", archive, "--zoo", tmp_path / "none"], "name the --zoo that has them"),
         (["compare", cutouts, "-o", tmp_path / "x.html"], "no sequences"),
         (["compare", tmp_path / "gone.zarr"], "no archive"),
     ):
