@@ -13,6 +13,7 @@ from keras import layers
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models.forward import compile_arrays
+from deepstreaks_dask.models.periodogram import OnePeriodogram, Periodogram, memory
 from deepstreaks_dask.models.recurrent import (
     SIDE,
     Arcsinh,
@@ -26,17 +27,20 @@ from deepstreaks_dask.models.recurrent import (
 from deepstreaks_dask.sequences.batches import FEATURES, Batch, Begun, batched, prepare
 from deepstreaks_dask.sequences.stretches import Sequences
 
-_UNITS = 64
-_APERTURES = 12
-_STATE = 2 * _UNITS + 5 * _APERTURES + 1  # numbers that a step leaves to the next
+_UNITS = 128
+_APERTURES = 16
+_FLUXES = 2  # whose periods are looked for
+_PARTS = _UNITS, _UNITS, 5 * _APERTURES + 1, memory(_FLUXES)
+_STATE = sum(_PARTS)  # numbers that a step leaves to the next
 _AT_ONCE = 1024  # stamps of an update that are looked at in one call
 
 
 def rcnn(classes: int) -> keras.Model:
     """Build the network with random weights.
 
-    Convolutions look at every stamp with the same weights, beside them learned apertures measure it; two gated
-    recurrent layers follow the sequence, with the time gaps among their inputs; after every epoch there is a prediction.
+    Convolutions look at every stamp with the same weights, beside them learned apertures measure it; what has changed so
+    far, and which periods fit, is told by running sums; two gated recurrent layers follow the sequence, with the time gaps
+    among their inputs; after every epoch there is a prediction.
 
     Parameters
     ----------
@@ -56,16 +60,20 @@ def rcnn(classes: int) -> keras.Model:
     """
     pixels = keras.Input((SIDE, SIDE, 1))
     x = Arcsinh()(pixels)
-    x = layers.Conv2D(12, 5, strides=2, padding="same", activation="relu")(x)
-    x = layers.Conv2D(24, 3, strides=2, padding="same", activation="relu")(x)
-    x = layers.Conv2D(32, 3, activation="relu")(x)
-    x = layers.Dense(32, activation="relu")(layers.Flatten()(x))
+    x = layers.Conv2D(24, 5, strides=2, padding="same", activation="relu")(x)
+    x = layers.Conv2D(48, 3, strides=2, padding="same", activation="relu")(x)
+    x = layers.Conv2D(64, 3, activation="relu")(x)
+    x = layers.Dense(64, activation="relu")(layers.Flatten()(x))
     seen = layers.Concatenate()([apertures(pixels, _APERTURES), x])
     inputs, epochs = per_epoch(keras.Model(pixels, seen, name="stamp"))
     x = layers.Dense(_UNITS, activation="relu", name="epoch")(epochs)
     corrections = layers.Dense(_APERTURES, name="corrections")(x)
     measured = layers.Add()([Photometry(_APERTURES)(epochs), corrections])
-    x = layers.Concatenate()([x, measured, Changes()(measured)])
+    fluxes = layers.Dense(_FLUXES, use_bias=False, kernel_initializer=_Middle(), name="fluxes")(
+        measured
+    )
+    waves = Periodogram()(fluxes, epochs)
+    x = layers.Concatenate()([x, measured, Changes()(measured), waves])
     x = layers.Dense(_UNITS, activation="relu", name="changed")(x)
     for name in ("first", "second"):  # layers of cells, whose names a step of one epoch needs apart
         cell = layers.GRUCell(_UNITS, name=f"{name}_cell")
@@ -76,14 +84,14 @@ def rcnn(classes: int) -> keras.Model:
 
 @dataclass(frozen=True)
 class State:
-    """Where a network stands with some objects: all that it needs of their past, 0.8 kB an object.
+    """Where a network stands with some objects: all that it needs of their past, 2.9 kB an object.
 
     Attributes
     ----------
     begun : Begun
         Times and depth that features refer to.
     values : ndarray
-        float32 ``(object, n)``: states of the recurrent layers, and what changes refer to.
+        float32 ``(object, n)``: states of the recurrent layers, what changes refer to, and the sums of periodograms.
     """
 
     begun: Begun
@@ -168,24 +176,30 @@ class Rcnn(Recurrent):
         """One epoch as a compiled function of stamps, features and states: probabilities and new states side by side."""
         stamps, features = keras.Input((SIDE, SIDE)), keras.Input((len(FEATURES),))
         states = keras.Input((_STATE,))
-        first, second, memory = (
-            states[:, :_UNITS],
-            states[:, _UNITS : 2 * _UNITS],
-            states[:, 2 * _UNITS :],
-        )
+        first, second, changed, sums = keras.ops.split(states, np.cumsum(_PARTS)[:-1], axis=1)
         layer = self.model.get_layer
         seen = layer("stamp")(keras.ops.expand_dims(stamps, -1))
         epoch = layers.Concatenate()([seen, features])
         x = layer("epoch")(epoch)
         measured = layers.Add()([Photometry(_APERTURES)(epoch), layer("corrections")(x)])
-        changes, memory = OneChange()(measured, memory)
-        x = layer("changed")(layers.Concatenate()([x, measured, changes]))
+        changes, changed = OneChange()(measured, changed)
+        waves, sums = OnePeriodogram()(layer("fluxes")(measured), epoch, sums)
+        x = layer("changed")(layers.Concatenate()([x, measured, changes, waves]))
         first, _ = layer("first").cell(x, [first])
         second, _ = layer("second").cell(first, [second])
         scores = layer("classes")(second)
-        together = layers.Concatenate()([scores, first, second, memory])
+        together = layers.Concatenate()([scores, first, second, changed, sums])
         return compile_arrays(keras.Model([stamps, features, states], together))
 
     def _last(self, given: np.ndarray, batch: Batch) -> np.ndarray:
         last: np.ndarray = given[np.arange(len(given)), batch.mask.sum(axis=1) - 1]
         return last
+
+
+class _Middle(keras.initializers.Initializer):
+    """Fluxes begin as those of apertures about as wide as the PSF, and of wider ones."""
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
+        apart = np.linspace(0, 1, shape[0])[:, None] - np.linspace(0.45, 0.65, shape[1])
+        kernel = np.exp(-0.5 * (apart / 0.05) ** 2)
+        return keras.ops.convert_to_tensor(kernel / kernel.sum(axis=0), dtype=dtype)
