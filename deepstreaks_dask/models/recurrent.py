@@ -137,7 +137,9 @@ class Arcsinh(layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Compute it."""
-        return ops.arcsinh(inputs)
+        # the library's own takes ten times as long
+        size = ops.abs(inputs)
+        return ops.sign(inputs) * ops.log(size + ops.sqrt(ops.square(size) + 1.0))
 
 
 class Changes(layers.Layer):

@@ -36,6 +36,8 @@ _LAGS = (
     4800.0,
     10800.0,
 )  # hours that part pairs of epochs into groups
+_PERIODS = np.geomspace(40.0, 900.0, 40)  # days
+_GROUPS = 5  # of these, by their lengths
 _QUANTILES = 0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0
 
 
@@ -45,7 +47,7 @@ def taonet(classes: int) -> keras.Model:
     Two dense blocks (Huang et al. 2017, arXiv:1608.06993) look at every stamp, and at what it has more than the mean of all
     stamps; another two look at that mean. Learned apertures measure the object. Gated recurrent units read the
     sequence forwards and backwards. What they say, their mean and largest over all epochs, is classified together with
-    the structure functions and the distributions of the fluxes.
+    how fluxes and places differ by the time between epochs, periods, motions, and the distributions of the fluxes.
 
     Parameters
     ----------
@@ -77,14 +79,16 @@ def taonet(classes: int) -> keras.Model:
     light = Distribution(name="distribution")(measured, mask)
     lags = StructureFunction(name="structure")(measured, features, mask)
     moves = StructureFunction(2, name="motion")(place, features, mask)
+    drift = Drift(name="drift")(place, features, mask)
+    period = LongPeriods(name="period")(measured, features, mask)
     x = layers.Concatenate()([x, measured, place, Changes()(measured)])
     x = layers.Dense(_UNITS, activation="relu", name="changed")(x)
     x = layers.Bidirectional(layers.GRU(_UNITS, return_sequences=True), name="both")(x, mask=mask)
     still = _encoder((SIDE, SIDE, 1), "mean", 12)(mean)
-    x = layers.Concatenate()([Pool()(x, mask), light, lags, moves, still])
-    x = layers.Dropout(0.3)(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Concatenate()([Pool()(x, mask), light, lags, moves, drift, period, still])
+    x = layers.Dropout(0.2)(layers.BatchNormalization(momentum=0.9)(x))
     x = layers.Dense(_UNITS, activation="relu", name="object")(x)
-    x = layers.Dropout(0.3)(x)
+    x = layers.Dropout(0.2)(x)
     probabilities = layers.Dense(classes, activation="softmax", name="classes")(x)
     return keras.Model([stamps, features, mask], probabilities, name="taonet")
 
@@ -180,11 +184,11 @@ class Place(layers.Layer):
 
 
 class StructureFunction(layers.Layer):
-    """How much a sequence of numbers differs between epochs so far apart: (object, epoch, n) to (object, lag (n + 1)).
+    """How much a sequence of numbers differs between epochs so far apart: (object, epoch, n) to (object, lag (n + 1) + n).
 
     For pairs of epochs in groups by the time between them, the root mean square of their differences (Simonetti, Cordes &
-    Heeschen 1985, ApJ 296, 46), and whether there are such. Pairs are 1 to 96 epochs apart, so that a long
-    sequence costs no more an epoch than a short one.
+    Heeschen 1985, ApJ 296, 46), and whether there are such; of those within two hours, the largest difference, too. Pairs
+    are 1 to 96 epochs apart, so that a long sequence costs no more an epoch than a short one.
 
     Parameters
     ----------
@@ -213,12 +217,16 @@ class StructureFunction(layers.Layer):
         edges = ops.convert_to_tensor(np.array([-1.0, *_LAGS, 1e9], np.float32))
         group = ops.cast((lag > edges[:-1]) & (lag <= edges[1:]), hours.dtype)
         group = group * ops.concatenate(known, axis=1)[..., None]
-        total = ops.matmul(ops.transpose(group, (0, 2, 1)), ops.concatenate(squares, axis=1))
+        square = ops.concatenate(squares, axis=1)
+        largest = ops.max(square * group[..., :1], axis=1)
+        total = ops.matmul(ops.transpose(group, (0, 2, 1)), square)
         count = ops.sum(group, axis=1)[..., None]
         mean = ops.sqrt(total / ops.maximum(count, 1.0) + 1e-4)
         some = ops.cast(count > 0, hours.dtype)
         found = ops.concatenate([ops.log(mean / 0.1) * some, some], axis=-1)
-        return ops.reshape(found, (-1, (len(_LAGS) + 1) * (values.shape[-1] // self.axes + 1)))
+        n = values.shape[-1] // self.axes
+        flat = ops.reshape(found, (-1, (len(_LAGS) + 1) * (n + 1)))
+        return ops.concatenate([flat, 0.5 * ops.log(largest / 0.01 + 0.01)], axis=-1)
 
     def compute_output_shape(
         self,
@@ -227,7 +235,77 @@ class StructureFunction(layers.Layer):
         seen_shape: tuple[int | None, ...],
     ) -> tuple[int | None, ...]:
         """Tell the shape."""
-        return (values_shape[0], (len(_LAGS) + 1) * ((values_shape[-1] or 0) // self.axes + 1))
+        n = (values_shape[-1] or 0) // self.axes
+        return (values_shape[0], (len(_LAGS) + 1) * (n + 1) + n)
+
+
+class Drift(layers.Layer):
+    """How fast places move on: (object, epoch, 2 n), first all x, then y, to (object, 2 n).
+
+    The slope of a straight line through each, its length in units a year, as a logarithm; and how sure that is, the same
+    in units of what the scatter lets expect.
+    """
+
+    def call(self, places: Any, features: Any, seen: Any) -> Any:
+        """Compute them."""
+        there = ops.cast(seen, places.dtype)[..., None]
+        years = _years(features)
+        count = ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0)
+        years = (years - ops.sum(years * there, axis=1, keepdims=True) / count) * there
+        places = (places - ops.sum(places * there, axis=1, keepdims=True) / count) * there
+        span = ops.sum(years**2, axis=1) + 0.01
+        slope = ops.sum(years * places, axis=1) / span
+        left = ops.square(places - slope[:, None] * years)
+        scatter = ops.sum(left, axis=1) / count[:, 0] + 1e-4
+        square, noise = (
+            sum(ops.split(ops.square(v), 2, axis=-1)) for v in (slope, ops.sqrt(scatter))
+        )
+        sure = square * span / noise
+        return ops.concatenate([0.5 * ops.log(square + 1e-4), 0.5 * ops.log(sure + 0.1)], axis=-1)
+
+    def compute_output_shape(
+        self,
+        places_shape: tuple[int | None, ...],
+        features_shape: tuple[int | None, ...],
+        seen_shape: tuple[int | None, ...],
+    ) -> tuple[int | None, ...]:
+        """Tell the shape."""
+        return (places_shape[0], places_shape[-1])
+
+
+class LongPeriods(layers.Layer):
+    """What share of their variance numbers have in one slow sine: (object, epoch, n) to (object, 5 n).
+
+    The highest in each of five groups of periods, from 40 to 900 days (Scargle 1982, ApJ 263, 835; without his
+    correction of phases, which matters for few epochs only).
+    """
+
+    def call(self, values: Any, features: Any, seen: Any) -> Any:
+        """Compute them."""
+        there = ops.cast(seen, values.dtype)[..., None]
+        count = ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0)
+        values = (values - ops.sum(values * there, axis=1, keepdims=True) / count) * there
+        turns = _years(features) * ops.convert_to_tensor(
+            (2 * np.pi * 365.25 / _PERIODS).astype(np.float32)
+        )
+        parts = [
+            ops.square(ops.matmul(ops.transpose(wave, (0, 2, 1)), values))
+            for wave in (ops.cos(turns), ops.sin(turns))
+        ]
+        variance = ops.sum(ops.square(values), axis=1, keepdims=True) + 1e-3
+        power = 2.0 * (parts[0] + parts[1]) / (variance * count)
+        n = values.shape[-1]
+        grouped = ops.reshape(power, (-1, _GROUPS, len(_PERIODS) // _GROUPS, n))
+        return ops.reshape(ops.max(grouped, axis=2), (-1, _GROUPS * n))
+
+    def compute_output_shape(
+        self,
+        values_shape: tuple[int | None, ...],
+        features_shape: tuple[int | None, ...],
+        seen_shape: tuple[int | None, ...],
+    ) -> tuple[int | None, ...]:
+        """Tell the shape."""
+        return (values_shape[0], _GROUPS * (values_shape[-1] or 0))
 
 
 class Distribution(layers.Layer):
@@ -288,13 +366,18 @@ def _encoder(shape: tuple[int, int, int], name: str, growth: int) -> keras.Model
     x = Arcsinh()(pixels)
     x = layers.Conv2D(12, 5, strides=2, padding="same", activation="relu")(x)
     x = layers.AveragePooling2D(2)(x)
-    x = _dense_block(x, 3, growth=growth)
-    x = layers.Conv2D(20, 1, use_bias=False)(_active(x))
-    x = _dense_block(x, 3, growth=growth)
+    x = _dense_block(x, 2, growth=growth)
+    x = layers.Conv2D(16, 1, use_bias=False)(_active(x))
+    x = _dense_block(x, 2, growth=growth)
     x = _active(x)
     x = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
     measured = apertures(pixels[..., :1], _APERTURES)
     return keras.Model(pixels, layers.Concatenate()([measured, x]), name=name)
+
+
+def _years(features: Any) -> Any:
+    """Years since the first epoch, (object, epoch, 1)."""
+    return ops.expm1(5.0 * features[..., FEATURES.index("elapsed"), None]) / (24 * 365.25)
 
 
 def _blurred() -> np.ndarray:

@@ -168,8 +168,9 @@ def fit(
 ) -> tuple[Classifier, dict[str, list[float]]]:
     """Train a classifier on one part of the objects, and stop early by another.
 
-    Classes weigh alike, however many objects each has. A network sees objects turned over, and with some epochs left out;
-    of an object with many epochs, so many are drawn in each pass. What is no network learns in its own way (its ``fit``).
+    An object weighs the less the more of its class there are, by the square root; in a forest, classes weigh alike. A
+    network sees objects turned over, and with some epochs left out; of an object with many epochs, so many are drawn in
+    each pass. What is no network learns in its own way (its ``fit``).
 
     Parameters
     ----------
@@ -214,7 +215,9 @@ def fit(
     assert isinstance(classifier, Recurrent)
     numbers = labelled.numbers(train)
     counts = np.bincount(numbers, minlength=len(classes))
-    weights = (len(numbers) / np.maximum(counts, 1) / np.count_nonzero(counts)).astype(np.float32)
+    # between weighing objects alike, which gives rare classes up, and classes alike, which finds them everywhere
+    weights = np.sqrt(len(numbers) / np.maximum(counts, 1) / np.count_nonzero(counts))
+    weights = (weights / weights[numbers].mean()).astype(np.float32)
     model = classifier.model
     identity = {
         "architecture": architecture,
@@ -622,7 +625,9 @@ def _card(
         **asdict(recipe),
         "changes": recipe.changes(),
         "start": start,
-        "class_weights": "inverse to the class counts",
+        "class_weights": "inverse to the square root of the class counts"
+        if network
+        else "inverse to the class counts",
         "python": platform.python_version(),
         "deepstreaks_dask": deepstreaks_dask.__version__,
     }

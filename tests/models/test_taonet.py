@@ -8,6 +8,8 @@ from deepstreaks_dask.models.taonet import (
     _QUANTILES,
     _STEPS,
     Distribution,
+    Drift,
+    LongPeriods,
     Reference,
     StructureFunction,
 )
@@ -30,7 +32,8 @@ def given():
 
 def test_a_structure_function_is_that_of_the_pairs(given):
     values, features, _ = given
-    found = np.asarray(StructureFunction()(*given)).reshape(2, len(_LAGS) + 1, 4)
+    whole = np.asarray(StructureFunction()(*given))
+    found = whole[:, :-3].reshape(2, len(_LAGS) + 1, 4)
     for row, count in enumerate(COUNTS):
         v, hours = values[row], np.expm1(5 * features[row, :, ELAPSED])
         pairs = [(k, k + s) for s in _STEPS for k in range(count - s)]
@@ -38,6 +41,11 @@ def test_a_structure_function_is_that_of_the_pairs(given):
         for group in range(len(_LAGS) + 1):
             own = [pair for pair, g in zip(pairs, groups, strict=True) if g == group]
             assert found[row, group, 3] == bool(own)
+            if own and not group:
+                largest = np.max([(v[b] - v[a]) ** 2 for a, b in own], axis=0)
+                np.testing.assert_allclose(
+                    whole[row, -3:], 0.5 * np.log(largest / 0.01 + 0.01), atol=1e-4
+                )
             if own:
                 squares = np.mean([(v[b] - v[a]) ** 2 for a, b in own], axis=0)
                 expected = 0.5 * np.log((squares + 1e-4) / 0.01)
@@ -88,3 +96,23 @@ def test_stars_around_an_object_tell_how_transparent_the_air_was(star):
         more = pairs[row, :count, :, :, 1]
         assert np.abs(more[:, 3, 16]).max() < 8
         np.testing.assert_array_equal(pairs[row, :count, :, :, 0], stamps[row, :count])
+
+
+def test_drift_and_periods_are_found():
+    rng = np.random.default_rng(3)
+    days = np.sort(rng.uniform(0, 1500, 60))
+    features = np.zeros((2, 60, len(FEATURES)), np.float32)
+    features[..., ELAPSED] = np.log1p(24 * (days - days[0])) / 5
+    mask = np.arange(60) < np.array([60, 45])[:, None]
+    places = rng.normal(0, 0.2, (2, 60, 2))
+    places[0] += 0.5 * days[:, None] / 365.25 * np.array([0.6, 0.8])
+    places[~mask] = 50.0
+    pace, sure = np.asarray(Drift()(places.astype(np.float32), features, mask)).T
+    assert np.exp(pace[0]) == pytest.approx(0.5, abs=0.06)
+    assert sure[0] > 2 > 1.5 > sure[1]
+    values = rng.normal(0, 0.1, (2, 60, 1))
+    values[0, :, 0] += np.cos(2 * np.pi * days / 220)
+    values[~mask] = 50.0
+    power = np.asarray(LongPeriods()(values.astype(np.float32), features, mask))
+    assert power[0].argmax() == np.searchsorted(np.geomspace(40, 900, 6), 220) - 1
+    assert power[0].max() > 0.85 > 0.4 > power[1].max()
