@@ -431,7 +431,8 @@ def append(url: str | os.PathLike[str], batches: Iterable[CutoutBatch]) -> Appen
 
     Notes
     -----
-    An object without epochs, or whose epochs have no times or are not in their order, is quarantined.
+    An object without epochs, or whose epochs have no times, are not in their order or hold no number at all, is
+    quarantined. Times may be equal.
 
     Whoever reads the last, unfilled shard at the moment when it is replaced by a fuller one may get a
     checksum error, never wrong pixels; reading again helps.
@@ -731,6 +732,8 @@ class _Append:
                 unfit[row] = "no time", f"{int((~np.isfinite(times)).sum())} epochs have no mjd"
             elif (np.diff(times) < 0).any():
                 unfit[row] = "unsorted times", "the epochs are not in the order of their times"
+            elif not np.isfinite(batch.cutouts[end - count : end]).any():
+                unfit[row] = "blank", "no stamp holds a number"
         return columns, unfit
 
     def _complete(self, batch: CutoutBatch) -> dict[str, np.ndarray]:
@@ -858,7 +861,8 @@ def _cast(name: str, values: np.ndarray, column: Column) -> np.ndarray:
         if column.dtype == "string":
             "".join(values.tolist()).encode()
             return values.astype(object)
-        cast = values.astype(column.dtype)
+        with np.errstate(over="ignore"):  # what is too large for a column is infinite there
+            cast = values.astype(column.dtype)
         if cast.dtype.kind in "iu" and (cast != values).any():
             raise ValueError(f"{values[cast != values][0]} is out of range")
     except (TypeError, ValueError, OverflowError) as error:

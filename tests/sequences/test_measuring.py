@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.cli import app
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.models.rcnn import Rcnn
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.runs import Run
 from deepstreaks_dask.sequences import forest
@@ -93,7 +94,8 @@ def test_exposures_measure_what_their_log_tells(measured, tmp_path):
     )
     for name in ("objects.zarr", "shifted.zarr"):
         of = {by: table.loc[("noise", name, by)] for by in ("measured", "told")}
-        assert of["measured"]["median"] == pytest.approx(of["told"]["median"], rel=0.05)
+        # wings of what is bright reach the edge, where it is measured
+        assert of["measured"]["median"] == pytest.approx(of["told"]["median"], rel=0.08)
         of = {by: table.loc[("snr", name, by)] for by in ("measured", "told")}
         assert of["measured"]["median"] == pytest.approx(of["told"]["median"], abs=0.25)
         assert table.loc[("fwhm", name, "measured")]["stamps"] > 4
@@ -145,6 +147,15 @@ def _untimed(batch):
     batch.epochs["mjd"][_one(batch, 2).start] = np.nan
 
 
+def _blank(batch):
+    batch.cutouts[_one(batch, 2)] = np.nan
+    batch.cutouts[_one(batch, 2).start] = np.inf
+
+
+def _endless(batch):
+    batch.epochs["mjd"][_one(batch, 2).start] = np.inf
+
+
 def _empty(batch):
     rows = _one(batch, 2)
     keep = np.ones(len(batch.cutouts), bool)
@@ -156,7 +167,13 @@ def _empty(batch):
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
-    [(_unsorted, "unsorted times"), (_untimed, "no time"), (_empty, "no epochs")],
+    [
+        (_unsorted, "unsorted times"),
+        (_untimed, "no time"),
+        (_endless, "no time"),
+        (_blank, "blank"),
+        (_empty, "no epochs"),
+    ],
 )
 def test_objects_that_cannot_be_used_are_quarantined_and_the_others_scored(
     measured, tmp_path, spoil, reason
@@ -173,22 +190,35 @@ def test_objects_that_cannot_be_used_are_quarantined_and_the_others_scored(
     assert np.isfinite(member.predict(found.sequences)).all()
 
 
-def test_stamps_without_numbers_are_missing_epochs_and_an_object_of_these_alone_a_failure(
-    measured, tmp_path
-):
+def test_stamps_without_numbers_are_missing_epochs(measured, tmp_path):
     batch = _batch()
-    batch.cutouts[_one(batch, 1)] = np.nan
     batch.cutouts[_one(batch, 3).start] = np.nan
-    batch.cutouts[_one(batch, 4), :, :2] = np.nan
+    batch.cutouts[_one(batch, 4), :, :2] = np.inf
     archive = str(tmp_path / "blank.zarr")
     create(archive, **LAYOUT)
     assert append(archive, [batch]).appended == 6
     found = read_objects(archive, 0, 6)
-    assert found.rows.tolist() == [0, 2, 3, 4, 5]
-    assert found.failures == ((1, 2, "no stamp holds a number"),)
-    assert found.sequences.counts[2] == batch.counts[3] - 1
+    assert found.failures == ()
+    assert found.sequences.counts[3] == batch.counts[3] - 1
     member = Zoo(measured[1] / "zoo").load_classifier("hits_forest")
     assert np.isfinite(member.predict(found.sequences)).all()
+
+
+def test_what_is_odd_but_known_is_classified(measured, tmp_path):
+    """Equal times, and exposures of which nothing or nonsense is told."""
+    batch = _batch()
+    batch.epochs["mjd"][_one(batch, 0)] = batch.epochs["mjd"][0]
+    for name, value in (("zero_point", np.inf), ("fwhm", -1), ("sky", 1e300), ("gain", 0)):
+        batch.epochs[name] = batch.epochs[name].astype(float)
+        batch.epochs[name][_one(batch, 1)] = value
+        batch.epochs[name][_one(batch, 2)] = np.nan
+    archive = str(tmp_path / "odd.zarr")
+    create(archive, **LAYOUT)
+    assert append(archive, [batch]).appended == 6
+    found = read_objects(archive, 0, 6).sequences
+    for member in (Zoo(measured[1] / "zoo").load_classifier("hits_forest"), Rcnn(("a", "b"))):
+        scores = member.predict(found)
+        np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-3)
 
 
 def test_stamps_of_another_size_are_refused(tmp_path):
