@@ -5,7 +5,8 @@ time, so that what else runs on the machine does not count.
 
 ``score``: stamps a second (a) of a bare compiled forward pass over batches that are padded beforehand and lie in memory,
 (b) of `score()` with one local worker, from an archive on disk to probabilities on disk. They take turns in changing order,
-so that a busy machine slows them alike; the ratio is the median of the ratios within a turn.
+so that a busy machine slows them alike; the ratio is the median of the ratios within a turn. The other ratio is of the
+processors' time that both took, worker, scheduler and client together, which what else runs on the machine changes less.
 
 ``follow``: seconds to look at one new epoch of many objects (a) from the states that the epochs before have left, (b) by
 looking at all of their epochs again, in turns as above.
@@ -124,7 +125,10 @@ def score(
             def b(url=url, families=families, runs=runs) -> None:
                 run_campaign(url, families, client, run=f"r{next(runs)}", progress=False)
 
-            turns = _turns([a, b], repeats)
+            def cpu() -> float:
+                return time.process_time() + sum(client.run(time.process_time).values())
+
+            turns = _turns([a, b], repeats, cpu)
             stamps = len(many.cutouts)
             rows.append(
                 {
@@ -134,6 +138,7 @@ def score(
                     "padding": padding(many.counts),
                     **{way: stamps / statistics.median(t[way] for t in turns) for way in "ab"},
                     "b/a": statistics.median(turn["a"] / turn["b"] for turn in turns),
+                    "cpu b/a": statistics.median(turn["cpu a"] / turn["cpu b"] for turn in turns),
                     "wanted": WANTED,
                 }
             )
@@ -213,22 +218,24 @@ def _many(objects: int, survey: str, task: str) -> CutoutBatch:
     )
 
 
-def _turns(ways: list[Callable[[], Any]], repeats: int) -> list[dict[str, float]]:
-    """Time ways against each other; each runs once before."""
+def _turns(
+    ways: list[Callable[[], Any]], repeats: int, cpu: Callable[[], float] = time.process_time
+) -> list[dict[str, float]]:
+    """Time ways against each other, in seconds that pass and in those of processors; each runs once before."""
     order = deque(ways)
     for way in order:
         way()
     turns = []
     for turn in range(repeats):  # who goes first changes: a processor slows as it warms
         order.rotate(turn)
-        turns.append({way.__name__: _seconds(way) for way in order})
+        took = {}
+        for way in order:
+            before, start = cpu(), time.perf_counter()
+            way()
+            took[way.__name__] = time.perf_counter() - start
+            took[f"cpu {way.__name__}"] = cpu() - before
+        turns.append(took)
     return turns
-
-
-def _seconds(way: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    way()
-    return time.perf_counter() - start
 
 
 def _print(rows: list[dict[str, Any]], title: str, as_json: bool) -> None:
