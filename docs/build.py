@@ -1,8 +1,8 @@
 """Execute the notebooks and build the documentation's site: ``python docs/build.py`` writes ``docs/site``.
 
 Warnings are errors. Notebooks are executed one after the other in one folder, so that they share the archive that the
-first one makes; one that fails ends the build. The site loads nothing from elsewhere: formulas are MathML, and what draws the
-plots is copied from the packages that made them.
+first one makes; one that fails ends the build. The site loads nothing from elsewhere: formulas are MathML, and what draws
+the plots is copied from the packages that made them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The documentation's site, as ``docs/build.py`` has made it: all pages are there, and what should turn turns.
 
-It executes every notebook from top to bottom and takes a warning for an error, which takes minutes. So it is a step of its own:
-``DEEPSTREAKS_TEST_SITE`` names the folder that it wrote.
+That executes every notebook from top to bottom and takes a warning for an error. It takes minutes, and is a step of its
+own: ``DEEPSTREAKS_TEST_SITE`` names the folder that it wrote.
 """
 
 import os
