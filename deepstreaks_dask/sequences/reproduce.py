@@ -42,7 +42,7 @@ SHIFTED = 700
 SAMPLES = (1, 2, 5, 10, 20)
 """Objects a class that the RCNN is fine-tuned with."""
 
-REPEATS = 3
+REPEATS = 2
 """How often these are drawn."""
 
 FOLDS = 3
@@ -74,11 +74,11 @@ class Settings:
 
 
 DEFAULTS: Mapping[str, Settings] = {
-    "rcnn": Settings("rcnn", 2800, 14),
+    "rcnn": Settings("rcnn", 2800, 12),
     "taonet": Settings("taonet", 900, 8),
     "taonet6": Settings("taonet6", 900, 8),
 }
-"""What can be reproduced, at sizes that take less than ten minutes on two cores."""
+"""What can be reproduced, at sizes that are to end within ten minutes on two cores."""
 
 
 def settings_for(
