@@ -135,7 +135,7 @@ def test_folds_part_objects_alike_for_every_architecture():
 def test_folds_are_summed_up(tmp_path):
     url = tmp_path / "s.zarr"
     create(url, **LAYOUT)
-    append(url, simulate_sequences(40, "hits", "taonet", seed=2))
+    append(url, simulate_sequences(40, "crts", "taonet", seed=2))
     recipe = Recipe(**{**vars(QUICK), "epochs": 1})
     found = train_folds(tmp_path / "t", open_archive(url), "taonet", 2, family="own", recipe=recipe)
     assert [one["test_objects"] for one in found["each"]] == [20, 20]
