@@ -28,12 +28,10 @@ from deepstreaks_dask.sequences.evaluation import measure_member
 from deepstreaks_dask.sequences.feeding import MOST, Feed, Shards
 from deepstreaks_dask.sequences.splits import draw_samples, fold_splits
 from deepstreaks_dask.storage import write_text
-from deepstreaks_dask.training.checkpoints import FILE, Checkpoints
+from deepstreaks_dask.training.checkpoints import Checkpoints, OnEpoch
 from deepstreaks_dask.training.fit import deterministic, hash_weights
 from deepstreaks_dask.training.recipe import RECIPES, Recipe, Split, split_groups
-from deepstreaks_dask.training.records import alone_in, read_record
-
-OnEpoch = Callable[[int, Mapping[str, float]], None]
+from deepstreaks_dask.training.records import alone_in, drawing_curves, find_record, write_record
 
 
 @dataclass(frozen=True)
@@ -239,11 +237,6 @@ def fit(
     model.optimizer.build(model.trainable_variables)
     progress.resume(model)
     done = progress.standing.epochs
-    callbacks: list[Any] = [progress]
-    if on_epoch is not None:
-        for epoch in range(done):
-            on_epoch(epoch, {key: vs[epoch] for key, vs in progress.standing.history.items()})
-        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=on_epoch))
     feeds = [
         Feed(
             labelled.shards(part, recipe.window),
@@ -256,18 +249,7 @@ def fit(
         )
         for part, shuffled in ((train, True), (held_out if len(held_out) else train, False))
     ]
-    if not progress.standing.stopped and done < recipe.epochs:
-        model.fit(
-            feeds[0],
-            validation_data=feeds[1],
-            initial_epoch=done,
-            epochs=recipe.epochs,
-            shuffle=False,  # of whole batches, by a generator that no checkpoint holds
-            callbacks=callbacks,
-            verbose=0,
-        )
-    else:
-        model.set_weights(progress.best_epoch_weights)
+    progress.fit(model, feeds[0], feeds[1], recipe.epochs, on_epoch=on_epoch)
     return kind.from_arrays(classes, classifier.to_arrays()), progress.standing.history
 
 
@@ -401,24 +383,17 @@ def train_in(
             "start": began_as,
             "split": None if split is None else asdict(split),
         }
-        asked = json.loads(json.dumps(asked))
-        if (done := read_record(folder)) is not None:
-            if other := [key for key in asked if done["asked"].get(key) != asked[key]]:
-                raise TrainingError(
-                    f"{folder} holds another training ({', '.join(other)} differ): choose another folder"
-                )
+        if (done := find_record(folder, asked)) is not None:
             return done
         chosen = split or split_groups(labelled.ids, recipe)
-        rows: list[dict[str, float]] = []
-
-        def after(epoch: int, losses: Mapping[str, float]) -> None:
-            rows.append({"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}})
-            write_text(folder / "curves.csv", pd.DataFrame(rows).to_csv(index=False))
-            if on_epoch is not None:
-                on_epoch(epoch, losses)
-
         classifier, history = fit(
-            labelled, architecture, chosen, recipe, start=begun, folder=folder, on_epoch=after
+            labelled,
+            architecture,
+            chosen,
+            recipe,
+            start=begun,
+            folder=folder,
+            on_epoch=drawing_curves(folder, on_epoch),
         )
         test = labelled.part(chosen, "test")
         metrics = figures(
@@ -436,11 +411,7 @@ def train_in(
             "history": history,
             "cards": [card.to_dict()],
         }
-        write_text(folder / "record.json", json.dumps(record, indent=1, allow_nan=False))
-        (folder / FILE).unlink(missing_ok=True)
-        found = read_record(folder)
-        assert found is not None
-        return found
+        return write_record(folder, record)
 
 
 def train_folds(

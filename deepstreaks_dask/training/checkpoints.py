@@ -8,7 +8,7 @@ replaced in one step after every epoch; an epoch that was cut short is done agai
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.storage import locate, write_whole
 
 FILE = "checkpoint.safetensors"
+
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+"""Is told, after an epoch, its number from 0 on, and its losses and accuracies."""
 
 
 @dataclass
@@ -102,6 +105,49 @@ class Checkpoints(keras.callbacks.EarlyStopping):
             for k, variable in enumerate(variables):
                 variable.assign(arrays[f"{name}/{k}"])
         self.best_epoch_weights = [arrays[f"best/{k}"] for k in range(len(model.weights))]
+
+    def fit(
+        self,
+        model: keras.Model,
+        batches: Any,
+        held_out: Any,
+        epochs: int,
+        *,
+        on_epoch: OnEpoch | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> None:
+        """Train a model that was resumed to the end, and leave it with the weights of its best epoch.
+
+        Parameters
+        ----------
+        model : keras.Model
+            As :meth:`resume` has left it.
+        batches, held_out : keras.utils.PyDataset
+            To train on, from the next epoch on, and to stop early by.
+        epochs : int
+            In all, those before the kill among them.
+        on_epoch : callable, optional
+            Called after every epoch, and once for each that was done before.
+        callbacks : sequence of keras.callbacks.Callback
+            Of Keras, besides.
+        """
+        done, history = self.standing.epochs, self.standing.history
+        told = [keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)] if on_epoch else []
+        if on_epoch is not None:
+            for epoch in range(done):
+                on_epoch(epoch, {key: values[epoch] for key, values in history.items()})
+        if self.standing.stopped or done >= epochs:
+            model.set_weights(self.best_epoch_weights)
+            return
+        model.fit(
+            batches,
+            validation_data=held_out,
+            initial_epoch=done,
+            epochs=epochs,
+            shuffle=False,  # of whole batches, by a generator that no checkpoint holds
+            callbacks=[self, *told, *callbacks],
+            verbose=0,
+        )
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin, or go on with the patience that is left."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import deepstreaks_dask
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.models import build
 from deepstreaks_dask.training.batches import Batches, InMemory, Pixels, Streamed
-from deepstreaks_dask.training.checkpoints import Checkpoints
+from deepstreaks_dask.training.checkpoints import Checkpoints, OnEpoch
 from deepstreaks_dask.training.recipe import Recipe, Split, split_groups
 
 _VALIDATED = 64  # cutouts in a step of the validation, which does not change what it gives
@@ -87,7 +87,7 @@ def train(
     start: keras.Model | None = None,
     split: Split | None = None,
     folder: Path | None = None,
-    on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Training:
     """Train a member of each family on the labelled cutouts of an archive.
 
@@ -181,17 +181,12 @@ def train(
     }
     progress = Checkpoints(recipe.patience, folder, identity)
     progress.resume(apart)
-    done = progress.standing.epochs
-    callbacks: list[Any] = [progress]
-    if on_epoch is not None:
-        for epoch in range(done):
-            on_epoch(epoch, {key: vs[epoch] for key, vs in progress.standing.history.items()})
-        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=on_epoch))
-    if folder is not None:
-        callbacks.append(
-            keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False, profile_batch=0)
-        )
+    logs = None if folder is None else folder / "tensorboard"
+    callbacks = (
+        [keras.callbacks.TensorBoard(logs, write_graph=False, profile_batch=0)] if logs else []
+    )
     pixels = {part: _pixels(archive, chosen, recipe.window) for part, chosen in rows.items()}
+    done = progress.standing.epochs
     batches = Batches(pixels["train"], y["train"], weights["train"], recipe, epoch=done)
     held_out = Batches(
         pixels["validation"],
@@ -200,24 +195,15 @@ def train(
         Recipe(batch=_VALIDATED),
         shuffled=False,
     )
-    if not progress.standing.stopped and done < recipe.epochs:
-        try:
-            apart.fit(
-                batches,
-                validation_data=held_out,
-                initial_epoch=done,
-                epochs=recipe.epochs,
-                shuffle=False,  # of whole batches, by a generator that no checkpoint holds
-                callbacks=callbacks,
-                verbose=0,
-            )
-        except Exception:
-            failures = [getattr(part, "failure", None) for part in pixels.values()]
-            if known := next((failure for failure in failures if failure), None):
-                raise known from None
-            raise
-    else:
-        apart.set_weights(progress.best_epoch_weights)
+    try:
+        progress.fit(
+            apart, batches, held_out, recipe.epochs, on_epoch=on_epoch, callbacks=callbacks
+        )
+    except Exception:
+        failures = [getattr(part, "failure", None) for part in pixels.values()]
+        if known := next((failure for failure in failures if failure), None):
+            raise known from None
+        raise
     return Training(
         {family: _take_apart(shared, architecture, shape, k) for k, family in enumerate(families)},
         architecture,

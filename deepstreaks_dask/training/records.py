@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from deepstreaks_dask.models.forward import compile_forward
 from deepstreaks_dask.models.zoo import Card, Zoo
 from deepstreaks_dask.storage import write_text
 from deepstreaks_dask.training.batches import Streamed
-from deepstreaks_dask.training.checkpoints import FILE
+from deepstreaks_dask.training.checkpoints import FILE, OnEpoch
 from deepstreaks_dask.training.fit import Training, groups_of, train
 from deepstreaks_dask.training.recipe import Recipe, Split
 
@@ -45,7 +45,7 @@ def train_in(
     start_zoo: str | None = None,
     split: Split | None = None,
     version: str = "1",
-    on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
     """Train in a folder: go on with what was cut short there, and leave the record.
 
@@ -91,22 +91,8 @@ def train_in(
             "start": began_as,
             "split": None if split is None else asdict(split),
         }
-        asked = json.loads(json.dumps(asked))
-        if (done := read_record(folder)) is not None:
-            other = [key for key in asked if done["asked"].get(key) != asked[key]]
-            if other:
-                raise TrainingError(
-                    f"{folder} holds another training ({', '.join(other)} differ): choose another folder"
-                )
+        if (done := find_record(folder, asked)) is not None:
             return done
-        rows: list[dict[str, float]] = []
-
-        def after(epoch: int, losses: Mapping[str, float]) -> None:
-            rows.append({"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}})
-            write_text(folder / "curves.csv", pd.DataFrame(rows).to_csv(index=False))
-            if on_epoch is not None:
-                on_epoch(epoch, losses)
-
         training = train(
             archive,
             families,
@@ -115,7 +101,7 @@ def train_in(
             start=begun,
             split=split,
             folder=folder,
-            on_epoch=after,
+            on_epoch=drawing_curves(folder, on_epoch),
         )
         zoo = Zoo(folder / "networks")
         cards = [
@@ -131,11 +117,7 @@ def train_in(
             "history": training.history,
             "cards": [card.to_dict() for card in cards],
         }
-        write_text(folder / "record.json", json.dumps(record, indent=1, allow_nan=False))
-        (folder / FILE).unlink(missing_ok=True)
-        found = read_record(folder)
-        assert found is not None
-        return found
+        return write_record(folder, record)
 
 
 @contextmanager
@@ -199,6 +181,84 @@ def read_record(folder: Path) -> dict[str, Any] | None:
             f"{folder / 'record.json'} is no record of a training: {error!r}"
         ) from error
     return dict(record)
+
+
+def find_record(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Give the record of a training that ended, if it is the one that is asked for.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the training.
+    asked : mapping
+        What it was to do, as its record holds it under ``asked``.
+
+    Returns
+    -------
+    dict or None
+        None if none has ended there.
+
+    Raises
+    ------
+    TrainingError
+        If another one has, or the record is damaged.
+    """
+    if (done := read_record(folder)) is None:
+        return None
+    wanted = json.loads(json.dumps(asked))  # as a file has it: lists for tuples
+    if other := [key for key in wanted if done["asked"].get(key) != wanted[key]]:
+        raise TrainingError(
+            f"{folder} holds another training ({', '.join(other)} differ): choose another folder"
+        )
+    return done
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """End a training: write its record, and remove the checkpoint that nobody needs any more.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the training.
+    record : mapping
+        With ``asked`` and ``cards``.
+
+    Returns
+    -------
+    dict
+        The record as it is read again.
+    """
+    write_text(folder / "record.json", json.dumps(record, indent=1, allow_nan=False))
+    (folder / FILE).unlink(missing_ok=True)
+    found = read_record(folder)
+    assert found is not None
+    return found
+
+
+def drawing_curves(folder: Path, on_epoch: OnEpoch | None = None) -> OnEpoch:
+    """Write the curves of a training anew after every epoch.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets ``curves.csv``, a row an epoch.
+    on_epoch : callable, optional
+        Called after that.
+
+    Returns
+    -------
+    callable
+        To be called after every epoch with its number, from 0 on, and its figures.
+    """
+    rows: list[dict[str, float]] = []
+
+    def after(epoch: int, losses: Mapping[str, float]) -> None:
+        rows.append({"epoch": epoch + 1, **{k: float(v) for k, v in losses.items()}})
+        write_text(folder / "curves.csv", pd.DataFrame(rows).to_csv(index=False))
+        if on_epoch is not None:
+            on_epoch(epoch, losses)
+
+    return after
 
 
 def publish(folder: Path, zoo: str) -> list[Card]:
