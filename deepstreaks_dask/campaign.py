@@ -247,9 +247,10 @@ class _Work:
     def do(self, units: Sequence[Unit], what: str) -> list[tuple[int, int, str]]:
         """Have units done, a few a thread at a time, and give what failed."""
         failures: list[tuple[int, int, str]] = []
-        cutouts = sum(last - first for unit in units for first, last in unit.shards)
+        rows = sum(last - first for unit in units for first, last in unit.shards)
+        counted = "objects" if any(unit.sequences for unit in units) else "cutouts"
         waiting = iter(units)
-        with progress_bar(what, cutouts, show=self.progress) as bar:
+        with progress_bar(what, rows, unit=counted, show=self.progress) as bar:
             room = _Room(self.client)
             running = as_completed(
                 [_submit(self.client, unit) for unit in islice(waiting, room.tasks)]
