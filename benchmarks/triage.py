@@ -41,7 +41,7 @@ LATER = 20270101  # the first of the new nights
 
 
 def main(
-    nights: Annotated[int, typer.Option(help="To learn from, calibrate on and check with.")] = 100,
+    nights: Annotated[int, typer.Option(help="To learn from, calibrate on and check with.")] = 120,
     cutouts: Annotated[int, typer.Option(help="Of a night.")] = 500,
     new: Annotated[int, typer.Option(help="Nights that are scored both ways.")] = 8,
     sides: Annotated[str, typer.Option(help="Pixels on the student's side.")] = "144,72,48",
