@@ -28,6 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import processors
 import typer
 import xarray as xr
 from dask.distributed import Client
@@ -135,8 +136,7 @@ def _timed(
     """Score an archive, and give the seconds that one cutout took, by the clock and of the processors."""
 
     def now() -> np.ndarray:
-        busy = time.process_time() + sum(client.run(time.process_time).values())
-        return np.array([time.perf_counter(), busy])
+        return np.array([time.perf_counter(), processors.seconds(client)])
 
     start = now()
     scores = score(archive, families, client, run="timed", progress=False, **options)

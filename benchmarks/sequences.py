@@ -31,7 +31,10 @@ from typing import Annotated, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from functools import partial
+
 import numpy as np
+import processors
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -125,10 +128,7 @@ def score(
             def b(url=url, families=families, runs=runs) -> None:
                 run_campaign(url, families, client, run=f"r{next(runs)}", progress=False)
 
-            def cpu() -> float:
-                return time.process_time() + sum(client.run(time.process_time).values())
-
-            turns = _turns([a, b], repeats, cpu)
+            turns = _turns([a, b], repeats, partial(processors.seconds, client))
             stamps = len(many.cutouts)
             rows.append(
                 {

@@ -16,17 +16,17 @@ with nine members at that share is what `benchmarks/cascade.py --left SHARE --si
 import json
 import os
 import tempfile
-import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+import processors
 import typer
 import xarray as xr
 from dask.distributed import Client
-from scipy.stats import binomtest
 
 from deepstreaks_dask.archive import append, create
 from deepstreaks_dask.campaign import score
@@ -35,6 +35,7 @@ from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.distillation import Plan, fit
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.simulate.nights import simulate_nights
+from deepstreaks_dask.triage import Checked
 
 PUBLISHED = 0.005  # share of an archive that all families accept (Duev et al. 2019)
 LATER = 20270101  # the first of the new nights
@@ -70,14 +71,19 @@ def main(
             kept, cost = _timed(later, families, client, f"triage{side}", **options)
             rejected = kept["rejected"].values
             exact = ~np.isin(kept["night"].values, [int(night) for night in kept.attrs["drifted"]])
+            lost = Checked.count(
+                np.unique(whole["night"].values),
+                int(plausible.sum()),
+                int((plausible & rejected).sum()),
+            )
             through = float((~rejected)[exact & ~plausible].mean())
             results.append(
                 {
                     "side": side,
                     "calibrated_on": triage.plausible,
                     "allowed_and_lost": triage.lost,
-                    "checked": {"plausible": triage.checked.plausible, "lost": triage.checked.lost},
-                    "new": _lost(plausible, rejected),
+                    "checked": asdict(triage.checked),
+                    "new": asdict(lost),
                     "drifted_nights": len(kept.attrs["drifted"]),
                     "left_of_implausible": through,
                     "left_at_published_rate": PUBLISHED + (1 - PUBLISHED) * through,
@@ -96,19 +102,9 @@ def _timed(
     archive: Path, families: Families, client: Client, run: str, **options: Any
 ) -> tuple[xr.Dataset, float]:
     """Score an archive, and give the seconds of processors that it took, which others on the machine disturb little."""
-
-    def busy() -> float:
-        return time.process_time() + sum(client.run(time.process_time).values())
-
-    start = busy()
+    start = processors.seconds(client)
     scores = score(archive, families, client, run=run, progress=False, **options)
-    return scores, busy() - start
-
-
-def _lost(plausible: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
-    lost = int((plausible & rejected).sum())
-    interval = binomtest(lost, int(plausible.sum())).proportion_ci(0.95, method="exact")
-    return {"plausible": int(plausible.sum()), "lost": lost, "95": [interval.low, interval.high]}
+    return scores, processors.seconds(client) - start
 
 
 if __name__ == "__main__":
