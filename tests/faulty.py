@@ -132,10 +132,25 @@ def slow_down(seconds):
     checked = worker._checked
 
     def slowly(*arguments):
-        threading.Event().wait(seconds)  # where libfaketime moves the clock, time.sleep fails
+        time.sleep(seconds)
         return checked(*arguments)
 
     worker._checked = slowly
+
+
+def move_clock(orders):
+    """Let another process move this one's wall clock: by how many seconds comes in, what it shows then goes out."""
+    import time_machine
+
+    clock = time_machine.travel(time.time()).start()
+
+    def listen():
+        with suppress(EOFError):
+            while True:
+                clock.shift(orders.recv())
+                orders.send(time.time())
+
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def get_stuck(reads):
@@ -281,6 +296,8 @@ def campaign(
     *,
     families=("rb", "kd"),
     stuck=None,
+    pace=None,
+    clock=None,
 ):
     """Score in one process, which kills itself at a point or after a delay; say how often it changed something."""
     from deepstreaks_dask.campaign import score
@@ -290,6 +307,10 @@ def campaign(
     killer = _Killer(url, point)
     if stuck is not None:
         get_stuck(stuck)
+    if pace is not None:
+        slow_down(pace)
+    if clock is not None:
+        move_clock(clock)
     if delay is not None:
         timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
         timer.daemon = True

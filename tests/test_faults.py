@@ -6,13 +6,10 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
-from ctypes.util import find_library
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -23,6 +20,7 @@ from faulty import (
     SIDE,
     Gate,
     MoodyStore,
+    campaign,
     chunks,
     fill_memory,
     make_zoo,
@@ -30,8 +28,10 @@ from faulty import (
     slow_down,
     small_archive,
     small_cutouts,
+    start,
     struck,
     wait,
+    warm,
 )
 
 from deepstreaks_dask import networks, worker
@@ -460,57 +460,31 @@ def never(cutouts):
 
 # --- the clock
 
-CLIENT = """
-from dask.distributed import Client
-from faulty import slow_down
-from deepstreaks_dask.campaign import score
-from deepstreaks_dask.families import Families
 
-slow_down(0.3)
-options = {{"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}}
-with Client(processes=False, **options) as client:
-    score({url!r}, Families.from_zoo({zoo!r}, ["rb", "kd"]), client, run="clock", progress=False)
-"""
-
-
-def faketime():
-    """Find the library that tells another time."""
-    places = ["/usr/lib", "/usr/local/lib", "/opt/homebrew/lib"]
-    found = [p for place in places for p in Path(place).glob("**/faketime/libfaketime.so.1")]
-    return str(found[0]) if found else find_library("faketime")
-
-
-def test_a_clock_that_jumps_changes_nothing(small, families, whole, tmp_path):
-    library = faketime()
-    if library is None or sys.platform != "linux":
-        pytest.skip("the clock is moved by libfaketime, which is not installed")
-    clock = tmp_path / "clock"
-    clock.write_text("+0")
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": library,
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "NO_FAKE_STAT": "1",
-        "PYTHONPATH": str(Path(__file__).parent),
-    }
-    code = CLIENT.format(url=str(small), zoo=families.zoo)
-    with subprocess.Popen([sys.executable, "-c", code], env=environment) as process:
+def test_a_clock_that_jumps_changes_nothing(small, families, whole):
+    orders, there = warm.Pipe()
+    process = start(campaign, str(small), families.zoo, "clock", pace=0.2, clock=there)
+    there.close()
+    try:
         # back by little: for as long Dask sends nothing (distributed/batched.py looks at the wall clock)
-        for after, jump in ((2, "+10800"), (5, "+10797"), (8, "+34560000")):
+        for after, jump in ((2, 10_800), (5, -3), (8, 34_560_000)):
             wait(
-                lambda after=after: (
-                    len(chunks(small, "clock")) >= after or process.poll() is not None
-                ),
+                lambda after=after: len(chunks(small, "clock")) >= after or not process.is_alive(),
                 "the campaign does not begin",
             )
-            assert process.poll() is None, "it ended before the clock jumped"
-            clock.write_text(jump)
+            assert process.is_alive(), "it ended before the clock jumped"
+            orders.send(jump)
+            assert orders.poll(60), "the clock was not moved"
+            ahead = orders.recv() - time.time()
             found = standing(small, "clock")
             assert found.count("failed") == 0
             assert found.pulse is not None
-    assert process.returncode == 0
+        wait(lambda: not process.is_alive(), "the campaign does not end")
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == 0
+    assert ahead > 34_560_000
     found = open_scores(small, "clock")
     assert found["scores"].values.tobytes() == whole.tobytes()
     updated = dt.datetime.fromisoformat(found.attrs["updated"])
