@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -64,6 +64,8 @@ def main(
 
         clusters = [started(_campaign, *cores[:n]) for n in (1, 2)]
         processes = [started(_bare, core) for core in cores]
+        for connection in (*clusters, *processes):
+            connection.recv()  # it is warm
         turns = []
         for _ in range(repeats):
             one, two = (_seconds([cluster]) for cluster in clusters)
@@ -95,20 +97,21 @@ def main(
 
 @contextmanager
 def _process(way: Callable[..., None], cores: set[int], *arguments: str) -> Iterator[Connection]:
-    """Keep a process on some cores; it works whenever it is told to, and tells when it is done."""
+    """Keep a process on some cores; it tells when it is warm, works whenever it is told to, and tells when it is done."""
     ours, theirs = get_context("spawn").Pipe()
     environment = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     process = get_context("spawn").Process(target=_work, args=(way, cores, theirs, *arguments))
     process.start()
+    theirs.close()  # what dies is heard of
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
     try:
-        ours.recv()  # it is warm
         yield ours
     finally:
-        ours.send(False)
+        with suppress(BrokenPipeError):
+            ours.send(False)
         process.join()
 
 

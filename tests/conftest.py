@@ -58,6 +58,15 @@ def cheap_passwords(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def client():
+    """Client of one worker process, which once it has imported TensorFlow serves all tests that kill none."""
+    from deepstreaks_dask.cluster import connect
+
+    with connect(workers=1) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
     """URL of a zoo with one untrained VGG6 for each family."""
     from deepstreaks_dask.models import build

@@ -7,26 +7,27 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
-from helpers import random_batch
 from typer.testing import CliRunner
 
 from deepstreaks_dask import triage as triages
 from deepstreaks_dask.archive import CutoutBatch, append, create
 from deepstreaks_dask.campaign import score
 from deepstreaks_dask.cli import app
-from deepstreaks_dask.cluster import connect
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.distillation import Plan, certainty, fit
 from deepstreaks_dask.errors import CampaignError, TriageError
 from deepstreaks_dask.families import Families
-from deepstreaks_dask.models.zoo import Zoo
+from deepstreaks_dask.models import build
+from deepstreaks_dask.models.zoo import Card, Zoo
 from deepstreaks_dask.runs import open_scores
 from deepstreaks_dask.standing import standing
 from deepstreaks_dask.triage import Triage
 
 NIGHTS, A_NIGHT, SHARD = 12, 64, 64
+SIDE = 48  # pixels: a ninth of the work
 DRIFTED = 20260201
 LAX = Plan(first="kd_vgg6", check=0.2, loss=0.2, confidence=0.8)
 
@@ -43,28 +44,37 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="module")
-def client():
-    with connect(workers=1) as client:
-        yield client
-
-
 def gradients(n, seed):
     """Noise on slopes of all brightnesses, so that scores spread."""
     rng = np.random.default_rng(seed)
-    base = rng.uniform(0, 255, (n, 1, 1)) + rng.uniform(-1, 1, (n, 1, 1)) * np.arange(144)
-    return np.clip(base + rng.normal(0, 20, (n, 144, 144)), 0, 255).astype(np.uint8)
+    base = rng.uniform(0, 255, (n, 1, 1)) + rng.uniform(-1, 1, (n, 1, 1)) * np.linspace(
+        0, 144, SIDE
+    )
+    return np.clip(base + rng.normal(0, 20, (n, SIDE, SIDE)), 0, 255).astype(np.uint8)
+
+
+def night_of(cutouts, night):
+    names = np.array([f"{night}-{n}" for n in range(len(cutouts))], dtype=object)
+    return CutoutBatch(cutouts, {"id": names, "night": np.full(len(cutouts), night, np.int32)})
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    """One untrained network a family, of small pictures."""
+    made = Zoo(tmp_path_factory.mktemp("models") / "zoo")
+    for seed, family in enumerate(("rb", "sl", "kd")):
+        keras.utils.set_random_seed(seed)
+        card = Card(f"{family}_vgg6", "1", "vgg6", input_shape=(SIDE, SIDE, 1))
+        made.save(build("vgg6", card.input_shape), card)
+    return made.url
 
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory):
     """Twelve nights that are alike."""
     url = tmp_path_factory.mktemp("survey") / "survey.zarr"
-    create(url, shard=SHARD)
-    for k in range(NIGHTS):
-        names = np.array([f"g{k}-{n}" for n in range(A_NIGHT)], dtype=object)
-        night = np.full(A_NIGHT, 20260101 + k, np.int32)
-        append(url, [CutoutBatch(gradients(A_NIGHT, k), {"id": names, "night": night})])
+    create(url, shard=SHARD, shape=(SIDE, SIDE))
+    append(url, [night_of(gradients(A_NIGHT, k), 20260101 + k) for k in range(NIGHTS)])
     return url
 
 
@@ -92,7 +102,8 @@ def triage(survey, zoo, client, exact):
 @pytest.fixture(scope="module")
 def grown(survey, triage):
     """The same archive with one more night, of noise that is unlike the others."""
-    append(survey, [random_batch(A_NIGHT, night=DRIFTED)])
+    noise = np.random.default_rng(0).integers(0, 256, (A_NIGHT, SIDE, SIDE), np.uint8)
+    append(survey, [night_of(noise, DRIFTED)])
     return survey
 
 
@@ -249,7 +260,7 @@ def test_a_student_may_see_fewer_pixels(survey, client, exact, tmp_path):
         Plan(side=3)
 
 
-def test_from_the_command_line(survey, zoo, exact, tmp_path):
+def test_from_the_command_line(survey, zoo, client, exact, tmp_path):
     shown = {}
     file = str(tmp_path / "triage.json")
     options = ["--first", "kd_vgg6", "--loss", "0.2", "--confidence", "0.8", "-o", file]
@@ -257,7 +268,8 @@ def test_from_the_command_line(survey, zoo, exact, tmp_path):
         "fit": ["triage", "fit", str(survey), "--run", "exact", *options],
         "score": ["score", str(survey), "--run", "cli", "--triage", file],
     }.items():
-        done = CliRunner().invoke(app, [*arguments, "--zoo", zoo, "--workers", "1", "--json"])
+        where = ["--zoo", zoo, "--scheduler", client.scheduler.address]
+        done = CliRunner().invoke(app, [*arguments, *where, "--json"])
         assert done.exit_code == 0, done.output
         shown[name] = json.loads(done.stdout)
     assert shown["fit"]["guarantee"] == shown["score"]["guarantee"] == triages.read(file).guarantee

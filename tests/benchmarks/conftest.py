@@ -1,0 +1,37 @@
+"""Benchmarks as a user runs them."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a benchmark, by its name and with options, in this process, which has imported what takes long."""
+
+    def running(benchmark, *options):
+        monkeypatch.syspath_prepend(BENCHMARKS)
+        monkeypatch.setattr(sys, "argv", [f"{benchmark}.py", *options])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(BENCHMARKS / f"{benchmark}.py"), run_name="__main__")
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, out, err)
+
+    return running
+
+
+@pytest.fixture
+def run_alone():
+    """Run a benchmark as a process of its own, where it starts others as itself or drives a browser."""
+
+    def running(benchmark, *options):
+        command = [sys.executable, BENCHMARKS / f"{benchmark}.py", *options]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return running
