@@ -101,7 +101,7 @@ def test_quickstart_removes_nothing_that_it_did_not_make(tmp_path):
     assert holiday.exists()
 
 
-def test_quickstart_then_the_rest(tmp_path, monkeypatch, capfd):
+def test_quickstart_then_the_rest(tmp_path, client, monkeypatch, capfd):
     """The newcomer's path, at a small size, with the shipped weights."""
     here = partial(say, monkeypatch, capfd)
     folder = tmp_path / "week"
@@ -122,11 +122,10 @@ def test_quickstart_then_the_rest(tmp_path, monkeypatch, capfd):
     assert "cut_short_scimref.jpg" in page
 
     archive = folder / "week.zarr"
-    again = json.loads(run("score", archive, "--workers", 1, "--json").stdout)
+    running = ["--scheduler", client.scheduler.address, "--json"]
+    again = json.loads(here("score", archive, *running))
     assert again["scored"] == 120
-    cheap = json.loads(
-        run("score", archive, "--run", "cheap", "--decide", "--workers", 1, "--json").stdout
-    )
+    cheap = json.loads(here("score", archive, "--run", "cheap", "--decide", *running))
     assert cheap["scored"] == 120
     assert 120 <= cheap["looks"] < 120 * 3  # the order is that of the scores that are there
     listed = [
