@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
-from deepstreaks_dask.sequences.batches import FEATURES
+from deepstreaks_dask.models.recurrent import Shape, hours
 
 # a day; close enough for visits of a week
 _FREQUENCIES = np.linspace(0.1, 8.0, 48).astype(np.float32)
@@ -28,9 +28,7 @@ class Periodogram(layers.Layer):
         terms = _terms(fluxes - fluxes[:, :1], features)
         return _powers(ops.cumsum(terms, axis=1), fluxes.shape[-1])
 
-    def compute_output_shape(
-        self, fluxes_shape: tuple[int | None, ...], features_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, fluxes_shape: Shape) -> Shape:
         """Tell the shape."""
         return (*fluxes_shape[:-1], len(_FREQUENCIES) * (fluxes_shape[-1] or 0))
 
@@ -68,8 +66,7 @@ def memory(fluxes: int) -> int:
 
 def _terms(changes: Any, features: Any) -> Any:
     """What is summed up: the count, fluxes and their squares, waves and their products with each other and with fluxes."""
-    place = FEATURES.index("elapsed") - len(FEATURES)  # features come last of an epoch's numbers
-    days = ops.expm1(5.0 * features[..., place, None]) / 24.0
+    days = hours(features) / 24.0
     turns = days * ops.convert_to_tensor(2 * np.pi * _FREQUENCIES)
     c, s = ops.cos(turns), ops.sin(turns)
     y = ops.clip(changes, -_LARGEST, _LARGEST)

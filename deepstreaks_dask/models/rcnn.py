@@ -22,7 +22,7 @@ from deepstreaks_dask.models.recurrent import (
     Photometry,
     Recurrent,
     apertures,
-    per_epoch,
+    encode,
 )
 from deepstreaks_dask.sequences.batches import FEATURES, Batch, Begun, batched, prepare
 from deepstreaks_dask.sequences.stretches import Sequences
@@ -65,7 +65,10 @@ def rcnn(classes: int) -> keras.Model:
     x = layers.Conv2D(64, 3, activation="relu")(x)
     x = layers.Dense(64, activation="relu")(layers.Flatten()(x))
     seen = layers.Concatenate()([apertures(pixels, _APERTURES), x])
-    inputs, epochs = per_epoch(keras.Model(pixels, seen, name="stamp"))
+    stamps = keras.Input((None, SIDE, SIDE), name="stamps")
+    features = keras.Input((None, len(FEATURES)), name="features")
+    looked = encode(keras.Model(pixels, seen, name="stamp"), stamps, features)
+    epochs = layers.Concatenate()([looked, features])
     x = layers.Dense(_UNITS, activation="relu", name="epoch")(epochs)
     corrections = layers.Dense(_APERTURES, name="corrections")(x)
     measured = layers.Add()([Photometry(_APERTURES)(epochs), corrections])
@@ -79,7 +82,7 @@ def rcnn(classes: int) -> keras.Model:
         cell = layers.GRUCell(_UNITS, name=f"{name}_cell")
         x = layers.RNN(cell, return_sequences=True, name=name)(x)
     probabilities = layers.Dense(classes, activation="softmax", name="classes")(x)
-    return keras.Model(inputs, probabilities, name="rcnn")
+    return keras.Model([stamps, features], probabilities, name="rcnn")
 
 
 @dataclass(frozen=True)

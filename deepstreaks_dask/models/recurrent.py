@@ -12,11 +12,14 @@ from keras import layers, ops
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models.forward import compile_arrays
-from deepstreaks_dask.sequences.batches import FEATURES, Batch, batched, prepare
+from deepstreaks_dask.sequences.batches import FEATURES, LOG_HOURS, Batch, batched, prepare
 from deepstreaks_dask.sequences.stretches import Sequences
 
 SIDE = 21
 """Pixels on a side of a stamp."""
+
+Shape = tuple[int | None, ...]
+"""Of a tensor, None where it may be of any size. A layer that asks for one shape is told that of its first input."""
 
 
 class Recurrent:
@@ -125,9 +128,7 @@ class Fold(layers.Layer):
         """Fold."""
         return ops.reshape(vectors, (*ops.shape(like)[:2], vectors.shape[-1]))
 
-    def compute_output_shape(
-        self, vectors_shape: tuple[int | None, ...], like_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, vectors_shape: Shape, like_shape: Shape) -> Shape:
         """Tell the shape."""
         return (*like_shape[:2], vectors_shape[-1])
 
@@ -159,7 +160,7 @@ class Changes(layers.Layer):
         sums = [ops.cumsum(values, axis=1) for values in (since, since**2, moved**2)]
         return _changes(since, moved, sums, counted)
 
-    def compute_output_shape(self, inputs_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, inputs_shape: Shape) -> Shape:
         """Tell the shape."""
         return (*inputs_shape[:-1], 4 * (inputs_shape[-1] or 0))
 
@@ -210,13 +211,11 @@ class Photometry(layers.Layer):
 
     def call(self, epochs: Any) -> Any:
         """Compute them."""
-        place = {name: k - len(FEATURES) for k, name in enumerate(FEATURES)}
-        depth, fwhm = (epochs[..., place[name], None] for name in ("depth", "fwhm"))
-        squared = ops.square(3.0 * ops.exp(fwhm) / 2.3548)
+        squared = ops.square(3.0 * ops.exp(feature(epochs, "fwhm")) / 2.3548)
         lost = ops.log(squared + ops.convert_to_tensor(_widths(self.filters) ** 2))
-        return epochs[..., : self.filters] + depth + lost
+        return epochs[..., : self.filters] + feature(epochs, "depth") + lost
 
-    def compute_output_shape(self, epochs_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, epochs_shape: Shape) -> Shape:
         """Tell the shape."""
         return (*epochs_shape[:-1], self.filters)
 
@@ -226,25 +225,35 @@ def _widths(filters: int) -> np.ndarray:
     return np.geomspace(0.7, SIDE / 3, filters).astype(np.float32)
 
 
-def per_epoch(encoder: keras.Model) -> tuple[list[Any], Any]:
-    """Let an encoder of single stamps look at each of a batch of sequences.
+def feature(epochs: Any, name: str) -> Any:
+    """Give one of :data:`FEATURES`, which come last of the numbers of an epoch: (…, n) to (…, 1)."""
+    return epochs[..., FEATURES.index(name) - len(FEATURES), None]
+
+
+def hours(epochs: Any) -> Any:
+    """Give the hours since the first epoch, of numbers with :data:`FEATURES` as the last ones: (…, n) to (…, 1)."""
+    return ops.expm1(LOG_HOURS * feature(epochs, "elapsed"))
+
+
+def encode(encoder: keras.Model, images: Any, features: Any) -> Any:
+    """Let an encoder of single images look at each of a batch of sequences.
 
     Parameters
     ----------
     encoder
-        Takes float32 (stamp, y, x, 1) and gives (stamp, n).
+        Takes float32 (image, y, x, plane) and gives (image, n).
+    images : tensor
+        (object, epoch, y, x, plane), or without the last where that is one.
+    features : tensor
+        (object, epoch, feature).
 
     Returns
     -------
-    list, tensor
-        The inputs ``stamps`` and ``features``, and what the encoder says of every epoch, (object, epoch, n), with the
-        epoch's features behind it.
+    tensor
+        What the encoder says of every epoch, (object, epoch, n).
     """
-    stamps = keras.Input((None, SIDE, SIDE), name="stamps")
-    features = keras.Input((None, len(FEATURES)), name="features")
-    flat = ops.reshape(stamps, (-1, SIDE, SIDE, 1))
-    folded = Fold()(encoder(flat), features)
-    return [stamps, features], layers.Concatenate()([folded, features])
+    flat = ops.reshape(images, (-1, *encoder.input_shape[1:]))
+    return Fold()(encoder(flat), features)
 
 
 def apertures(pixels: Any, filters: int) -> Any:

@@ -12,10 +12,13 @@ from deepstreaks_dask.models.recurrent import (
     SIDE,
     Arcsinh,
     Changes,
-    Fold,
     Photometry,
     Recurrent,
+    Shape,
     apertures,
+    encode,
+    feature,
+    hours,
 )
 from deepstreaks_dask.sequences.batches import FEATURES
 
@@ -27,17 +30,10 @@ _OWN = 5.0  # pixels around the middle that are the object's own
 _PRIOR = 0.15  # standard deviation of a transparency that no star tells
 _FAINT = 5.0  # units of noise: fluxes below tell no place
 _STEPS = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96
-_LAGS = (
-    2.0,
-    36.0,
-    240.0,
-    1080.0,
-    2400.0,
-    4800.0,
-    10800.0,
-)  # hours that part pairs of epochs into groups
+_LAGS = 2.0, 36.0, 240.0, 1080.0, 2400.0, 4800.0, 10800.0  # hours: they part pairs of epochs
 _PERIODS = np.geomspace(40.0, 900.0, 40)  # days
 _GROUPS = 5  # of these, by their lengths
+_YEAR = 24 * 365.25  # hours
 _QUANTILES = 0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0
 
 
@@ -69,9 +65,8 @@ def taonet(classes: int) -> keras.Model:
     features = keras.Input((None, len(FEATURES)), name="features")
     mask = keras.Input((None,), dtype="bool", name="mask")
     mean, pairs, calibrated, stars = Reference(name="reference")(stamps, features, mask)
-    encoder = _encoder((SIDE, SIDE, 2), "stamp", 8)
-    flat = ops.reshape(pairs, (-1, SIDE, SIDE, 2))
-    epochs = layers.Concatenate()([Fold()(encoder(flat), features), stars, calibrated])
+    looked = encode(_encoder((SIDE, SIDE, 2), "stamp", 8), pairs, features)
+    epochs = layers.Concatenate()([looked, stars, calibrated])
     x = layers.Dense(_UNITS, activation="relu", name="epoch")(epochs)
     corrections = layers.Dense(_APERTURES, name="corrections")(x)
     measured = layers.Add()([Photometry(_APERTURES)(epochs), corrections])
@@ -108,8 +103,7 @@ class Reference(layers.Layer):
     def call(self, stamps: Any, features: Any, seen: Any) -> Any:
         """Compute them."""
         there = ops.cast(seen, stamps.dtype)[..., None, None]
-        place = FEATURES.index("depth")
-        depth = features[..., place, None]
+        depth = feature(features, "depth")
         dim = ops.exp(-ops.clip(depth, -5.0, 5.0))[..., None] * there  # a unit of the mean in each
         stamps = stamps * there
         weight = ops.maximum(ops.sum(dim**2, axis=1, keepdims=True), 1e-6)
@@ -118,12 +112,12 @@ class Reference(layers.Layer):
         around_it = around * ops.matmul(ops.matmul(blur, stamps), blur)
         expected = around * ops.matmul(ops.matmul(blur, mean), blur) * dim
         stars = ops.sum(ops.square(expected), axis=(2, 3))
-        prior = (
-            1.0 / _PRIOR**2
-        )  # blurred pixels share their noise: as if each were one of unit noise
+        # blurred pixels share their noise: as if each were one of unit noise
+        prior = 1.0 / _PRIOR**2
         light = (ops.sum(around_it * expected, axis=(2, 3)) + prior) / (stars + prior)
         light = ops.log(ops.clip(light, 0.05, 5.0))[..., None]
         more = stamps - mean * dim * ops.exp(light)[..., None]
+        place = FEATURES.index("depth")
         calibrated = ops.concatenate(
             [features[..., :place], depth - light, features[..., place + 1 :]], axis=-1
         )
@@ -135,18 +129,13 @@ class Reference(layers.Layer):
             ops.concatenate([light, known], axis=-1),
         )
 
-    def compute_output_shape(
-        self,
-        stamps_shape: tuple[int | None, ...],
-        features_shape: tuple[int | None, ...],
-        seen_shape: tuple[int | None, ...],
-    ) -> Any:
+    def compute_output_shape(self, stamps_shape: Shape) -> Any:
         """Tell the shapes."""
         return (
             (stamps_shape[0], SIDE, SIDE, 1),
             (*stamps_shape, 2),
-            features_shape,
-            (*seen_shape, 2),
+            (*stamps_shape[:2], len(FEATURES)),
+            (*stamps_shape[:2], 2),
         )
 
 
@@ -178,7 +167,7 @@ class Place(layers.Layer):
         whole = ops.sqrt(ops.square(light) + _FAINT**2)
         return ops.clip(away / ops.concatenate([whole, whole], axis=-1), -3.0, 3.0)
 
-    def compute_output_shape(self, stamps_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, stamps_shape: Shape) -> Shape:
         """Tell the shape."""
         return (*stamps_shape[:2], 2 * len(_PLACES))
 
@@ -204,36 +193,31 @@ class StructureFunction(layers.Layer):
 
     def call(self, values: Any, features: Any, seen: Any) -> Any:
         """Compute them."""
-        hours = ops.expm1(5.0 * features[..., FEATURES.index("elapsed")])
-        place = ops.cumsum(ops.ones_like(hours), axis=1)
-        last = ops.sum(ops.cast(seen, hours.dtype), axis=1, keepdims=True)
+        elapsed = hours(features)[..., 0]
+        place = ops.cumsum(ops.ones_like(elapsed), axis=1)
+        last = ops.sum(ops.cast(seen, elapsed.dtype), axis=1, keepdims=True)
         squares, lags, known = [], [], []
         for step in _STEPS:
             square = ops.square(ops.roll(values, -step, axis=1) - values)
             squares.append(sum(ops.split(square, self.axes, axis=-1)))
-            lags.append(ops.roll(hours, -step, axis=1) - hours)
-            known.append(ops.cast(place + step <= last, hours.dtype))
+            lags.append(ops.roll(elapsed, -step, axis=1) - elapsed)
+            known.append(ops.cast(place + step <= last, elapsed.dtype))
         lag = ops.concatenate(lags, axis=1)[..., None]
         edges = ops.convert_to_tensor(np.array([-1.0, *_LAGS, 1e9], np.float32))
-        group = ops.cast((lag > edges[:-1]) & (lag <= edges[1:]), hours.dtype)
+        group = ops.cast((lag > edges[:-1]) & (lag <= edges[1:]), elapsed.dtype)
         group = group * ops.concatenate(known, axis=1)[..., None]
         square = ops.concatenate(squares, axis=1)
         largest = ops.max(square * group[..., :1], axis=1)
         total = ops.matmul(ops.transpose(group, (0, 2, 1)), square)
         count = ops.sum(group, axis=1)[..., None]
         mean = ops.sqrt(total / ops.maximum(count, 1.0) + 1e-4)
-        some = ops.cast(count > 0, hours.dtype)
+        some = ops.cast(count > 0, elapsed.dtype)
         found = ops.concatenate([ops.log(mean / 0.1) * some, some], axis=-1)
         n = values.shape[-1] // self.axes
         flat = ops.reshape(found, (-1, (len(_LAGS) + 1) * (n + 1)))
         return ops.concatenate([flat, 0.5 * ops.log(largest / 0.01 + 0.01)], axis=-1)
 
-    def compute_output_shape(
-        self,
-        values_shape: tuple[int | None, ...],
-        features_shape: tuple[int | None, ...],
-        seen_shape: tuple[int | None, ...],
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, values_shape: Shape) -> Shape:
         """Tell the shape."""
         n = (values_shape[-1] or 0) // self.axes
         return (values_shape[0], (len(_LAGS) + 1) * (n + 1) + n)
@@ -249,7 +233,7 @@ class Drift(layers.Layer):
     def call(self, places: Any, features: Any, seen: Any) -> Any:
         """Compute them."""
         there = ops.cast(seen, places.dtype)[..., None]
-        years = _years(features)
+        years = hours(features) / _YEAR
         count = ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0)
         years = (years - ops.sum(years * there, axis=1, keepdims=True) / count) * there
         places = (places - ops.sum(places * there, axis=1, keepdims=True) / count) * there
@@ -263,12 +247,7 @@ class Drift(layers.Layer):
         sure = square * span / noise
         return ops.concatenate([0.5 * ops.log(square + 1e-4), 0.5 * ops.log(sure + 0.1)], axis=-1)
 
-    def compute_output_shape(
-        self,
-        places_shape: tuple[int | None, ...],
-        features_shape: tuple[int | None, ...],
-        seen_shape: tuple[int | None, ...],
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, places_shape: Shape) -> Shape:
         """Tell the shape."""
         return (places_shape[0], places_shape[-1])
 
@@ -285,9 +264,8 @@ class LongPeriods(layers.Layer):
         there = ops.cast(seen, values.dtype)[..., None]
         count = ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0)
         values = (values - ops.sum(values * there, axis=1, keepdims=True) / count) * there
-        turns = _years(features) * ops.convert_to_tensor(
-            (2 * np.pi * 365.25 / _PERIODS).astype(np.float32)
-        )
+        speeds = (2 * np.pi * 365.25 / _PERIODS).astype(np.float32)  # a year
+        turns = hours(features) / _YEAR * ops.convert_to_tensor(speeds)
         parts = [
             ops.square(ops.matmul(ops.transpose(wave, (0, 2, 1)), values))
             for wave in (ops.cos(turns), ops.sin(turns))
@@ -298,12 +276,7 @@ class LongPeriods(layers.Layer):
         grouped = ops.reshape(power, (-1, _GROUPS, len(_PERIODS) // _GROUPS, n))
         return ops.reshape(ops.max(grouped, axis=2), (-1, _GROUPS * n))
 
-    def compute_output_shape(
-        self,
-        values_shape: tuple[int | None, ...],
-        features_shape: tuple[int | None, ...],
-        seen_shape: tuple[int | None, ...],
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, values_shape: Shape) -> Shape:
         """Tell the shape."""
         return (values_shape[0], _GROUPS * (values_shape[-1] or 0))
 
@@ -325,9 +298,7 @@ class Distribution(layers.Layer):
         whole = ops.concatenate([median, apart], axis=1)
         return ops.reshape(whole, (-1, len(_QUANTILES) * values.shape[-1]))
 
-    def compute_output_shape(
-        self, values_shape: tuple[int | None, ...], seen_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, values_shape: Shape) -> Shape:
         """Tell the shape."""
         return (values_shape[0], len(_QUANTILES) * (values_shape[-1] or 0))
 
@@ -347,9 +318,7 @@ class Pool(layers.Layer):
         largest = ops.max(inputs * there - (1.0 - there), axis=1)  # a state is never below -1
         return ops.concatenate([mean, largest], axis=-1)
 
-    def compute_output_shape(
-        self, inputs_shape: tuple[int | None, ...], seen_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
+    def compute_output_shape(self, inputs_shape: Shape) -> Shape:
         """Tell the shape."""
         return (inputs_shape[0], 2 * (inputs_shape[-1] or 0))
 
@@ -373,11 +342,6 @@ def _encoder(shape: tuple[int, int, int], name: str, growth: int) -> keras.Model
     x = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)])
     measured = apertures(pixels[..., :1], _APERTURES)
     return keras.Model(pixels, layers.Concatenate()([measured, x]), name=name)
-
-
-def _years(features: Any) -> Any:
-    """Years since the first epoch, (object, epoch, 1)."""
-    return ops.expm1(5.0 * features[..., FEATURES.index("elapsed"), None]) / (24 * 365.25)
 
 
 def _blurred() -> np.ndarray:

@@ -24,11 +24,14 @@ BANDS = "g", "r", "i"
 FEATURES = ("gap", "elapsed", "depth", "fwhm", *BANDS, "other")
 """What a network is told of each epoch beside its stamp.
 
-``gap`` and ``elapsed`` are the hours since the last and since the first epoch, ``log(1 + hours) / 5``. ``depth`` is how much
-more flux one unit of a pixel is than in the first epoch, as a natural logarithm, from the noise and the zero point; so a
-network can tell an object that fades from a sky that brightens. ``fwhm`` is that of the PSF, ``log(pixels / 3)``. The rest
-says the filter. What an archive does not know is 0.
+``gap`` and ``elapsed`` are the hours since the last and since the first epoch, ``log(1 + hours) / LOG_HOURS``. ``depth`` is
+how much more flux one unit of a pixel is than in the first epoch, as a natural logarithm, from the noise and the zero
+point; so a network can tell an object that fades from a sky that brightens. ``fwhm`` is that of the PSF,
+``log(pixels / 3)``. The rest says the filter. What an archive does not know is 0.
 """
+
+LOG_HOURS = 5.0
+"""Unit of what tells times, e-folds of hours: so years are about as large as the other features."""
 
 _BRIGHTEST = 1e5  # of a pixel, in units of the noise
 _AT_ONCE = 256  # stamps that a processor's cache holds while they are scaled
@@ -288,5 +291,5 @@ def _known(values: np.ndarray, otherwise: float) -> np.ndarray:
 
 
 def _hours(days: np.ndarray) -> np.ndarray:
-    hours: np.ndarray = np.log1p(24 * np.clip(days, 0, None)) / 5
+    hours: np.ndarray = np.log1p(24 * np.clip(days, 0, None)) / LOG_HOURS
     return hours
