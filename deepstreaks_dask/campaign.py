@@ -519,8 +519,7 @@ def _check_input(dataset: xr.Dataset, families: Families) -> tuple[str, ...]:
                 f"({', '.join(cards[0].classes)}): score them as two runs"
             )
         only_bytes = card.scaling == "bytes" and not sequences
-        taken = (*shape[:2], card.input_shape[2]) if card.resizes else card.input_shape
-        if taken != shape or (only_bytes and cutouts.dtype != np.uint8):
+        if card.takes(shape[:2]) != shape or (only_bytes and cutouts.dtype != np.uint8):
             wants = "uint8" if only_bytes else "numbers"
             raise CampaignError(
                 f"{card.ref} takes cutouts of {wants} {card.input_shape}, but the archive has "

@@ -124,7 +124,6 @@ def explain(
 
 def _network(zoo: str | None, ref: str, sha256: str, size: tuple[int, ...]) -> Explainer:
     from deepstreaks_dask.models.explanations import Explainer
-    from deepstreaks_dask.models.forward import resizing
     from deepstreaks_dask.models.zoo import find_weights
 
     if (kept := _kept(_networks, (ref, sha256, size))) is not None:
@@ -133,8 +132,7 @@ def _network(zoo: str | None, ref: str, sha256: str, size: tuple[int, ...]) -> E
         store, card = find_weights(ref, sha256, (zoo, None))
     except ModelError as error:
         raise ExplanationError(str(error)) from error
-    model = store.load(ref)
-    made = Explainer(resizing(model, *size) if card.resizes else model, card.scaling)
+    made = Explainer(store.load(ref, size), card.scaling)
     _keep(_networks, (ref, sha256, size), made, _NETWORKS)
     return made
 

@@ -20,7 +20,7 @@ import numpy as np
 from deepstreaks_dask.cascade import Cascade, Look, cascade
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.models import Classifier
-from deepstreaks_dask.models.forward import Forward, compile_forward, resizing, set_precision
+from deepstreaks_dask.models.forward import Forward, compile_forward, set_precision
 from deepstreaks_dask.models.zoo import Card, Zoo
 from deepstreaks_dask.sequences.stretches import Sequences
 
@@ -207,7 +207,7 @@ def _load_once(
     """Load the members once a worker; the hashes are part of the key."""
     store = Zoo(zoo)
     scalings = [_checked(store, ref, sha256).scaling for ref, sha256 in members]
-    models = {ref: resizing(store.load(ref), *size) for ref, _ in members}
+    models = {ref: store.load(ref, size) for ref, _ in members}
     if precision != "float32":
         for model in models.values():
             set_precision(model, precision)

@@ -35,7 +35,7 @@ import safetensors.numpy
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models import ARCHITECTURES, CLASSIFIERS, Classifier, build
 from deepstreaks_dask.models.activations import REGISTERED
-from deepstreaks_dask.models.forward import SCALINGS
+from deepstreaks_dask.models.forward import SCALINGS, resizing
 from deepstreaks_dask.storage import locate, write_whole
 
 DTYPES = ("float16", "float32")
@@ -168,6 +168,24 @@ class Card:
         """Name and version, ``"rb_vgg6@1"``, as `Zoo.load` takes them."""
         return f"{self.name}@{self.version}"
 
+    def takes(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """Give the shape of what it takes where cutouts are of some size: theirs if it resizes them, else its own.
+
+        Parameters
+        ----------
+        size
+            Height and width of the cutouts, in px.
+
+        Returns
+        -------
+        tuple of int
+            Height and width in px, and number of planes.
+        """
+        height, width, planes = self.input_shape
+        if self.resizes:
+            height, width = size
+        return height, width, planes
+
     def to_dict(self) -> dict[str, Any]:
         """Give the card as plain values that JSON can hold."""
         return {
@@ -287,13 +305,15 @@ class Zoo:
             )
         return self._read_card(name, version)
 
-    def load(self, ref: str) -> keras.Model:
+    def load(self, ref: str, size: Sequence[int] | None = None) -> keras.Model:
         """Build a model and give it its weights, in single precision.
 
         Parameters
         ----------
         ref
             ``"rb_vgg6"`` for the newest version, or ``"rb_vgg6@1"``.
+        size
+            Height and width of the cutouts, in px; as the card has it by default. A model that resizes then takes these.
 
         Returns
         -------
@@ -316,7 +336,10 @@ class Zoo:
             model = build(card.architecture, card.input_shape, card.outputs)
             _set_weights(model, data, card.ref)
         _check_shape(model, card)
-        return model
+        if size is None:
+            return model
+        height, width, _ = card.takes(size)
+        return resizing(model, height, width)
 
     def load_classifier(self, ref: str) -> Classifier:
         """Give a classifier of sequences with what it has learned.

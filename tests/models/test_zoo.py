@@ -49,6 +49,14 @@ def _weights(model):
     return [weight.numpy() for weight in model.weights]
 
 
+@pytest.mark.parametrize(("resizes", "shape"), [(True, (36, 48, 1)), (False, (144, 144, 1))])
+def test_cutouts_of_another_size_are_resized_where_the_card_says_so(zoo, small, resizes, shape):
+    card = zoo.save(small, Card("rb_small", "1", "keras", resizes=resizes))
+    assert card.takes((36, 48)) == shape
+    assert zoo.load("rb_small", (36, 48)).input_shape[1:] == shape
+    assert zoo.load("rb_small").input_shape[1:] == (144, 144, 1)
+
+
 def test_float32_round_trip_is_exact(zoo, model):
     zoo.save(model, Card("rb_vgg6", "1", "vgg6"), dtype="float32")
     for loaded, saved in zip(_weights(zoo.load("rb_vgg6")), _weights(model), strict=True):
