@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepstreaks_dask.options import (
+    EpochsOption,
     JsonOption,
     PatienceOption,
     RateOption,
@@ -86,7 +87,7 @@ def train(
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "1",
     recipe: RecipeOption = "sequences",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the objects.")] = None,
+    epochs: EpochsOption = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Objects in a step.")] = None,
     rate: RateOption = None,
     patience: PatienceOption = None,
@@ -167,7 +168,7 @@ def finetune(
     ] = None,
     version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "2",
     recipe: RecipeOption = "few",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the objects.")] = None,
+    epochs: EpochsOption = None,
     rate: RateOption = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the objects drawn.")] = None,
     as_json: JsonOption = False,
@@ -371,9 +372,7 @@ def reproduce(
     objects: Annotated[
         int | None, typer.Option(min=1, help="Simulated objects to train on.")
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the objects, of the network.")
-    ] = None,
+    epochs: EpochsOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
