@@ -210,7 +210,7 @@ def simulate(
         create(archive, shard=shard)
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as executor:
             batches = simulate_nights(nights, cutouts, seed=seed, first=first, executor=executor)
-            result = append(archive, _counted(batches, bar))
+            result = append(archive, bar.over(batches, lambda batch: batch.rows))
     say(as_json, result.to_dict())
 
 
@@ -261,7 +261,9 @@ def ingest(
             executor = client.get_executor()
         bar = stack.enter_context(progress_bar("ingest", total))
         batches = chosen.read(source, table=table, night=night, executor=executor)
-        result = append(archive, _counted(batches, bar))
+        # of sequences, too, what is counted is images
+        counted = bar.over(batches, lambda batch: len(batch.cutouts) + len(batch.quarantined))
+        result = append(archive, counted)
     say(as_json, result.to_dict())
 
 
@@ -1535,9 +1537,3 @@ def _thresholds(given: list[str] | None) -> dict[str, float]:
         except ValueError:
             raise DeepStreaksError(f"--threshold {item}: write it like kd=0.9") from None
     return thresholds
-
-
-def _counted(batches: Any, bar: Any) -> Any:
-    for batch in batches:
-        yield batch
-        bar.advance(len(batch.cutouts) + len(batch.quarantined))

@@ -9,14 +9,17 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from html import escape
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
+
+_Part = TypeVar("_Part")
 
 
 class Bar:
@@ -41,6 +44,12 @@ class Bar:
         """Say that ``n`` more are done."""
         self.done += n
         self._moved = time.monotonic()
+
+    def over(self, parts: Iterable[_Part], size: Callable[[_Part], int]) -> Iterator[_Part]:
+        """Give parts one after the other, and say of each how much is done with it once the next is asked for."""
+        for part in parts:
+            yield part
+            self.advance(size(part))
 
     @property
     def rate(self) -> float:

@@ -35,6 +35,14 @@ def test_rate_and_time_left_of_slow_steps(clock):
     assert bar.seconds_left == 0
 
 
+def test_parts_count_once_they_are_dealt_with():
+    bar, seen = Bar("ingest", 5, "cutouts"), []
+    for part in bar.over(["ab", "cde"], len):
+        seen.append((part, bar.done))
+    assert seen == [("ab", 0), ("cde", 2)]
+    assert bar.done == 5
+
+
 def test_a_terminal_shows_count_rate_and_time_left(clock, monkeypatch):
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120, color_system=None)

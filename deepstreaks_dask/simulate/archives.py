@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from deepstreaks_dask.archive import AppendSummary, CutoutBatch, append, create
-from deepstreaks_dask.progress import Bar, progress_bar
+from deepstreaks_dask.archive import AppendSummary, append, create
+from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
 from deepstreaks_dask.simulate.surveys import Survey, get_survey
 from deepstreaks_dask.simulate.variables import get_task
@@ -68,7 +67,7 @@ def simulate_into(
             batches = simulate_sequences(
                 number, survey, task, seed=seed, first=start, executor=executor
             )
-            done.append(append(archive, _counted(batches, bar)))
+            done.append(append(archive, bar.over(batches, lambda batch: batch.rows)))
     return AppendSummary(
         sum(one.appended for one in done),
         sum(one.already_present for one in done),
@@ -76,9 +75,3 @@ def simulate_into(
         dict(sum((Counter(one.reasons) for one in done), Counter())),
         done[-1].total,
     )
-
-
-def _counted(batches: Iterator[CutoutBatch], bar: Bar) -> Iterator[CutoutBatch]:
-    for batch in batches:
-        yield batch
-        bar.advance(batch.rows)
