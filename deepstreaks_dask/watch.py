@@ -169,9 +169,8 @@ class Watcher:
     ledger: Ledger
     monitor: Monitor
     once: bool = False
-    _retry: bool = field(
-        default=True, init=False
-    )  # rows may wait for scores: from before a kill, say
+    # rows may wait for scores: from before a kill, say
+    _retry: bool = field(default=True, init=False)
 
     def look(self, nights: Sequence[int], stop: threading.Event) -> dict[str, Any]:
         """Look at the depot once: fetch, append, score, record.
@@ -385,12 +384,18 @@ class Scorer(AbstractContextManager["Scorer"]):
         from deepstreaks_dask.families import Families
 
         families, decision = Families.from_zoo(self.zoo), Decision(self.thresholds)
-        decide: dict[str, Any] = {"mode": "decide", "decision": decision}
-        options = decide if self.only_decide else {}
         if self._client is None:
             self._client = self.connect()
         try:
-            scores = score(archive, families, self._client, run=self.run, progress=False, **options)
+            scores = score(
+                archive,
+                families,
+                self._client,
+                run=self.run,
+                mode="decide" if self.only_decide else "all",
+                decision=decision if self.only_decide else None,
+                progress=False,
+            )
         except StoppedError:
             self.__exit__()
             raise

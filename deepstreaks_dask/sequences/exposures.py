@@ -211,11 +211,6 @@ def _told(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.nd
         return noise, fwhm, np.log10(np.where(ratio > 0, ratio, np.nan))
 
 
-_WINGS = (
-    1.3  # noise area of a Moffat profile with an exponent of 3.5 over that of a Gaussian as wide
-)
-
-
 def _finite(values: np.ndarray) -> np.ndarray:
     known: np.ndarray = values[np.isfinite(values)]
     return known
