@@ -30,7 +30,7 @@ LABELS = {
 """What is compared: a title and a unit each."""
 
 _NO_POINTS = "asteroid", "galaxy"  # the one leaves the stamp, the other is wider than the PSF
-_BRIGHT = 30.0  # signal-to-noise ratio from which a single stamp tells its seeing
+_BRIGHT = 30.0  # signal-to-noise ratio: up to it a single stamp tells its noise, from it its seeing
 _MOST_WIDTHS = 400  # stamps whose PSF is fitted: some milliseconds each
 _BLOCK = 2048  # stamps that are read at once
 
@@ -94,7 +94,8 @@ def look_at(
     -------
     Exposures
         Counts (ADU), pixels, and the logarithm of the ratio; NaN where not known. The seeing is measured on the
-        stamps whose object is bright and whose width a point source could have. Objects that are known for asteroids
+        stamps whose object is bright and whose width a point source could have, the noise on the others: the wings of what
+        is bright, and the galaxy beneath a supernova, reach all of a stamp. Objects that are known for asteroids
         or galaxies are left out of seeing and ratio.
 
     Raises
@@ -191,7 +192,8 @@ def _measured(
             )[0]
         )
         widths[row] = width if 0.3 < width < 12 else np.nan
-    return found.noise, widths, np.log10(ratio)
+    noise = np.where(ratio > _BRIGHT, np.nan, found.noise)
+    return noise, widths, np.log10(ratio)
 
 
 def _told(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -38,9 +38,7 @@ _FINE = 3  # sub-pixels on a side, where it must
 _FWHM = 3.0  # pixels, where none is known nor can be measured
 _WIDTHS = 0.5, 15.0  # pixels of FWHM that can be
 _CLIP = 4.0  # standard deviations of what is no sky, or no star
-_SYSTEMATIC = (
-    0.15  # of a star's light in a pixel: what another shape of PSF leaves is no cosmic ray
-)
+_SYSTEMATIC = 0.15  # of a star's light in a pixel: a PSF of another shape is no cosmic ray
 _BLOCK = 512  # stamps at once: what fits in a processor's cache is faster
 _MAGNITUDE = 2.5 / np.log(10)
 
