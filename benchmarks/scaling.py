@@ -33,8 +33,9 @@ from deepstreaks_dask.campaign import score
 from deepstreaks_dask.cluster import connect
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import ARCHITECTURES, build
+from deepstreaks_dask.models.cards import Card
 from deepstreaks_dask.models.forward import compile_forward
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.simulate.nights import simulate_nights
 
 BATCH = 64

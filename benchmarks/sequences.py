@@ -94,8 +94,9 @@ def score(
     from deepstreaks_dask.campaign import score as run_campaign
     from deepstreaks_dask.cluster import connect
     from deepstreaks_dask.families import Families
-    from deepstreaks_dask.models import CLASSIFIERS
-    from deepstreaks_dask.models.zoo import Card, Zoo
+    from deepstreaks_dask.models import classifier_class
+    from deepstreaks_dask.models.cards import Card
+    from deepstreaks_dask.models.zoo import Zoo
     from deepstreaks_dask.sequences.batches import batched, padding, prepare
 
     rows = []
@@ -107,7 +108,7 @@ def score(
             append(url, [many])
             zoo = Zoo(Path(folder) / name)
             classes = sorted(set(many.columns["kind"]))
-            network = CLASSIFIERS[name](classes)
+            network = classifier_class(name)(classes)
             zoo.save(
                 network, Card(f"own_{name}", "1", name, input_shape=(21, 21, 1), classes=classes)
             )

@@ -46,7 +46,8 @@ from deepstreaks_dask.cluster import connect
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.families import Families, Family, Member
 from deepstreaks_dask.models import ARCHITECTURES, build
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.readers import get_reader
 from deepstreaks_dask.simulate.nights import Night, write_images
 

@@ -23,11 +23,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from itertools import islice
 from typing import Any, Literal, get_args
 
-import keras
 import numpy as np
 import xarray as xr
 from dask.distributed import Client, as_completed
@@ -44,13 +42,13 @@ from deepstreaks_dask.errors import (
     TriageError,
 )
 from deepstreaks_dask.families import Families
-from deepstreaks_dask.models.forward import check_precision
+from deepstreaks_dask.models import check_precision
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.pulse import beating
 from deepstreaks_dask.runs import SHIPPED, Run, alone, list_runs, open_scores
 from deepstreaks_dask.triage import Triage
-from deepstreaks_dask.worker import Unit, measure_precision, sample, score_unit
+from deepstreaks_dask.worker import Unit, describe_backend, measure_precision, sample, score_unit
 
 Mode = Literal["all", "decide", "triage"]
 """Every member looks at every cutout; or only while the decision is open; or at what a first look does not reject."""
@@ -110,7 +108,7 @@ def score(
         default a triage's, or learned from an earlier run of the same members in this archive, or else from a
         sample. Any order finds the same; it is a matter of cost.
     precision : str, optional
-        One of :data:`~deepstreaks_dask.models.forward.PRECISIONS`, ``float32`` by default. What another one does to
+        One of :data:`~deepstreaks_dask.models.PRECISIONS`, ``float32`` by default. What another one does to
         the scores is measured on the first shard: the largest and the mean difference to ``float32`` are in the run's
         ``precision_effect``. A run keeps the one it began with.
     flips : bool
@@ -188,9 +186,12 @@ def score(
         )
         work = _Work(client, stop, progress)
         with beating(client, url, run, stop):
+            todo = [] if work.stopped else list(stored.missing(total, shard))
+            if todo:
+                _tell_backend(stored, client)
             if triage is not None:
                 _look_first(work, whole, stored, triage, dataset["night"].values, shard)
-            todo = [] if work.stopped else list(stored.missing(total, shard))
+                todo = [] if work.stopped else list(stored.missing(total, shard))
             if todo and began["dtype"] != "float32" and "precision_effect" not in began:
                 looked = replace(whole, shards=tuple(todo[:_IN_FLIGHT]))
                 effect = client.submit(measure_precision, looked, pure=False).result()
@@ -497,6 +498,19 @@ def _scored_in_full(url: str, provenance: dict[str, Any]) -> np.ndarray | None:
     return None
 
 
+def _tell_backend(stored: Run, client: Client) -> None:
+    """Write down what the workers compute with, or refuse to go on with another library: its scores differ in last bits."""
+    has = client.submit(describe_backend, pure=False).result()
+    was = stored.settle("backend", has["backend"])
+    if was != has["backend"]:
+        raise CampaignError(
+            f"run {stored.name!r} was begun with {was}, but the workers have {has['backend']}: set "
+            f"KERAS_BACKEND={was} for them, or give another --run"
+        )
+    if "keras" not in stored.provenance:
+        stored.tell(**has)
+
+
 def _submit(client: Client, unit: Unit) -> Any:
     return client.submit(score_unit, unit, pure=False, retries=2)
 
@@ -598,9 +612,6 @@ def _open_run(
         triage=triage.to_dict() if triage else None,
         zoo=families.zoo or SHIPPED,
         batch=batch,
-        backend=keras.backend.backend(),
-        backend_version=version(keras.backend.backend()),
-        keras=keras.__version__,
         dtype=precision or "float32",
         flips=flips,
         deepstreaks_dask=deepstreaks_dask.__version__,

@@ -586,6 +586,7 @@ def score(
     import signal
     import threading
 
+    from deepstreaks_dask.archive import open_archive
     from deepstreaks_dask.campaign import Mode
     from deepstreaks_dask.campaign import score as run_campaign
     from deepstreaks_dask.cluster import connect
@@ -608,6 +609,7 @@ def score(
     mode: Mode = "triage" if triage is not None else "decide" if only_decide else "all"
     guarantee = read(triage) if triage is not None else None
     decision = Decision(_thresholds(threshold)) if only_decide else None
+    open_archive(archive)  # before workers start for nothing
     stop = threading.Event()
 
     def asked_to_stop(*_: Any) -> None:

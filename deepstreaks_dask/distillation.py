@@ -26,8 +26,9 @@ from deepstreaks_dask.errors import ModelError, TriageError
 from deepstreaks_dask.evaluation import auc
 from deepstreaks_dask.families import Families, Family, Member
 from deepstreaks_dask.models import build
+from deepstreaks_dask.models.cards import Card
 from deepstreaks_dask.models.forward import resizing
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.runs import SHIPPED, open_scores
 from deepstreaks_dask.training.batches import Batches, InMemory

@@ -12,7 +12,8 @@ from typing import Any
 
 from deepstreaks_dask.decision import DECIDING, DESCRIPTIONS, family_of
 from deepstreaks_dask.errors import CampaignError, ModelError
-from deepstreaks_dask.models.zoo import KERAS_FILE, Card, Zoo, load_keras
+from deepstreaks_dask.models.cards import KERAS_FILE, Card
+from deepstreaks_dask.models.zoo import Zoo
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Families:
         """Take families from a TOML file, so that anybody's own network becomes one.
 
         A table a family, with its ``members``: names in the zoo, or ``.keras`` files, which are taken into the zoo
-        with the ``scaling`` of their pixels (:data:`~deepstreaks_dask.models.forward.SCALINGS`)::
+        with the ``scaling`` of their pixels (:data:`~deepstreaks_dask.models.cards.SCALINGS`)::
 
             zoo = "zoo"
 
@@ -183,6 +184,8 @@ def _family(file: Path, zoo: str, name: str, table: Any) -> Family:
 
 def _take_in(store: Zoo, path: Path, family: str, scaling: str, resizes: bool) -> Card:
     """Save a network from a file in the zoo, unless it is there: its version says what the file holds."""
+    from deepstreaks_dask.models.files import load_keras
+
     model = load_keras(path)
     how = scaling + "resizes" * resizes
     given = hashlib.sha256(path.read_bytes() + how.encode()).hexdigest()[:12]

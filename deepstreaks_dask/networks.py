@@ -19,9 +19,10 @@ import numpy as np
 
 from deepstreaks_dask.cascade import Cascade, Look, cascade
 from deepstreaks_dask.errors import CampaignError
-from deepstreaks_dask.models import Classifier
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.classifier import Classifier
 from deepstreaks_dask.models.forward import Forward, compile_forward, set_precision
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.sequences.stretches import Sequences
 
 _loading = threading.Lock()

@@ -46,7 +46,20 @@ class Bar:
         self._moved = time.monotonic()
 
     def over(self, parts: Iterable[_Part], size: Callable[[_Part], int]) -> Iterator[_Part]:
-        """Give parts one after the other, and say of each how much is done with it once the next is asked for."""
+        """Give parts one after the other, and say of each how much is done with it once the next is asked for.
+
+        Parameters
+        ----------
+        parts : iterable
+            What is worked on.
+        size : callable
+            How many units a part has.
+
+        Yields
+        ------
+        object
+            Each part.
+        """
         for part in parts:
             yield part
             self.advance(size(part))

@@ -26,7 +26,8 @@ from deepstreaks_dask.calibration import trained_on
 from deepstreaks_dask.comparison import compare
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.models import ARCHITECTURES
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.review import FAMILIES, Review, archive_key, with_labels
 from deepstreaks_dask.storage import write_text
 from deepstreaks_dask.training.fit import groups_of

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -156,6 +157,18 @@ def sample(unit: Unit) -> Sample | None:
     with _device:
         networks = _networks(unit, unit.precision, source)
         return networks.sample(np.concatenate(read))
+
+
+def describe_backend() -> dict[str, str]:
+    """Tell what networks are computed with; runs on a worker."""
+    import keras
+
+    backend = keras.backend.backend()
+    return {
+        "backend": backend,
+        "backend_version": version(backend),
+        "keras": keras.__version__,
+    }
 
 
 def measure_precision(unit: Unit) -> dict[str, float] | None:

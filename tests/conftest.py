@@ -70,7 +70,8 @@ def client():
 def zoo(tmp_path_factory):
     """URL of a zoo with one untrained VGG6 for each family."""
     from deepstreaks_dask.models import build
-    from deepstreaks_dask.models.zoo import Card, Zoo
+    from deepstreaks_dask.models.cards import Card
+    from deepstreaks_dask.models.zoo import Zoo
 
     made = Zoo(tmp_path_factory.mktemp("models") / "zoo")
     for seed, family in enumerate(("rb", "sl", "kd")):

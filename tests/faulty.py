@@ -24,8 +24,9 @@ from deepstreaks_dask import worker
 from deepstreaks_dask.archive import EPOCHS, CutoutBatch, append, create
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.models import CLASSIFIERS
-from deepstreaks_dask.models.zoo import KERAS_FILE, Card, Zoo
+from deepstreaks_dask.models.cards import KERAS_FILE, Card
+from deepstreaks_dask.models.rcnn import Rcnn
+from deepstreaks_dask.models.zoo import Zoo
 
 SHARD = 64
 SIDE = 24
@@ -81,7 +82,7 @@ def small_sequences(folder, shards):
     append(url, [CutoutBatch(stamps, {"id": ids}, counts=counts, epochs={"mjd": mjd})])
     keras.utils.set_random_seed(3)
     shape = {"input_shape": (21, 21, 1), "classes": ("a", "b"), "scaling": "none"}
-    zoo.save(CLASSIFIERS["rcnn"](("a", "b")), Card("sky_rcnn", "1", "rcnn", **shape))
+    zoo.save(Rcnn(("a", "b")), Card("sky_rcnn", "1", "rcnn", **shape))
     return url, zoo.url
 
 
@@ -341,6 +342,15 @@ def campaigns(url, turns, barrier, said):
             except DeepStreaksError as error:
                 said.put((run, zoo, mode, str(error)))
         os._exit(0)
+
+
+def search(folder, *asked, **options):
+    """Search for the settings of a recipe in one process."""
+    from deepstreaks_dask.training.sweeps import sweep
+
+    with threads(1) as client:
+        sweep(folder, *asked, client, progress=False, **options)
+        os._exit(0)  # closing a cluster takes longer than all the rest
 
 
 # --- the network

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 from deepstreaks_dask.archive import CutoutBatch, open_archive
+from deepstreaks_dask.models import CLASSIFIERS, classifier
 from deepstreaks_dask.runs import Run
 
 MADE_UP = {
@@ -136,6 +137,12 @@ def log_in(page, name, password):
     page.fill("#name", name)
     page.fill("#password", password)
     page.click("#login button")
+
+
+def make_known(monkeypatch, name, kind):
+    """Make a class an architecture of classifiers of sequences, in this process."""
+    monkeypatch.setattr(classifier, kind.__name__, kind, raising=False)
+    monkeypatch.setitem(CLASSIFIERS, name, f"{classifier.__name__}:{kind.__name__}")
 
 
 def random_batch(n, *, start=0, night=20260101, seed=0, **columns):

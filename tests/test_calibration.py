@@ -24,7 +24,8 @@ from deepstreaks_dask.cli import app
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import CalibrationError
 from deepstreaks_dask.models import build
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.runs import open_scores
 
 

@@ -21,7 +21,8 @@ from deepstreaks_dask.distillation import Plan, certainty, fit
 from deepstreaks_dask.errors import CampaignError, TriageError
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import build
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.runs import open_scores
 from deepstreaks_dask.standing import standing
 from deepstreaks_dask.triage import Triage

@@ -15,8 +15,9 @@ from deepstreaks_dask.cli import app
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.explanations import ExplanationError, explain
 from deepstreaks_dask.models import build
+from deepstreaks_dask.models.cards import Card
 from deepstreaks_dask.models.explanations import Explainer
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.zoo import Zoo
 
 
 @pytest.fixture(autouse=True)

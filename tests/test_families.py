@@ -16,7 +16,8 @@ from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import build
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.zoo import Zoo
 
 MEMBERS = ["rb_vgg6", "rb_resnet50", "sl_vgg6", "kd_vgg6", "kd_resnet50"]
 VALUES = st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0, np.nan])

@@ -1,6 +1,8 @@
 """What the project says of itself agrees with what it is."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -53,3 +55,11 @@ def test_shipped_networks_of_sequences_are_smaller_than_10_mb():
 @pytest.mark.parametrize("path", ["LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff"])
 def test_a_project_has_these(path):
     assert (ROOT / path).stat().st_size > 200
+
+
+def test_who_sends_work_or_reads_cards_waits_for_no_keras():
+    """It takes seconds to import, and half a gigabyte."""
+    names = "campaign", "models.zoo", "quickstart", "watch"
+    code = "".join(f"import deepstreaks_dask.{name}\n" for name in names)
+    code += "import sys\nassert 'keras' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,8 @@ from deepstreaks_dask.cli import app
 from deepstreaks_dask.comparison import RULE
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.models import build
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.retraining import VERDICTS, next_version, retrain
 from deepstreaks_dask.review import Review, archive_key, default_url
 from deepstreaks_dask.training import Recipe

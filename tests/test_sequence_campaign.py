@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from dask.distributed import Client
+from helpers import make_known
 
 from deepstreaks_dask import archive
 from deepstreaks_dask.archive import EPOCHS, CutoutBatch, append, create, open_archive
@@ -12,8 +13,9 @@ from deepstreaks_dask.campaign import _STAMPS_A_TASK, _stretches, score
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError, ModelError
 from deepstreaks_dask.families import Families
-from deepstreaks_dask.models import CLASSIFIERS, build
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models import build
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.sequences.stretches import MOST_EPOCHS, Sequences, read_objects
 
 CLASSES = ("faint", "bright")
@@ -43,7 +45,7 @@ class ByBrightness:
 
 @pytest.fixture(autouse=True)
 def architecture(monkeypatch):
-    monkeypatch.setitem(CLASSIFIERS, "brightness", ByBrightness)
+    make_known(monkeypatch, "brightness", ByBrightness)
 
 
 @pytest.fixture(scope="module")

@@ -1,35 +1,38 @@
 """The networks of DeepStreaks, the compiled forward pass that runs them, and the zoo of weights.
 
-Definitions are plain Keras 3, so that they run on TensorFlow, JAX or PyTorch alike.
+Definitions are plain Keras 3, so that they run on TensorFlow, JAX or PyTorch alike. Keras, which takes seconds to import, is
+only imported by who builds or runs one: clients of a campaign read cards.
 """
 
-import difflib
-from collections.abc import Callable
+from __future__ import annotations
 
-import keras
+import difflib
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from deepstreaks_dask.errors import ModelError
-from deepstreaks_dask.models.classifier import Classifier
-from deepstreaks_dask.models.densenet121 import densenet121
-from deepstreaks_dask.models.rcnn import Rcnn
-from deepstreaks_dask.models.resnet50 import resnet50
-from deepstreaks_dask.models.taonet import TaoNet
-from deepstreaks_dask.models.vgg6 import vgg6
-from deepstreaks_dask.sequences.forest import Forest
 
-ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {
-    "vgg6": vgg6,
-    "resnet50": resnet50,
-    "densenet121": densenet121,
-}
-"""What builds an architecture, by its name on a card."""
+if TYPE_CHECKING:
+    import keras
 
-CLASSIFIERS: dict[str, type[Classifier]] = {
-    "rcnn": Rcnn,
-    "taonet": TaoNet,
-    "forest": Forest,
+    from deepstreaks_dask.models.classifier import Classifier
+
+ARCHITECTURES = {
+    "vgg6": "deepstreaks_dask.models.vgg6:vgg6",
+    "resnet50": "deepstreaks_dask.models.resnet50:resnet50",
+    "densenet121": "deepstreaks_dask.models.densenet121:densenet121",
 }
-"""What classifies sequences, by the name of its architecture on a card; not all of them are networks."""
+"""Where the function is that builds an architecture, by its name on a card."""
+
+CLASSIFIERS = {
+    "rcnn": "deepstreaks_dask.models.rcnn:Rcnn",
+    "taonet": "deepstreaks_dask.models.taonet:TaoNet",
+    "forest": "deepstreaks_dask.sequences.forest:Forest",
+}
+"""Where the class is that classifies sequences, by the name of its architecture on a card; not all of them are networks."""
+
+PRECISIONS = "float32", "mixed_bfloat16", "mixed_float16"
+"""In what a network computes: single precision, or half with weights and scores in single."""
 
 
 def build(
@@ -62,7 +65,57 @@ def build(
         raise ModelError(
             f"no architecture {architecture!r}: {hint}choose one of {', '.join(ARCHITECTURES)}"
         )
-    return ARCHITECTURES[architecture](input_shape=tuple(input_shape), outputs=outputs)
+    made = resolve_name(ARCHITECTURES[architecture])
+    return made(input_shape=tuple(input_shape), outputs=outputs)
 
 
-__all__ = ["ARCHITECTURES", "CLASSIFIERS", "Classifier", "build"]
+def classifier_class(architecture: str) -> type[Classifier]:
+    """Give the class of classifiers of sequences that goes by a name.
+
+    Parameters
+    ----------
+    architecture : str
+        A key of `CLASSIFIERS`.
+
+    Returns
+    -------
+    type
+        Its objects predict.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    if architecture not in CLASSIFIERS:
+        raise ModelError(
+            f"no architecture {architecture!r}: choose one of {', '.join(CLASSIFIERS)}"
+        )
+    return resolve_name(CLASSIFIERS[architecture])
+
+
+def check_precision(precision: str) -> None:
+    """Refuse what is none of `PRECISIONS`.
+
+    Parameters
+    ----------
+    precision : str
+        Such as ``float32``.
+
+    Raises
+    ------
+    ModelError
+        Which ones there are.
+    """
+    if precision not in PRECISIONS:
+        raise ModelError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+
+
+__all__ = [
+    "ARCHITECTURES",
+    "CLASSIFIERS",
+    "PRECISIONS",
+    "build",
+    "check_precision",
+    "classifier_class",
+]

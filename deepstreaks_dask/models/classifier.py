@@ -13,8 +13,9 @@ from deepstreaks_dask.sequences.stretches import Sequences
 class Classifier(Protocol):
     """A classifier of objects by their sequences of stamps.
 
-    A class that has this becomes an architecture by an entry in `deepstreaks_dask.models.CLASSIFIERS`. Then cards may name
-    it, a zoo saves and loads its members, and campaigns score with them. It is all numbers: nothing of it is pickled.
+    A class that has this becomes an architecture by an entry in `deepstreaks_dask.models.CLASSIFIERS`, in every process.
+    Then cards may name it, a zoo saves and loads its members, and campaigns score with them. It is all numbers: nothing
+    of it is pickled.
     """
 
     @property

@@ -24,7 +24,8 @@ import numpy as np
 from keras import ops
 
 from deepstreaks_dask.errors import ModelError
-from deepstreaks_dask.models.forward import SCALINGS, last_layer
+from deepstreaks_dask.models.cards import SCALINGS
+from deepstreaks_dask.models.forward import SCALE, last_layer
 
 STEPS = 32
 """From the empty sky to the cutout."""
@@ -65,7 +66,7 @@ class Explainer:
     model : keras.Model
         Takes float32 ``(cutout, y, x, plane)`` and gives one score. It is changed: its last sigmoid is taken away.
     scaling : str
-        How pixels become what it takes, a key of :data:`~deepstreaks_dask.models.forward.SCALINGS`.
+        How pixels become what it takes, one of :data:`~deepstreaks_dask.models.cards.SCALINGS`.
 
     Raises
     ------
@@ -84,7 +85,7 @@ class Explainer:
         if getattr(last, "activation", None) is keras.activations.sigmoid:
             # a sigmoid near 1 is flat: the gradient of a sure score would be none
             last.activation = keras.activations.linear
-        self._shape, self._scale = tuple(model.input_shape[1:]), SCALINGS[scaling]
+        self._shape, self._scale = tuple(model.input_shape[1:]), SCALE[scaling]
         self._gradient = _BACKENDS[keras.backend.backend()](model, (_AT_ONCE, *self._shape))
 
     def __call__(self, cutout: np.ndarray) -> Explanation:

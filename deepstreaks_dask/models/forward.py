@@ -22,6 +22,8 @@ import numpy as np
 from keras import ops
 
 from deepstreaks_dask.errors import ModelError
+from deepstreaks_dask.models import check_precision
+from deepstreaks_dask.models.cards import SCALINGS
 
 # Take of a GPU's memory what is needed, and not all of it at once: others compute there too. TensorFlow and JAX
 # look when they first use the card, PyTorch does so anyway. What somebody has set already stays.
@@ -31,9 +33,6 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 _Wait = Callable[[], np.ndarray]
 _Begin = Callable[[np.ndarray], _Wait]  # begins a call, and gives what waits for its scores
 _AHEAD = 2  # calls under way
-
-PRECISIONS = "float32", "mixed_bfloat16", "mixed_float16"
-"""In what a network computes: single precision, or half with weights and scores in single."""
 
 
 def _to_unit(cutouts: Any) -> Any:
@@ -52,29 +51,10 @@ def _unscaled(cutouts: Any) -> Any:
     return cutouts
 
 
-SCALINGS: Mapping[str, Callable[[Any], Any]] = {
-    "bytes": _to_unit,
-    "l2": _to_norm,
-    "none": _unscaled,
-}
-"""How float32 pixels (cutout, y, x, plane) become what a network takes: 8-bit ones to 0..1, by plane, or as they are."""
-
-
-def check_precision(precision: str) -> None:
-    """Refuse what is none of `PRECISIONS`.
-
-    Parameters
-    ----------
-    precision : str
-        Such as ``float32``.
-
-    Raises
-    ------
-    ModelError
-        Which ones there are.
-    """
-    if precision not in PRECISIONS:
-        raise ModelError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+SCALE: Mapping[str, Callable[[Any], Any]] = dict(
+    zip(SCALINGS, (_to_unit, _to_norm, _unscaled), strict=True)
+)
+"""What scales float32 pixels (cutout, y, x, plane), by name."""
 
 
 def set_precision(model: keras.Model, precision: str) -> None:
@@ -354,7 +334,7 @@ class _Looks:
         """Scale pixels on the device, once a scaling, and let each model look at its own."""
         look = look or (lambda k, images: self.models[k](images, training=False))
         pixels = ops.cast(cutouts, "float32")
-        scaled = {scaling: SCALINGS[scaling](pixels) for scaling in dict.fromkeys(self.scalings)}
+        scaled = {scaling: SCALE[scaling](pixels) for scaling in dict.fromkeys(self.scalings)}
         if not self.flips:
             return [look(k, scaled[scaling]) for k, scaling in enumerate(self.scalings)]
         views = {scaling: _flipped(images) for scaling, images in scaled.items()}

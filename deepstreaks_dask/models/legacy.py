@@ -22,9 +22,10 @@ import numpy as np
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models import ARCHITECTURES, build
+from deepstreaks_dask.models.cards import KERAS_FILE, Card
 from deepstreaks_dask.models.hdf5 import MAX_BYTES, HDF5Error, read_hdf5
 from deepstreaks_dask.models.keras2 import Builder, set_weights
-from deepstreaks_dask.models.zoo import KERAS_FILE, Card, Zoo
+from deepstreaks_dask.models.zoo import Zoo
 
 NEEDED = ("rb_", "sl_", "kd_")
 """Networks that the published decision needs."""

@@ -226,12 +226,36 @@ def _widths(filters: int) -> np.ndarray:
 
 
 def feature(epochs: Any, name: str) -> Any:
-    """Give one of :data:`FEATURES`, which come last of the numbers of an epoch: (…, n) to (…, 1)."""
+    """Give one of :data:`FEATURES`, which come last of the numbers of an epoch.
+
+    Parameters
+    ----------
+    epochs : tensor
+        Numbers of epochs, (…, n).
+    name : str
+        Of the feature.
+
+    Returns
+    -------
+    tensor
+        That one, (…, 1).
+    """
     return epochs[..., FEATURES.index(name) - len(FEATURES), None]
 
 
 def hours(epochs: Any) -> Any:
-    """Give the hours since the first epoch, of numbers with :data:`FEATURES` as the last ones: (…, n) to (…, 1)."""
+    """Give the time since the first epoch.
+
+    Parameters
+    ----------
+    epochs : tensor
+        Numbers of epochs with :data:`FEATURES` as the last ones, (…, n).
+
+    Returns
+    -------
+    tensor
+        Hours, (…, 1).
+    """
     return ops.expm1(LOG_HOURS * feature(epochs, "elapsed"))
 
 

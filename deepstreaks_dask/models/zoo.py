@@ -9,6 +9,8 @@ The file of weights has a part of its hash in its name, and the card is written 
 reader sees a model whole, as it was or as it is, and never half of it.
 """
 
+from __future__ import annotations
+
 import builtins
 import dataclasses
 import difflib
@@ -17,210 +19,18 @@ import importlib.resources
 import json
 import os
 import re
-import tempfile
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from io import BytesIO
-from pathlib import Path
-from typing import Any
-
-import fsspec
-import keras
-import numpy as np
-import safetensors
-import safetensors.numpy
+from typing import TYPE_CHECKING
 
 from deepstreaks_dask.errors import ModelError
-from deepstreaks_dask.models import ARCHITECTURES, CLASSIFIERS, Classifier, build
-from deepstreaks_dask.models.activations import REGISTERED
-from deepstreaks_dask.models.forward import SCALINGS, resizing
+from deepstreaks_dask.models.cards import DTYPES, Card, check_name, valid_name
 from deepstreaks_dask.storage import locate, write_whole
 
-DTYPES = ("float16", "float32")
-KERAS_FILE = "keras"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|keras)")
-_LONGEST_CLASS = 64  # characters
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+if TYPE_CHECKING:
+    import keras
 
-
-@dataclass(frozen=True)
-class Card:
-    """What a model is, how it came about, and what it is not for.
-
-    Attributes
-    ----------
-    name
-        Such as ``"rb_vgg6"``: family, underscore, architecture.
-    version
-        Such as ``"1"`` or ``"2026.11"``; numbers in it are compared as numbers.
-    architecture
-        A key of `deepstreaks_dask.models.ARCHITECTURES`, of `deepstreaks_dask.models.CLASSIFIERS` if it classifies
-        sequences, or ``"keras"`` for any other network.
-    family
-        Such as ``"rb"``; the part of the name before the first underscore if not given.
-    input_shape
-        Height and width in px, and number of planes, of one cutout.
-    outputs
-        Number of sigmoid outputs; of a classifier of sequences the number of classes, filled in.
-    classes
-        Names of the classes that a classifier of sequences tells apart; empty for what scores single cutouts.
-    scaling
-        How pixels become what it takes, a key of `deepstreaks_dask.models.forward.SCALINGS`.
-    resizes
-        Whether cutouts of another height and width are resized to `input_shape`; else they are refused.
-    dtype
-        Precision of the kernels on disk, ``"float16"`` or ``"float32"``; filled in on saving.
-    file, sha256
-        File of weights beside the card, and its SHA-256; filled in on saving.
-    created
-        Time of saving, ISO 8601, UTC; filled in on saving if empty.
-    recipe
-        How it was trained: optimiser, learning rate, epochs, seed and so on.
-    training_data
-        What it was trained on.
-    metrics
-        What it reaches, and on which data.
-    description, limits
-        For people: what it is, and what it is not for.
-    """
-
-    name: str
-    version: str
-    architecture: str
-    family: str = ""
-    input_shape: tuple[int, int, int] = (144, 144, 1)
-    outputs: int = 1
-    classes: tuple[str, ...] = ()
-    scaling: str = "bytes"
-    resizes: bool = False
-    dtype: str = ""
-    file: str = ""
-    sha256: str = ""
-    created: str = ""
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    training_data: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    description: str = ""
-    limits: str = ""
-
-    def __post_init__(self) -> None:
-        for what in ("name", "version"):
-            _check_name(getattr(self, what), what)
-        if not self.family:
-            object.__setattr__(self, "family", self.name.split("_")[0])
-        _check_name(self.family, "family")
-        known = *ARCHITECTURES, *CLASSIFIERS, KERAS_FILE
-        if self.architecture not in known:
-            raise ModelError(
-                f"model {self.name!r}: no architecture {self.architecture!r}; choose one of "
-                f"{', '.join(known)}"
-            )
-        self._check_classes()
-        shape = self.input_shape
-        if not isinstance(shape, (list, tuple)) or len(shape) != 3 or not all(map(_whole, shape)):
-            raise ModelError(
-                f"model {self.name!r}: input_shape is {shape!r}; give height, width and planes"
-            )
-        object.__setattr__(self, "input_shape", tuple(shape))
-        if not _whole(self.outputs):
-            raise ModelError(f"model {self.name!r}: outputs is {self.outputs!r}; give 1 or more")
-        if self.scaling not in SCALINGS:
-            raise ModelError(
-                f"model {self.name!r}: no scaling {self.scaling!r}; choose one of {', '.join(SCALINGS)}"
-            )
-        if not isinstance(self.resizes, bool):
-            raise ModelError(
-                f"model {self.name!r}: resizes is {self.resizes!r}; give true or false"
-            )
-        for what in ("recipe", "training_data", "metrics"):
-            if not isinstance(getattr(self, what), Mapping):
-                raise ModelError(f"model {self.name!r}: {what} is no table of keys and values")
-        for what in ("dtype", "file", "sha256", "created", "description", "limits"):
-            if not isinstance(getattr(self, what), str):
-                raise ModelError(f"model {self.name!r}: {what} is no text")
-        for what, pattern in (("file", _FILE), ("sha256", _SHA256)):
-            value = getattr(self, what)
-            if value and not pattern.fullmatch(value):
-                raise ModelError(f"model {self.name!r}: {what} {value!r} in its card is not valid")
-        if self.dtype and self.dtype not in DTYPES:
-            raise ModelError(f"model {self.name!r}: dtype {self.dtype!r} is none of {DTYPES}")
-
-    def _check_classes(self) -> None:
-        classes = self.classes
-        if not isinstance(classes, (list, tuple)) or not all(
-            isinstance(name, str) and 0 < len(name) <= _LONGEST_CLASS for name in classes
-        ):
-            raise ModelError(f"model {self.name!r}: classes is {classes!r}; give a list of names")
-        if (self.architecture in CLASSIFIERS) != bool(classes) or len(set(classes)) < len(classes):
-            raise ModelError(
-                f"model {self.name!r}: a classifier of sequences ({', '.join(CLASSIFIERS)}) needs classes, each "
-                "named once, and nothing else has any"
-            )
-        object.__setattr__(self, "classes", tuple(classes))
-        if classes:
-            object.__setattr__(self, "outputs", len(classes))
-
-    @property
-    def ref(self) -> str:
-        """Name and version, ``"rb_vgg6@1"``, as `Zoo.load` takes them."""
-        return f"{self.name}@{self.version}"
-
-    def takes(self, size: Sequence[int]) -> tuple[int, int, int]:
-        """Give the shape of what it takes where cutouts are of some size: theirs if it resizes them, else its own.
-
-        Parameters
-        ----------
-        size
-            Height and width of the cutouts, in px.
-
-        Returns
-        -------
-        tuple of int
-            Height and width in px, and number of planes.
-        """
-        height, width, planes = self.input_shape
-        if self.resizes:
-            height, width = size
-        return height, width, planes
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the card as plain values that JSON can hold."""
-        return {
-            **{item.name: getattr(self, item.name) for item in dataclasses.fields(self)},
-            "input_shape": list(self.input_shape),
-            "classes": list(self.classes),
-            **{what: dict(getattr(self, what)) for what in ("recipe", "training_data", "metrics")},
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Card":
-        """Make a card from plain values.
-
-        Parameters
-        ----------
-        values : mapping
-            As :meth:`to_dict` gives them.
-
-        Returns
-        -------
-        Card
-            Checked.
-
-        Raises
-        ------
-        ModelError
-            If a value is missing, unknown or not valid.
-        """
-        known = {item.name for item in dataclasses.fields(cls)}
-        needed = {"name", "version", "architecture"}
-        if not isinstance(values, Mapping) or not needed <= set(values):
-            raise ModelError("a model card needs name, version and architecture")
-        if unknown := sorted(set(values) - known):
-            raise ModelError(f"model card {values['name']!r} has unknown entries: {unknown}")
-        return cls(**values)
+    from deepstreaks_dask.models.classifier import Classifier
 
 
 class Zoo:
@@ -285,9 +95,9 @@ class Zoo:
             If there is no such model, or its card is not valid.
         """
         name, _, version = ref.partition("@")
-        _check_name(name, "name")
+        check_name(name, "name")
         if "@" in ref:
-            _check_name(version, "version")
+            check_name(version, "version")
         refs = self._refs()
         versions = [have for have_name, have in refs if have_name == name]
         if not versions:
@@ -313,7 +123,7 @@ class Zoo:
         ref
             ``"rb_vgg6"`` for the newest version, or ``"rb_vgg6@1"``.
         size
-            Height and width of the cutouts, in px; as the card has it by default. A model that resizes then takes these.
+            Height and width of the cutouts in pixels; as the card has it by default. A model that resizes then takes these.
 
         Returns
         -------
@@ -330,12 +140,10 @@ class Zoo:
         if card.classes:
             raise ModelError(f"{card.ref} classifies sequences: it is no network of cutouts")
         data = self._weights(card)
-        if card.architecture == KERAS_FILE:
-            model = _load_keras(data, card.ref)
-        else:
-            model = build(card.architecture, card.input_shape, card.outputs)
-            _set_weights(model, data, card.ref)
-        _check_shape(model, card)
+        from deepstreaks_dask.models import files
+        from deepstreaks_dask.models.forward import resizing
+
+        model = files.network(data, card)
         if size is None:
             return model
         height, width, _ = card.takes(size)
@@ -363,11 +171,9 @@ class Zoo:
         card = self.card(ref)
         if not card.classes:
             raise ModelError(f"{card.ref} takes single cutouts: it is no classifier of sequences")
-        arrays = _arrays(self._weights(card), card.ref)
-        try:
-            return CLASSIFIERS[card.architecture].from_arrays(card.classes, arrays)
-        except ModelError as error:
-            raise ModelError(f"the weights of model {card.ref!r} do not fit: {error}") from error
+        from deepstreaks_dask.models import files
+
+        return files.classifier(self._weights(card), card)
 
     def _weights(self, card: Card) -> bytes:
         """Read a model's file, and compare it with its hash."""
@@ -429,15 +235,9 @@ class Zoo:
                     "overwrite it"
                 )
             old = self._read_card(card.name, card.version)
-        if card.classes:
-            data, dtype = _classifier_bytes(model, card)
-            suffix = "safetensors"
-        else:
-            _check_shape(model, card)
-            if card.architecture == KERAS_FILE:
-                data, suffix, dtype = _keras_bytes(model, card.ref), "keras", "float32"
-            else:
-                data, suffix = _weight_bytes(model, card, dtype), "safetensors"
+        from deepstreaks_dask.models import files
+
+        data, suffix, dtype = files.to_bytes(model, card, dtype)
         sha256 = hashlib.sha256(data).hexdigest()
         card = dataclasses.replace(
             card,
@@ -505,7 +305,7 @@ class Zoo:
         refs = set()
         for path in paths:
             parts = path.removeprefix(self._root).strip("/").split("/")
-            if len(parts) == 3 and parts[2] == "card.json" and all(map(_valid_name, parts[:2])):
+            if len(parts) == 3 and parts[2] == "card.json" and all(map(valid_name, parts[:2])):
                 refs.add((parts[0], parts[1]))
         return sorted(refs, key=lambda ref: (ref[0], _version_key(ref[1])))
 
@@ -566,181 +366,7 @@ def find_weights(ref: str, sha256: str, places: Sequence[str | None]) -> tuple[Z
     )
 
 
-def load_keras(path: str | os.PathLike[str]) -> keras.Model:
-    """Load a whole network from a `.keras` file that holds no code.
-
-    Parameters
-    ----------
-    path
-        Local path or URL.
-
-    Returns
-    -------
-    keras.Model
-        Not compiled for training.
-
-    Raises
-    ------
-    ModelError
-        If the file cannot be read, is no `.keras` file, or holds a Lambda or a class from outside
-        Keras.
-    """
-    try:
-        with fsspec.open(os.fspath(path), "rb") as file:
-            data = file.read()
-    except (OSError, ImportError, ValueError) as error:
-        raise ModelError(f"cannot read {os.fspath(path)!r}: {error}") from error
-    return _load_keras(data, os.fspath(path))
-
-
-def _check_name(value: Any, what: str) -> None:
-    """Refuse what could lead out of the zoo as a part of a path, or be mistaken in a reference."""
-    if not _valid_name(value):
-        raise ModelError(
-            f"model {what} {value!r} is not valid: use letters, digits, '.', '_' and '-', and "
-            "begin with a letter or digit"
-        )
-
-
-def _valid_name(value: Any) -> bool:
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
 def _version_key(version: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Sort key by which 2026.9 < 2026.11 and 1.0rc1 < 1.0.1."""
     parts = re.findall(r"[0-9]+|[A-Za-z]+", version)
     return [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in parts], version
-
-
-def _check_shape(model: keras.Model, card: Card) -> None:
-    takes, gives = tuple(model.input_shape[1:]), tuple(model.output_shape[1:])
-    if takes != card.input_shape or gives != (card.outputs,):
-        raise ModelError(
-            f"model {card.ref!r} takes {takes} and gives {gives}, but its card says "
-            f"{card.input_shape} and {(card.outputs,)}"
-        )
-
-
-def _named_weights(model: keras.Model) -> dict[str, keras.Variable]:
-    """Name each weight by its layer's place and kind, which are the same in every session."""
-    return {
-        f"{place:03d}.{type(layer).__name__.lower()}.{weight.name}": weight
-        for place, layer in enumerate(model.layers)
-        for weight in layer.weights
-    }
-
-
-def _weight_bytes(model: keras.Model, card: Card, dtype: str) -> bytes:
-    expected = build(card.architecture, card.input_shape, card.outputs)
-    shapes = {name: tuple(weight.shape) for name, weight in _named_weights(expected).items()}
-    weights = _named_weights(model)
-    if {name: tuple(weight.shape) for name, weight in weights.items()} != shapes:
-        raise ModelError(f"model {card.ref!r} is no {card.architecture!r}, though its card says so")
-    arrays = {}
-    for name, weight in weights.items():
-        array = weight.numpy().astype(np.float32)
-        with np.errstate(over="ignore"):
-            stored = array.astype(dtype if array.ndim > 1 else np.float32)
-        if not np.isfinite(stored).all():
-            raise ModelError(f"{name} of model {card.ref!r} has values that {dtype} cannot hold")
-        arrays[name] = stored
-    return safetensors.numpy.save(arrays)
-
-
-def _classifier_bytes(model: Any, card: Card) -> tuple[bytes, str]:
-    """Give a classifier's arrays as safetensors, and their precision."""
-    if not isinstance(model, CLASSIFIERS[card.architecture]):
-        raise ModelError(f"model {card.ref!r} is no {card.architecture!r}, though its card says so")
-    if tuple(model.classes) != card.classes:
-        raise ModelError(
-            f"model {card.ref!r} tells {', '.join(model.classes)} apart, but its card says "
-            f"{', '.join(card.classes)}"
-        )
-    arrays = {name: np.ascontiguousarray(array) for name, array in model.to_arrays().items()}
-    for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ModelError(f"{name} of model {card.ref!r} holds what is not finite")
-    half = any(array.dtype == np.float16 for array in arrays.values())
-    return safetensors.numpy.save(arrays), "float16" if half else "float32"
-
-
-def _arrays(data: bytes, ref: str) -> dict[str, np.ndarray]:
-    try:
-        return safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ModelError(f"the weights of model {ref!r} are no safetensors: {error}") from error
-
-
-def _set_weights(model: keras.Model, data: bytes, ref: str) -> None:
-    arrays = _arrays(data, ref)
-    weights = _named_weights(model)
-    if set(arrays) != set(weights):
-        strange = sorted(set(arrays) ^ set(weights))
-        raise ModelError(
-            f"the weights of model {ref!r} do not fit a {model.name}: {len(strange)} are missing "
-            f"or too many, such as {strange[0]!r}"
-        )
-    for name, weight in weights.items():
-        array = arrays[name]
-        if array.shape != tuple(weight.shape) or array.dtype.name not in DTYPES:
-            raise ModelError(
-                f"{name} of model {ref!r} is {array.dtype} {array.shape}, not {tuple(weight.shape)}"
-            )
-        weight.assign(array.astype(np.float32))
-
-
-def _keras_bytes(model: keras.Model, ref: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        model.save(path)
-        data = path.read_bytes()
-    _load_keras(data, ref)  # refuse now what could not be loaded later
-    return data
-
-
-def _load_keras(data: bytes, origin: str) -> keras.Model:
-    try:
-        with zipfile.ZipFile(BytesIO(data)) as archive:
-            config = json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ModelError(f"{origin!r} is no .keras file: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{origin!r} is no .keras file: its configuration is no table")
-    config.pop("compile_config", None)  # never loaded
-    for module, name, value in _classes(config):
-        if (module, name) == ("builtins", "function") and value in REGISTERED:
-            continue
-        if "lambda" in name.lower():
-            raise ModelError(f"{origin!r} holds a Lambda, code that could do anything: refused")
-        if module is not None and module.split(".")[0] != "keras":
-            raise ModelError(
-                f"{origin!r} holds {module}.{name}, which is not a part of Keras: refused"
-            )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        path.write_bytes(data)
-        try:
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:  # Keras raises many kinds for a damaged or hostile file
-            raise ModelError(f"{origin!r} cannot be loaded: {error}") from error
-
-
-def _classes(config: Any) -> Iterator[tuple[str | None, str, Any]]:
-    """Find (module, class name, configuration) of all that a Keras configuration would make."""
-    if isinstance(config, dict):
-        if "class_name" in config:
-            inner = config.get("config")
-            yield (
-                config.get("module"),
-                str(config["class_name"]),
-                inner if isinstance(inner, str) else None,
-            )
-        for value in config.values():
-            yield from _classes(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _classes(value)

@@ -241,10 +241,12 @@ def score(
 
     Example: deepstreaks sequences score objects.zarr --families hits
     """
+    from deepstreaks_dask.archive import open_archive
     from deepstreaks_dask.campaign import score as run_campaign
     from deepstreaks_dask.cluster import connect
     from deepstreaks_dask.families import Families
 
+    open_archive(archive)  # before workers start for nothing
     chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
     with connect(scheduler, workers=workers) as client:
         scores = run_campaign(archive, chosen, client, run=run)

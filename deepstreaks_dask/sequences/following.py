@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from deepstreaks_dask.models import CLASSIFIERS
-from deepstreaks_dask.models.zoo import Card, Zoo, find_weights
+from deepstreaks_dask.models import classifier_class
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.zoo import Zoo, find_weights
 from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.runs import SHIPPED
 from deepstreaks_dask.sequences.evaluation import accuracy_by_epochs
@@ -50,7 +51,7 @@ def online_members(
     return {
         name: (store, card)
         for name, (store, card) in found.items()
-        if hasattr(CLASSIFIERS.get(card.architecture), "predict_epochs")
+        if hasattr(classifier_class(card.architecture), "predict_epochs")
     }
 
 

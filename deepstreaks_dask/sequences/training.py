@@ -21,9 +21,11 @@ import xarray as xr
 
 import deepstreaks_dask
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.models import CLASSIFIERS, Classifier
+from deepstreaks_dask.models import CLASSIFIERS, classifier_class
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.classifier import Classifier
 from deepstreaks_dask.models.recurrent import SIDE, Recurrent
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.sequences.evaluation import measure_member
 from deepstreaks_dask.sequences.feeding import MOST, Feed, Shards
 from deepstreaks_dask.sequences.splits import draw_samples, fold_splits
@@ -196,7 +198,7 @@ def fit(
     TrainingError
         If objects cannot be read, the folder holds another training, or the loss is no longer a number.
     """
-    kind: Any = CLASSIFIERS[architecture]
+    kind: Any = classifier_class(architecture)
     classes = labelled.classes
     train, held_out = (labelled.part(split, part) for part in ("train", "validation"))
     learner = getattr(kind, "fit", None)

@@ -24,9 +24,7 @@ from typing import Any
 import numpy as np
 
 from deepstreaks_dask.errors import TrainingError
-
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-"""What a training may compute in."""
+from deepstreaks_dask.models import PRECISIONS
 
 
 @dataclass(frozen=True)

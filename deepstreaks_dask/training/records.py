@@ -23,8 +23,9 @@ from filelock import FileLock, Timeout
 
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.evaluation import auc, confusion
+from deepstreaks_dask.models.cards import Card
 from deepstreaks_dask.models.forward import compile_forward
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.storage import write_text
 from deepstreaks_dask.training.batches import Streamed
 from deepstreaks_dask.training.checkpoints import FILE, OnEpoch

@@ -5,8 +5,9 @@ import pytest
 from helpers import log_in, served, visiting
 
 from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.models import CLASSIFIERS
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.rcnn import Rcnn
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.review import Review, default_url
 from deepstreaks_dask.runs import Run, open_scores
 from deepstreaks_dask.sequences.evaluation import evaluate_sequences
@@ -25,7 +26,7 @@ def sequences(tmp_path_factory):
     append(archive, simulate_sequences(60, "hits", "rcnn", seed=4))
     classes, dataset = tuple(sorted(get_task("rcnn").classes)), open_archive(archive)
     card = Zoo(zoo).save(
-        CLASSIFIERS["rcnn"](classes),
+        Rcnn(classes),
         Card("hits_rcnn", "1", "rcnn", input_shape=(21, 21, 1), classes=classes, scaling="none"),
     )
     common = {"version": "1", "sha256": card.sha256, "family": "hits", "threshold": 0.5}

@@ -20,7 +20,8 @@ def tiny(tmp_path_factory):
     """URL of a zoo with a network for each family that costs next to nothing to load."""
     import keras
 
-    from deepstreaks_dask.models.zoo import KERAS_FILE, Card, Zoo
+    from deepstreaks_dask.models.cards import KERAS_FILE, Card
+    from deepstreaks_dask.models.zoo import Zoo
 
     made = Zoo(tmp_path_factory.mktemp("models") / "zoo")
     layers = keras.layers
@@ -41,8 +42,9 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="session")
 def campaign(tmp_path_factory, tiny):
     """Path of an archive of 48 shards, and the scores of its run that was left in peace."""
+    from dask.distributed import Client
+
     from deepstreaks_dask.campaign import score
-    from deepstreaks_dask.cluster import connect
     from deepstreaks_dask.families import Families
 
     rng = np.random.default_rng(5)
@@ -52,7 +54,8 @@ def campaign(tmp_path_factory, tiny):
     url = tmp_path_factory.mktemp("campaign") / "survey.zarr"
     create(url, shard=64)
     append(url, [CutoutBatch(cutouts, {"id": np.array([f"c{k}" for k in range(n)], object)})])
-    with connect("local", workers=1) as client:
+    here = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0"}
+    with Client(processes=False, **here) as client:
         scores = score(url, Families.from_zoo(tiny), client, run="peace", progress=False)
     assert scores["scores"].notnull().all()
     return url, scores["scores"].values

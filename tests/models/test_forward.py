@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from deepstreaks_dask.errors import ModelError
-from deepstreaks_dask.models import ARCHITECTURES, build
-from deepstreaks_dask.models.forward import PRECISIONS, compile_forward, resizing, set_precision
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models import ARCHITECTURES, PRECISIONS, build
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.forward import compile_forward, resizing, set_precision
+from deepstreaks_dask.models.zoo import Zoo
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepstreaks_dask.errors import ModelError
-from deepstreaks_dask.models import CLASSIFIERS
+from deepstreaks_dask.models import classifier_class
+from deepstreaks_dask.models.cards import Card
 from deepstreaks_dask.models.rcnn import Rcnn
 from deepstreaks_dask.models.taonet import TaoNet
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.sequences.batches import batched, pad, prepare
 from deepstreaks_dask.sequences.stretches import Sequences
 from deepstreaks_dask.simulate.sequences import simulate_sequences
@@ -72,7 +73,7 @@ def test_batches_are_computed_as_keras_does(classifier, objects):
 
 def test_weights_come_back_from_a_zoo_in_half_precision(classifier, objects, tmp_path):
     name = {Rcnn: "rcnn", TaoNet: "taonet"}[type(classifier)]
-    assert CLASSIFIERS[name] is type(classifier)
+    assert classifier_class(name) is type(classifier)
     store = Zoo(tmp_path)
     card = Card(f"own_{name}", "1", name, input_shape=(21, 21, 1), classes=CLASSES)
     saved = store.save(classifier, card)

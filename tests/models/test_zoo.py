@@ -14,7 +14,9 @@ from keras.src.saving.serialization_lib import SafeModeScope
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models import build
-from deepstreaks_dask.models.zoo import Card, Zoo, find_weights, load_keras
+from deepstreaks_dask.models.cards import Card
+from deepstreaks_dask.models.files import load_keras
+from deepstreaks_dask.models.zoo import Zoo, find_weights
 
 
 @pytest.fixture(scope="module")

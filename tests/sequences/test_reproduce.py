@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from dask.distributed import Client
+from helpers import make_known
 from typer.testing import CliRunner
 
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.cli import app
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.models import CLASSIFIERS
 from deepstreaks_dask.sequences import reproduce
 from deepstreaks_dask.simulate import archives
 from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
@@ -74,7 +74,7 @@ def small(client, monkeypatch):
     monkeypatch.setattr(reproduce, "REPEATS", 2)
     monkeypatch.setattr(reproduce, "FOLDS", 2)
     for name in ("rcnn", "taonet", "forest"):
-        monkeypatch.setitem(CLASSIFIERS, name, Guess)
+        make_known(monkeypatch, name, Guess)
     monkeypatch.setattr(Guess, "fitted", 0)
 
 

@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from helpers import make_known
 from sklearn.metrics import f1_score, recall_score
 
 from deepstreaks_dask.archive import append, create, open_archive
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.models import CLASSIFIERS
+from deepstreaks_dask.models.cards import Card
 from deepstreaks_dask.models.rcnn import Rcnn
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.sequences.feeding import Feed
 from deepstreaks_dask.sequences.splits import draw_samples, fold_splits
 from deepstreaks_dask.sequences.training import (
@@ -206,7 +207,7 @@ def test_what_is_no_network_is_trained_by_its_own_fit(url, tmp_path, monkeypatch
         def from_arrays(cls, classes, arrays):
             return cls(classes, int(arrays["number"][0]))
 
-    monkeypatch.setitem(CLASSIFIERS, "commonest", Commonest)
+    make_known(monkeypatch, "commonest", Commonest)
     record = train_in(tmp_path, open_archive(url), "commonest", family="own", recipe=QUICK)
     (card,) = record["cards"]
     assert card["metrics"]["recall"] == pytest.approx(1 / 7, abs=0.03)
