@@ -15,17 +15,18 @@ import pytest
 from faulty import chunks
 from helpers import random_batch
 
-from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.archive import CutoutBatch, append, create, open_archive
 from deepstreaks_dask.campaign import score
 from deepstreaks_dask.cluster import connect
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import CampaignError, ModelError
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import build
+from deepstreaks_dask.models.cards import Card
 from deepstreaks_dask.models.forward import compile_forward
-from deepstreaks_dask.models.zoo import Card, Zoo
+from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.pulse import read_pulse
-from deepstreaks_dask.runs import list_runs, open_scores
+from deepstreaks_dask.runs import Run, list_runs, open_scores
 from deepstreaks_dask.worker import Unit
 
 CLIENT = """
@@ -39,6 +40,40 @@ if __name__ == "__main__":
 """
 
 
+SIDE = 48
+"""Pixels on a side: a ninth of the work that the real cutouts are."""
+
+
+def small_batch(n, **columns):
+    batch = random_batch(n, **columns)
+    return CutoutBatch(batch.cutouts[:, :SIDE, :SIDE], batch.columns)
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """An archive of 150 cutouts of noise in shards of 64, the last one not full."""
+    url = tmp_path / "archive.zarr"
+    create(url, shard=64, shape=(SIDE, SIDE))
+    append(url, [small_batch(150)])
+    return url
+
+
+def save_vgg6(zoo, name, version="1"):
+    zoo.save(
+        build("vgg6", (SIDE, SIDE, 1)), Card(name, version, "vgg6", input_shape=(SIDE, SIDE, 1))
+    )
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    """URL of a zoo with one untrained VGG6 for each family."""
+    made = Zoo(tmp_path_factory.mktemp("models") / "zoo")
+    for seed, family in enumerate(("rb", "sl", "kd")):
+        keras.utils.set_random_seed(seed)
+        save_vgg6(made, f"{family}_vgg6")
+    return made.url
+
+
 @pytest.fixture(scope="module")
 def client():
     with connect(workers=1) as client:
@@ -49,8 +84,8 @@ def client():
 def large(tmp_path_factory):
     """An archive of 24 shards: long enough to be killed in the middle."""
     url = tmp_path_factory.mktemp("large") / "large.zarr"
-    create(url, shard=64)
-    append(url, [random_batch(1530)])
+    create(url, shard=64, shape=(SIDE, SIDE))
+    append(url, [small_batch(1530)])
     return url
 
 
@@ -94,21 +129,20 @@ def test_a_killed_client_loses_nothing(large, zoo, reference, client, tmp_path):
     assert {key: after[key] for key in before} == before, "a finished shard was computed again"
 
 
-def test_a_killed_worker_loses_nothing(large, zoo, reference):
-    with connect(workers=1) as client:
-        (first,) = client.run(os.getpid).values()
+def test_a_killed_worker_loses_nothing(large, zoo, reference, client):
+    (first,) = client.run(os.getpid).values()
 
-        def kill():
-            deadline = time.monotonic() + 120
-            while len(chunks(large, "worker")) < 3 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            os.kill(first, signal.SIGKILL)
+    def kill():
+        deadline = time.monotonic() + 120
+        while len(chunks(large, "worker")) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(first, signal.SIGKILL)
 
-        killer = threading.Thread(target=kill)
-        killer.start()
-        scored = score(large, Families.from_zoo(zoo), client, run="worker", progress=False)
-        killer.join()
-        (second,) = client.run(os.getpid).values()
+    killer = threading.Thread(target=kill)
+    killer.start()
+    scored = score(large, Families.from_zoo(zoo), client, run="worker", progress=False)
+    killer.join()
+    (second,) = client.run(os.getpid).values()
     assert second != first, "the worker was not killed in the middle"
     assert scored["scores"].values.tobytes() == reference.tobytes()
 
@@ -167,7 +201,7 @@ def test_new_cutouts_are_scored_and_old_ones_left(archive, zoo, client):
     families = Families.from_zoo(zoo)
     old = score(archive, families, client, progress=False)["scores"].values
     before = chunks(archive, "default")
-    append(archive, [random_batch(60, start=150, night=20260102)])
+    append(archive, [small_batch(60, start=150, night=20260102)])
     assert np.isnan(open_scores(archive)["scores"].values[150:]).all()
     new = score(archive, families, client, progress=False)["scores"].values
     assert new.shape == (210, 3)
@@ -193,7 +227,7 @@ def test_a_run_killed_before_it_had_scores_leaves_no_false_provenance(
 ):
     other = Zoo(tmp_path / "other")
     keras.utils.set_random_seed(7)
-    other.save(build("vgg6"), Card("rb_vgg6", "9", "vgg6"))
+    save_vgg6(other, "rb_vgg6", "9")
 
     def killed(*_, **__):
         raise KeyboardInterrupt
@@ -283,12 +317,17 @@ def test_a_cascade_that_was_cut_short_goes_on(large, zoo, client, picky):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process from Linux")
-def test_a_worker_stays_below_two_gigabytes(large, reference, client):
+def test_a_worker_stays_below_two_gigabytes(client, tmp_path):
+    """On cutouts and networks of the real size, whatever it has scored before."""
+
     def peak():
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
-    assert reference.shape == (1530, 3)  # it has scored 24 shards with three networks
+    create(tmp_path / "real.zarr", shard=64)
+    append(tmp_path / "real.zarr", [random_batch(192)])
+    scored = score(tmp_path / "real.zarr", Families.from_zoo(None), client, progress=False)
+    assert scored["scores"].shape == (192, 3)
     assert max(client.run(peak).values()) < 2e9
 
 
@@ -303,13 +342,23 @@ def test_provenance(archive, zoo, client):
     assert list_runs(archive) == ["default"]
 
 
+def test_a_run_goes_on_with_the_library_that_it_was_begun_with(archive, zoo, client):
+    families = Families.from_zoo(zoo, ["rb"])
+    score(archive, families, client, progress=False)
+    Run.attach(str(archive), "default", write=True).tell(backend="jax")
+    score(archive, families, client, progress=False)  # nothing to do: nobody computes
+    append(archive, [small_batch(10, start=150)])
+    with pytest.raises(CampaignError, match="begun with jax, but the workers have tensorflow"):
+        score(archive, families, client, progress=False)
+
+
 def test_mistakes_are_named(archive, zoo, client, tmp_path):
     families = Families.from_zoo(zoo)
     score(archive, families, client, progress=False)
     other = Zoo(tmp_path / "other")
     keras.utils.set_random_seed(77)
     for family in ("rb", "sl", "kd"):
-        other.save(build("vgg6"), Card(f"{family}_vgg6", "1", "vgg6"))
+        save_vgg6(other, f"{family}_vgg6")
     with pytest.raises(CampaignError, match="other weights"):
         score(archive, Families.from_zoo(other.url), client, progress=False)
     with pytest.raises(CampaignError, match="run name"):
@@ -324,10 +373,9 @@ def test_mistakes_are_named(archive, zoo, client, tmp_path):
 
 def test_a_broken_network_is_named(archive, client, tmp_path):
     zoo = Zoo(tmp_path / "broken")
-    model = build("vgg6")
-    bias = model.layers[-1].weights[1]
     for family in ("rb", "sl", "kd"):
-        zoo.save(model, Card(f"{family}_vgg6", "1", "vgg6"))
+        save_vgg6(zoo, f"{family}_vgg6")
+    bias = zoo.load("kd_vgg6").layers[-1].weights[1]
     card = zoo.card("kd_vgg6")
     path = tmp_path / "broken" / "kd_vgg6" / "1" / card.file
     import hashlib
@@ -360,7 +408,7 @@ def test_half_precision_is_measured_on_the_first_shard_and_kept(archive, zoo, cl
     }
     assert 0 < difference.max() < 0.02
     assert "precision_effect" not in single.attrs
-    append(archive, [random_batch(10, start=150)])  # into the last shard, which is scored again
+    append(archive, [small_batch(10, start=150)])  # into the last shard, which is scored again
     again = score(archive, families, client, run="half", progress=False)
     assert again.attrs["dtype"] == "mixed_bfloat16"
     np.testing.assert_array_equal(again["scores"].values[:150], half["scores"].values)
@@ -378,7 +426,7 @@ def test_flips_are_kept_by_the_run_that_began_with_them(archive, zoo, client):
     forward = compile_forward([Zoo(zoo).load("rb_vgg6")], len(pixels))
     expected = np.mean([forward(view) for view in views], axis=0)
     np.testing.assert_allclose(flipped["scores"].values, expected, atol=2e-6)
-    append(archive, [random_batch(40, start=150)])
+    append(archive, [small_batch(40, start=150)])
     more = score(archive, families, client, run="flips", progress=False)
     np.testing.assert_array_equal(more["scores"].values[:150], flipped["scores"].values)
     whole = score(archive, families, client, run="anew", flips=True, progress=False)
