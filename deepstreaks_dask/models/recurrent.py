@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -32,6 +32,9 @@ class Recurrent:
     model : keras.Model, optional
         The network, as :attr:`build` makes it; with random weights by default.
     """
+
+    fewest: ClassVar[float] = 0.5
+    """Share of an object's epochs that a step of the training sees at least; the others are left out at random."""
 
     def __init__(self, classes: Sequence[str], model: keras.Model | None = None) -> None:
         self._classes = tuple(classes)

@@ -31,8 +31,10 @@ _PRIOR = 0.15  # standard deviation of a transparency that no star tells
 _FAINT = 5.0  # units of noise: fluxes below tell no place
 _STEPS = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96
 _LAGS = 2.0, 36.0, 240.0, 1080.0, 2400.0, 4800.0, 10800.0  # hours: they part pairs of epochs
-_PERIODS = np.geomspace(40.0, 900.0, 40)  # days
-_GROUPS = 5  # of these, by their lengths
+_VISIT = 2.0  # hours: exposures within these show the same
+_NEAR = -3, -2, -1, 1, 2, 3  # places of exposures that may be of the same visit
+_FREQUENCIES = np.linspace(1 / 1000, 1 / 40, 192)  # a day: closer than six years can part
+_GROUPS = 8  # of these
 _YEAR = 24 * 365.25  # hours
 _QUANTILES = 0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0
 
@@ -43,7 +45,8 @@ def taonet(classes: int) -> keras.Model:
     Two dense blocks (Huang et al. 2017, arXiv:1608.06993) look at every stamp, and at what it has more than the mean of all
     stamps; another two look at that mean. Learned apertures measure the object. Gated recurrent units read the
     sequence forwards and backwards. What they say, their mean and largest over all epochs, is classified together with
-    how fluxes and places differ by the time between epochs, periods, motions, and the distributions of the fluxes.
+    how fluxes and places differ by the time between epochs, periods, motions, and what describes light curves, exposure by
+    exposure and visit by visit.
 
     Parameters
     ----------
@@ -71,18 +74,28 @@ def taonet(classes: int) -> keras.Model:
     corrections = layers.Dense(_APERTURES, name="corrections")(x)
     measured = layers.Add()([Photometry(_APERTURES)(epochs), corrections])
     place = Place(name="place")(stamps)
+    visits = Visits(name="visits")(layers.Concatenate()([measured, stars]), features, mask)
+    steady = visits[..., :_APERTURES]
     light = Distribution(name="distribution")(measured, mask)
+    slow = Distribution(name="slow")(steady, mask)
+    signal = epochs[..., :_APERTURES]
+    curve = LightCurve(name="curve")(measured, signal, calibrated, mask)
     lags = StructureFunction(name="structure")(measured, features, mask)
+    late = StructureFunction(name="late")(steady, features, mask)
     moves = StructureFunction(2, name="motion")(place, features, mask)
     drift = Drift(name="drift")(place, features, mask)
-    period = LongPeriods(name="period")(measured, features, mask)
-    x = layers.Concatenate()([x, measured, place, Changes()(measured)])
+    period = LongPeriods(name="period")(steady, features, mask)
+    x = layers.Concatenate()([x, measured, place, visits, Changes()(measured)])
     x = layers.Dense(_UNITS, activation="relu", name="changed")(x)
     x = layers.Bidirectional(layers.GRU(_UNITS, return_sequences=True), name="both")(x, mask=mask)
     still = _encoder((SIDE, SIDE, 1), "mean", 12)(mean)
-    x = layers.Concatenate()([Pool()(x, mask), light, lags, moves, drift, period, still])
-    x = layers.Dropout(0.2)(layers.BatchNormalization(momentum=0.9)(x))
-    x = layers.Dense(_UNITS, activation="relu", name="object")(x)
+    x = layers.Concatenate()(
+        [Pool()(x, mask), light, slow, curve, lags, late, moves, drift, period, still]
+    )
+    x = layers.Dropout(0.2)(layers.BatchNormalization()(x))
+    x = layers.Dense(2 * _UNITS, activation="relu", name="object")(x)
+    x = layers.Dropout(0.3)(x)
+    x = layers.Dense(_UNITS, activation="relu", name="kind")(x)
     x = layers.Dropout(0.2)(x)
     probabilities = layers.Dense(classes, activation="softmax", name="classes")(x)
     return keras.Model([stamps, features, mask], probabilities, name="taonet")
@@ -172,6 +185,35 @@ class Place(layers.Layer):
         return (*stamps_shape[:2], 2 * len(_PLACES))
 
 
+class Visits(layers.Layer):
+    """What a visit shows: (object, epoch, n) to (object, epoch, 2 n).
+
+    The mean of each number over the exposures that are within two hours, which has less noise than one of them; and the
+    logarithm of their standard deviation, which tells the noise, and how the air changes meanwhile.
+    """
+
+    def call(self, values: Any, features: Any, seen: Any) -> Any:
+        """Compute them."""
+        elapsed = hours(features)[..., 0]
+        place = ops.cumsum(ops.ones_like(elapsed), axis=1)
+        last = ops.sum(ops.cast(seen, elapsed.dtype), axis=1, keepdims=True)
+        count = ops.ones_like(elapsed)[..., None]
+        total, squares = ops.zeros_like(values), ops.zeros_like(values)
+        for step in _NEAR:
+            near = ops.abs(ops.roll(elapsed, -step, axis=1) - elapsed) < _VISIT
+            there = (place + step >= 1) & (place + step <= last)
+            weight = ops.cast(near & there, values.dtype)[..., None]
+            more = weight * (ops.roll(values, -step, axis=1) - values)
+            count, total, squares = count + weight, total + more, squares + ops.square(more)
+        mean = total / count
+        variance = ops.maximum(squares / count - ops.square(mean), 0.0)
+        return ops.concatenate([values + mean, 0.5 * ops.log(variance / 0.01 + 0.01)], axis=-1)
+
+    def compute_output_shape(self, values_shape: Shape) -> Shape:
+        """Tell the shape."""
+        return (*values_shape[:-1], 2 * (values_shape[-1] or 0))
+
+
 class StructureFunction(layers.Layer):
     """How much a sequence of numbers differs between epochs so far apart: (object, epoch, n) to (object, lag (n + 1) + n).
 
@@ -253,32 +295,100 @@ class Drift(layers.Layer):
 
 
 class LongPeriods(layers.Layer):
-    """What share of their variance numbers have in one slow sine: (object, epoch, n) to (object, 5 n).
+    """What share of their variance numbers have in one slow sine: (object, epoch, n) to (object, 9 n).
 
-    The highest in each of five groups of periods, from 40 to 900 days (Scargle 1982, ApJ 263, 835; without his
-    correction of phases, which matters for few epochs only).
+    The highest in each of eight groups of periods, from 40 to 1,000 days, by least squares with a free mean (Zechmeister &
+    Kürster 2009, A&A 496, 577); and the logarithm of the scatter that the best of all leaves.
     """
 
     def call(self, values: Any, features: Any, seen: Any) -> Any:
         """Compute them."""
         there = ops.cast(seen, values.dtype)[..., None]
         count = ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0)
-        values = (values - ops.sum(values * there, axis=1, keepdims=True) / count) * there
-        speeds = (2 * np.pi * 365.25 / _PERIODS).astype(np.float32)  # a year
+        speeds = (2 * np.pi * 365.25 * _FREQUENCIES).astype(np.float32)  # a year
         turns = hours(features) / _YEAR * ops.convert_to_tensor(speeds)
-        parts = [
-            ops.square(ops.matmul(ops.transpose(wave, (0, 2, 1)), values))
-            for wave in (ops.cos(turns), ops.sin(turns))
-        ]
+        values, even, odd = (
+            (v - ops.sum(v * there, axis=1, keepdims=True) / count) * there
+            for v in (values, ops.cos(turns), ops.sin(turns))
+        )
+        along, across = (ops.matmul(ops.transpose(v, (0, 2, 1)), values) for v in (even, odd))
+        ee, oo, eo = (ops.sum(v, axis=1)[..., None] for v in (even**2, odd**2, even * odd))
         variance = ops.sum(ops.square(values), axis=1, keepdims=True) + 1e-3
-        power = 2.0 * (parts[0] + parts[1]) / (variance * count)
+        # what few epochs hardly tell is held back
+        fitted = oo * ops.square(along) + ee * ops.square(across) - 2.0 * eo * along * across
+        power = fitted / (ee * oo - ops.square(eo) + 1e-3 * ops.square(count)) / variance
         n = values.shape[-1]
-        grouped = ops.reshape(power, (-1, _GROUPS, len(_PERIODS) // _GROUPS, n))
-        return ops.reshape(ops.max(grouped, axis=2), (-1, _GROUPS * n))
+        grouped = ops.reshape(power, (-1, _GROUPS, len(_FREQUENCIES) // _GROUPS, n))
+        highest = ops.max(grouped, axis=2)
+        left = variance[:, 0] / count[:, 0] * ops.maximum(1.0 - ops.max(highest, axis=1), 1e-4)
+        return ops.concatenate(
+            [ops.reshape(highest, (-1, _GROUPS * n)), 0.5 * ops.log(left / 0.01 + 1e-3)], axis=-1
+        )
 
     def compute_output_shape(self, values_shape: Shape) -> Shape:
         """Tell the shape."""
-        return (values_shape[0], _GROUPS * (values_shape[-1] or 0))
+        return (values_shape[0], (_GROUPS + 1) * (values_shape[-1] or 0))
+
+
+class LightCurve(layers.Layer):
+    """How numbers are spread and follow each other, and how sure they are: (object, epoch, n) to (object, 14 n).
+
+    What tells kinds of variability apart (Richards et al. 2011, ApJ 733, 10; Kim et al. 2014, A&A 566, A43): skewness,
+    kurtosis, the range of the cumulated sum, von Neumann's ratio without and with regard to the times, how many are beyond
+    one and two standard deviations, the trend, the standard deviation, the mean deviation over it, and the steepest step.
+    Of the signal-to-noise ratios: how many are above three, chi-squared about constant light, and the mean.
+    """
+
+    def call(self, values: Any, signal: Any, features: Any, seen: Any) -> Any:
+        """Compute them, of logarithms of fluxes, and of the arcsinh of their signal-to-noise ratios."""
+        there = ops.cast(seen, values.dtype)[..., None]
+        count = ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0)
+
+        def mean(numbers: Any) -> Any:
+            return ops.sum(numbers * there, axis=1, keepdims=True) / count
+
+        days = hours(features) / 24
+        apart = (values - mean(values)) * there
+        spread = ops.sqrt(mean(ops.square(apart)) + 1e-4)
+        z = apart / spread
+        time = (days - mean(days)) * there
+        time = time / ops.sqrt(mean(ops.square(time)) + 1e-6)
+        total = ops.cumsum(z, axis=1) / count
+
+        def before(numbers: Any) -> Any:
+            return ops.concatenate([ops.zeros_like(numbers[:, :1]), numbers[:, :-1]], axis=1)
+
+        both = there * before(there)
+        lag = ops.maximum(days - before(days), 0.005)
+        step = ops.abs(apart - before(apart)) * both
+        squares = ops.square(step / spread)
+        weight = both / ops.square(lag)
+        weights = ops.sum(weight, axis=1, keepdims=True) + 1e-9
+        timed = ops.sum(weight * squares, axis=1, keepdims=True) / weights
+        timed = timed * weights / count * ops.square(ops.max(days * there, axis=1, keepdims=True))
+        ratio = ops.sinh(ops.clip(ops.stop_gradient(signal), -12.0, 12.0)) * there
+        dim = ops.exp(-ops.clip(ops.stop_gradient(feature(features, "depth")), -5.0, 5.0)) * there
+        usual = mean(ratio * dim) / (mean(ops.square(dim)) + 1e-6)
+        found = [
+            mean(z**3),
+            ops.log(mean(z**4) + 0.1),
+            ops.max(total, axis=1, keepdims=True) - ops.min(total, axis=1, keepdims=True),
+            ops.log(ops.sum(squares, axis=1, keepdims=True) / count + 1e-3),
+            ops.log(timed + 1e-3) / 5.0,
+            *(mean(ops.sigmoid(10.0 * (ops.abs(z) - limit))) for limit in (1.0, 2.0)),
+            mean(time * z),
+            ops.log(spread),
+            mean(ops.abs(z)),
+            ops.log(ops.max(step / ops.maximum(lag, 0.04), axis=1, keepdims=True) + 1e-3),
+            mean(ops.sigmoid(2.0 * (ratio - 3.0))),
+            ops.log(mean(ops.square(ratio - usual * dim)) + 0.1),
+            mean(signal),
+        ]
+        return ops.concatenate(found, axis=-1)[:, 0]
+
+    def compute_output_shape(self, values_shape: Shape) -> Shape:
+        """Tell the shape."""
+        return (values_shape[0], 14 * (values_shape[-1] or 0))
 
 
 class Distribution(layers.Layer):
@@ -327,6 +437,7 @@ class TaoNet(Recurrent):
     """Classifies an object by all of its epochs."""
 
     build = staticmethod(taonet)
+    fewest = 0.8  # what flares, or moves through, is there for an exposure or a visit only
 
 
 def _encoder(shape: tuple[int, int, int], name: str, growth: int) -> keras.Model:

@@ -19,10 +19,12 @@ from deepstreaks_dask.sequences.batches import Batch, Prepared, pad, prepare
 from deepstreaks_dask.sequences.stretches import Sequences, read_objects
 from deepstreaks_dask.training.recipe import Recipe
 
-MOST = 32
+MOST = 128
 """Epochs of an object in a training step; of more, so many are drawn each time."""
 
-_FEWEST = 0.5  # of an object's epochs that are kept
+FIRST = 32
+"""The same in nearly the first half of the passes, which are the quicker for it."""
+
 _TOGETHER = 8  # batches whose objects are sorted by length together
 
 
@@ -141,6 +143,7 @@ class Feed(keras.utils.PyDataset):
         self._begin()
 
     def _begin(self) -> None:
+        self._most = FIRST if self.epoch < self.recipe.epochs // 2 else MOST
         rng = np.random.default_rng((self.recipe.seed, self.epoch)) if self.shuffled else None
         size, self._steps = self.recipe.batch, []
         for window in self.shards.windows(rng):
@@ -163,7 +166,7 @@ class Feed(keras.utils.PyDataset):
         sequences = self.shards.take(places)
         if self.shuffled:
             rng = np.random.default_rng((self.recipe.seed, self.epoch, index))
-            sequences = _thinned(sequences, rng)
+            sequences = _thinned(sequences, rng, self.classifier.fewest, self._most)
             prepared = prepare(sequences)
             if self.recipe.flips:
                 _turn(prepared, rng)
@@ -194,11 +197,11 @@ class Feed(keras.utils.PyDataset):
         self._begin()
 
 
-def _thinned(sequences: Sequences, rng: np.random.Generator) -> Sequences:
-    """Leave out epochs at random, as other cadences and clouds do; half of them stay at least, or so many as may."""
+def _thinned(sequences: Sequences, rng: np.random.Generator, fewest: float, most: int) -> Sequences:
+    """Leave out epochs at random, as other cadences and clouds do; so large a share stays at least, or so many as may."""
     kept, counts = [], []
     for start, count in zip(sequences.starts, sequences.counts, strict=True):
-        wanted = min(MOST, max(1, round(count * rng.uniform(_FEWEST, 1.0))))
+        wanted = min(most, max(1, round(count * rng.uniform(fewest, 1.0))))
         kept.append(start + np.sort(rng.permutation(count)[:wanted]))
         counts.append(wanted)
     return sequences.only(np.concatenate(kept), np.array(counts))

@@ -27,7 +27,7 @@ from deepstreaks_dask.models.classifier import Classifier
 from deepstreaks_dask.models.recurrent import SIDE, Recurrent
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.sequences.evaluation import measure_member
-from deepstreaks_dask.sequences.feeding import MOST, Feed, Shards
+from deepstreaks_dask.sequences.feeding import FIRST, MOST, Feed, Shards
 from deepstreaks_dask.sequences.splits import draw_samples, fold_splits
 from deepstreaks_dask.storage import write_text
 from deepstreaks_dask.training.checkpoints import Checkpoints, OnEpoch
@@ -594,6 +594,7 @@ def _card(
         {str(s) for s in labelled.archive["source"].values if str(s).startswith("simulation")}
     )
     network = bool(history)
+    kind: Any = CLASSIFIERS[architecture]
     made: dict[str, Any] = {
         **asdict(recipe),
         "changes": recipe.changes(),
@@ -609,7 +610,8 @@ def _card(
             "optimizer": "Adam, gradients clipped to a norm of 1",
             "loss": "categorical cross-entropy",
             "epochs_run": len(history["loss"]),
-            "epochs_of_an_object": f"half to all of them, drawn in each pass, {MOST} at most",
+            "epochs_of_an_object": f"{kind.fewest:.0%} to all of them, drawn in each pass, {MOST} at most, "
+            f"{FIRST} in nearly the first half of the passes",
             "history": {key: [round(v, 5) for v in vs] for key, vs in history.items()},
             "keras": keras.__version__,
             "backend": keras.backend.backend(),

@@ -9,9 +9,11 @@ from deepstreaks_dask.models.taonet import (
     _STEPS,
     Distribution,
     Drift,
+    LightCurve,
     LongPeriods,
     Reference,
     StructureFunction,
+    Visits,
 )
 from deepstreaks_dask.sequences.batches import FEATURES
 
@@ -113,6 +115,53 @@ def test_drift_and_periods_are_found():
     values = rng.normal(0, 0.1, (2, 60, 1))
     values[0, :, 0] += np.cos(2 * np.pi * days / 220)
     values[~mask] = 50.0
-    power = np.asarray(LongPeriods()(values.astype(np.float32), features, mask))
-    assert power[0].argmax() == np.searchsorted(np.geomspace(40, 900, 6), 220) - 1
-    assert power[0].max() > 0.85 > 0.4 > power[1].max()
+    found = np.asarray(LongPeriods()(values.astype(np.float32), features, mask))
+    power, left = found[:, :-1], found[:, -1]
+    assert power[0].argmax() == int(8 * (1 / 220 - 1 / 1000) / (1 / 40 - 1 / 1000))
+    assert power[0].max() > 0.95 > 0.5 > power[1].max()
+    np.testing.assert_allclose(left, np.log([1.0, 1.0]), atol=0.4)  # in units of the noise
+
+
+def test_a_visit_is_the_mean_of_its_exposures(given):
+    values, _, mask = given
+    features = np.zeros((2, 30, len(FEATURES)), np.float32)
+    hours = np.repeat(48.0 * np.arange(8), 4)[:30] + np.tile([0.0, 0.2, 0.4, 0.6], 8)[:30]
+    features[..., ELAPSED] = np.log1p(hours) / 5
+    found = np.asarray(Visits()(values, features, mask))
+    for row, count in enumerate(COUNTS):
+        for first in range(0, count, 4):
+            some = values[row, first : min(first + 4, count)]
+            here = found[row, first : first + len(some)]
+            np.testing.assert_allclose(
+                here[:, :3], np.tile(some.mean(axis=0), (len(some), 1)), atol=1e-5
+            )
+            expected = 0.5 * np.log(some.var(axis=0) / 0.01 + 0.01)
+            np.testing.assert_allclose(here[:, 3:], np.tile(expected, (len(some), 1)), atol=1e-3)
+
+
+def test_a_light_curve_is_described_by_the_epochs_that_there_are(given):
+    values, features, mask = given
+    signal = np.arcsinh(np.array([10.0, 1.0, 0.0])) * np.ones_like(values)
+    signal[:, ::2, 1] = np.arcsinh(21.0)
+    values[0, :, 0] = 0.1 * np.expm1(5 * features[0, :, ELAPSED])  # nothing but a trend
+    given = values, signal.astype(np.float32), features
+    found = np.asarray(LightCurve()(*given, mask)).reshape(2, 14, 3)
+    for row, count in enumerate(COUNTS):
+        v = values[row, :count]
+        z = (v - v.mean(axis=0)) / v.std(axis=0)
+        np.testing.assert_allclose(found[row, 0], (z**3).mean(axis=0), atol=0.02)
+        walked = np.cumsum(z, axis=0) / count
+        np.testing.assert_allclose(found[row, 2], np.ptp(walked, axis=0), atol=0.01)
+        ratio = (np.diff(z, axis=0) ** 2).sum(axis=0) / count
+        np.testing.assert_allclose(found[row, 3], np.log(ratio + 1e-3), atol=0.02)
+        np.testing.assert_allclose(found[row, 8], np.log(v.std(axis=0)), atol=0.02)
+        even = np.arange(count) % 2 == 0
+        np.testing.assert_allclose(found[row, 11], [1.0, even.mean(), 0.0], atol=0.02)
+        chi2 = np.var(np.where(even, 21.0, 1.0))
+        np.testing.assert_allclose(found[row, 12], np.log([0.1, chi2 + 0.1, 0.1]), atol=0.05)
+    assert found[0, 7, 0] == pytest.approx(1.0, abs=0.01)
+    # neither padding nor how bright it is matters
+    longer = [np.pad(part, [(0, 0), (0, 7), (0, 0)]) for part in given]
+    longer[0] += 3.0
+    again = np.asarray(LightCurve()(*longer, np.pad(mask, [(0, 0), (0, 7)]))).reshape(2, 14, 3)
+    np.testing.assert_allclose(again, found, atol=0.01)
