@@ -107,12 +107,16 @@ def connect(
 class _Owner(Client):
     """A client whose cluster ends with it."""
 
+    _left = False
+
     def close(self, *args: Any, **kwargs: Any) -> None:
         cluster = self.cluster
         try:
             super().close(*args, **kwargs)
         finally:
-            if cluster is not None:
+            # Once: Dask closes again what is left when Python ends, where nothing runs any more that could answer.
+            if cluster is not None and not self._left:
+                self._left = True
                 # who leaves has what was asked for: that a busy machine buries a killed worker slowly is no error
                 with suppress(TimeoutError):
                     cluster.close()
