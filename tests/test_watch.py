@@ -548,18 +548,17 @@ def test_killed_twice_it_loses_nothing_and_doubles_nothing(server, settings, wri
         os.killpg(process.pid, signal.SIGKILL)  # with the cutouts in the archive, and no scores yet
         process.wait()
     assert server.asked(TARBALLS[1])[1]["Range"].startswith("bytes=")
-    with Scorer(zoo, "default", {}, partial(connect, workers=1)) as scorer:
+    client = connect(workers=1)
+    with Scorer(zoo, "default", {}, lambda: client) as scorer:
         look(server.url, settings, score=scorer)
         look(server.url, settings, score=scorer)
+        # for less, the same
+        cheaper = Scorer(zoo, "decided", {}, lambda: client, only_decide=True)(settings.archive)
     decided = Decision().apply(open_scores(settings.archive))
     assert not decided["undecided"].any()
     assert not np.isnan(decided["scores"]).any()
     ids, recorded = contents(settings)
     assert ids == sorted(pd.read_csv(written / f"{NIGHT}.csv")["id"])
     assert recorded == sorted(decided["id"].values[decided["plausible"].values])
-    # for less, the same
-    cheaper = Scorer(zoo, "decided", {}, partial(connect, workers=1), only_decide=True)
-    with cheaper:
-        found = cheaper(settings.archive)
-    assert found.attrs["decided"] is not None
-    np.testing.assert_array_equal(found["plausible"], decided["plausible"])
+    assert cheaper.attrs["decided"] is not None
+    np.testing.assert_array_equal(cheaper["plausible"], decided["plausible"])

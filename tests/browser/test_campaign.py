@@ -4,6 +4,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -18,6 +19,7 @@ from deepstreaks_dask.runs import open_scores
 
 PASSWORD = "correct horse battery"
 CAMPAIGN = ("--app", "campaign", "--no-show", "--port", "0")
+SHARDS = 12
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,10 +124,10 @@ def test_nobody_without_the_key_gets_in(address):
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
-    """An archive of noise without a run, in so many shards that it is not done before it is paused."""
+    """An archive of noise without a run, in so many shards that its workers can be held in the middle."""
     url = tmp_path_factory.mktemp("fresh") / "new.zarr"
     create(url, shard=64)
-    append(url, [random_batch(64 * 40)])
+    append(url, [random_batch(64 * SHARDS)])
     Review(default_url(url)).add_user("root", PASSWORD, "administrator")
     Review(default_url(url)).add_user("vera", PASSWORD, "viewer")
     return url
@@ -138,17 +140,44 @@ def enter(visit, address, name, **options):
     return page
 
 
-def test_a_campaign_is_begun_paused_and_resumed_to_the_end(visit, fresh):
+@pytest.fixture
+def hold():
+    """Hold the workers of a campaign once it has stored some shards; give what lets them go on."""
+    held = []
+
+    def go_on():
+        for worker in held:
+            with suppress(psutil.NoSuchProcess):
+                worker.resume()
+
+    def hold(process, url):
+        deadline = time.monotonic() + 300
+        while len(list((url / "runs" / "default" / "scores" / "c").glob("*/0"))) < 3:
+            assert process.is_running(), "it ended before it stored anything"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        held.extend(process.children(recursive=True))
+        for worker in held:
+            worker.suspend()
+        return go_on
+
+    yield hold
+    go_on()
+
+
+def test_a_campaign_is_begun_paused_and_resumed_to_the_end(visit, fresh, hold):
     """Its dashboard ends on the way, and the campaign does not."""
     with served("dashboard", fresh, *CAMPAIGN) as address:
         page = visit(address)
         page.wait_for_selector("text=No campaign yet")
         page.wait_for_selector("#begin:not([hidden])")
         page.fill("#begin [name=workers]", "1")
+        page.fill("#begin [name=families]", "rb")
         page.click("#begin button")
         page.wait_for_url("**/campaign?run=default")
+        process = psutil.Process(launched(fresh)["default"].pid)
+        go_on = hold(process, fresh)
         status(page, "at work")
-    process = psutil.Process(launched(fresh)["default"].pid)
     assert process.is_running()  # its dashboard is gone
     assert process.cmdline()[-2:] == ["--", str(fresh)]
     with served("dashboard", fresh, "--app", "review", *CAMPAIGN[2:]) as address:
@@ -160,11 +189,12 @@ def test_a_campaign_is_begun_paused_and_resumed_to_the_end(visit, fresh):
         assert "1 worker, 2 threads" in page.inner_text("#dask")
         assert not looker.is_visible("#pause")
         page.click("#pause")
-        status(page, "stopping", "stopped")
+        status(page, "stopping")
+        go_on()
         status(page, "stopped")
         psutil.wait_procs([process], timeout=60)
         done = int(np.isfinite(open_scores(fresh)["scores"].values).all(axis=1).sum())
-        assert 0 < done < 64 * 40
+        assert 0 < done < 64 * SHARDS
         until(page, f"document.querySelector('.tile p').textContent.startsWith('{done:,} of')")
         page.wait_for_selector("#resume:not([hidden])")
         assert not looker.is_visible("#resume")
