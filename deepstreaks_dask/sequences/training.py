@@ -594,7 +594,7 @@ def _card(
         {str(s) for s in labelled.archive["source"].values if str(s).startswith("simulation")}
     )
     network = bool(history)
-    kind: Any = CLASSIFIERS[architecture]
+    kind: Any = classifier_class(architecture)
     made: dict[str, Any] = {
         **asdict(recipe),
         "changes": recipe.changes(),
