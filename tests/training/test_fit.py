@@ -127,8 +127,8 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny, tmp_path):
 
 def test_a_training_in_half_precision_goes_on_with_its_scale(tiny, tmp_path):
     """What scales the loss is as much of an optimiser's state as its moments are."""
-    dataset = open_archive(tiny)
-    recipe = Recipe(epochs=2, batch=32, test=0.25, validation=0.2, precision="mixed_float16")
+    dataset = open_archive(tiny).isel(cutout=slice(None, None, 2))  # processors are slow at it
+    recipe = Recipe(epochs=2, batch=16, test=0.25, validation=0.2, precision="mixed_float16")
 
     def stop(*_):
         raise InterruptedError
