@@ -79,6 +79,12 @@ class Sequences:
         columns = {name: values[epochs] for name, values in self.epochs.items()}
         return Sequences(self.stamps[epochs], np.asarray(counts, np.int64), columns)
 
+    def part(self, first: int, last: int) -> Sequences:
+        """Give the objects ``[first, last)``, which are not copied."""
+        epochs = slice(self.ends[first - 1] if first else 0, self.ends[last - 1] if last else 0)
+        columns = {name: values[epochs] for name, values in self.epochs.items()}
+        return Sequences(self.stamps[epochs], self.counts[first:last], columns)
+
     @classmethod
     def join(cls, parts: list[Sequences]) -> Sequences:
         """Put the objects of several behind one another; one at least."""
@@ -162,7 +168,7 @@ def read_objects(url: str, first: int, last: int) -> Stretch:
 def _read_run(
     group: zarr.Group, offsets: np.ndarray, counts: np.ndarray, a: int, b: int
 ) -> Iterator[tuple[np.ndarray, Sequences | str]]:
-    """Read neighbouring objects at once, and one by one where that fails; a text is why one cannot be read."""
+    """Read neighbouring objects at once, and in halves where that fails; a text is why one cannot be read."""
     try:
         yield np.arange(a, b), _slice(group, int(offsets[a]), counts[a:b])
     except MemoryError:
@@ -171,8 +177,9 @@ def _read_run(
         if b - a == 1:
             yield np.arange(a, b), _why(error)
             return
-        for k in range(a, b):
-            yield from _read_run(group, offsets, counts, k, k + 1)
+        middle = (a + b) // 2
+        yield from _read_run(group, offsets, counts, a, middle)
+        yield from _read_run(group, offsets, counts, middle, b)
 
 
 def _singly(some: Sequences | str) -> Iterator[Sequences | str]:
@@ -180,9 +187,8 @@ def _singly(some: Sequences | str) -> Iterator[Sequences | str]:
     if isinstance(some, str):
         yield some
         return
-    for start, end in zip(some.starts, some.ends, strict=True):
-        columns = {name: values[start:end] for name, values in some.epochs.items()}
-        yield Sequences(some.stamps[start:end], np.array([end - start]), columns)
+    for k in range(len(some)):
+        yield some.part(k, k + 1)
 
 
 def _slice(group: zarr.Group, start: int, counts: np.ndarray) -> Sequences:
