@@ -23,7 +23,7 @@ from deepstreaks_dask.readers import get_reader
 from deepstreaks_dask.readers.depot import COLUMNS, read_ades, read_table
 from deepstreaks_dask.readers.folder import Refused
 
-EXAMPLES = int(os.environ.get("DEEPSTREAKS_FUZZ", "60"))
+EXAMPLES = int(os.environ.get("DEEPSTREAKS_FUZZ", "30"))
 fuzzed = settings(
     max_examples=EXAMPLES,
     deadline=None,
