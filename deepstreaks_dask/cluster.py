@@ -25,6 +25,12 @@ from deepstreaks_dask.errors import DeepStreaksError
 _THREADS = 2  # of Dask's in a worker: one reads while the other computes
 _TIMEOUT = "10s"  # for a running scheduler to answer
 
+# Dask has workers give memory back to the system at once. A network asks for as much with its next batch, and to get it
+# anew took a tenth of the time of sequences. Who sets the variable, or Dask's configuration, has it as it is set.
+dask.config.update_defaults(
+    {"distributed": {"nanny": {"pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": None}}}}
+)
+
 
 def connect(
     scheduler: str | None = None,

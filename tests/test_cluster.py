@@ -73,6 +73,17 @@ def test_a_worker_that_dies_slowly_is_no_error(monkeypatch):
     assert len(tries) == 1
 
 
+def test_workers_keep_the_memory_that_their_networks_ask_for_again(monkeypatch):
+    name = "MALLOC_TRIM_THRESHOLD_"
+    assert dask.config.get("distributed.nanny.pre-spawn-environ")[name] is None
+    monkeypatch.setenv(name, "4711")  # given by somebody who knows better
+    with connect(workers=1) as client:
+        assert set(client.run(os.environ.get, name).values()) == {"4711"}
+    monkeypatch.delenv(name)
+    with connect(workers=1) as client:
+        assert set(client.run(os.environ.get, name).values()) == {None}
+
+
 def test_adaptive_workers_come_with_the_work_and_end_with_the_client():
     with connect(adapt=(0, 2)) as client:
         assert client.nthreads() == {}

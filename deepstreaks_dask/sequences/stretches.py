@@ -80,7 +80,18 @@ class Sequences:
         return Sequences(self.stamps[epochs], np.asarray(counts, np.int64), columns)
 
     def part(self, first: int, last: int) -> Sequences:
-        """Give the objects ``[first, last)``, which are not copied."""
+        """Give some of the objects, which are not copied.
+
+        Parameters
+        ----------
+        first, last : int
+            The first of them, and the one after the last.
+
+        Returns
+        -------
+        Sequences
+            A view.
+        """
         epochs = slice(self.ends[first - 1] if first else 0, self.ends[last - 1] if last else 0)
         columns = {name: values[epochs] for name, values in self.epochs.items()}
         return Sequences(self.stamps[epochs], self.counts[first:last], columns)
