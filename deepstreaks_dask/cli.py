@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -120,6 +121,9 @@ def main() -> None:
     """Run the command line; a mistake of the user's becomes one line and exit status 1."""
     if not os.environ.get("DEEPSTREAKS_DEBUG"):
         _silence_native_code()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # who reads a dashboard's address from a pipe, or from a log, wants it before the dashboard ends
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         app()
     except DeepStreaksError as error:

@@ -34,7 +34,15 @@ DECISION = Decision({"rb": 0.5, "kd": 0.5})
 ORDER = [["rb_tiny"], ["kd_tiny"]]
 
 warm = multiprocessing.get_context("forkserver")
-warm.set_forkserver_preload(["deepstreaks_dask.campaign", "deepstreaks_dask.cluster", "dask.array"])
+warm.set_forkserver_preload(
+    [
+        *(
+            f"deepstreaks_dask.{name}"
+            for name in ("campaign", "cluster", "networks", "models.files")
+        ),
+        "dask.array",
+    ]
+)
 
 
 def small_cutouts(n, *, start=0):

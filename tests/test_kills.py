@@ -154,7 +154,7 @@ def test_of_sequences_too_nothing_is_lost_when_a_client_or_a_worker_is_killed(tm
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(scores.sum(axis=2), 1, atol=1e-5)
 
-    workers = processes(tmp_path, gates=(None, None), nanny=False, stuck=(1, None))
+    workers = processes(tmp_path, gates=(None, None), nanny=False, stuck=(0, None))
     with workers as (address, (_, doomed, _)), Client(address) as client:
         client.wait_for_workers(2)
         with struck(url, "worker", lambda: os.kill(doomed.pid, signal.SIGKILL), after=4) as before:

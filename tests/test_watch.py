@@ -426,7 +426,7 @@ def test_a_lost_cluster_is_replaced(archive, zoo):
     class Lost:
         closed = False
 
-        def nthreads(self):
+        def nthreads(self, *_, **__):
             raise OSError("scheduler gone")
 
         submit = nthreads
