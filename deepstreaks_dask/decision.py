@@ -6,7 +6,6 @@ A cutout is plausible if in *each* family at least *one* member scores at or abo
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
 
 DECIDING = ("rb", "sl", "kd")
 """The families that the published decision needs, in its order."""
@@ -100,10 +99,10 @@ class Decision:
         names = list(dict.fromkeys(family_of(member) for member in members))
         for name in self.thresholds:
             if name not in (*members, *names):
-                near = difflib.get_close_matches(name, [*members, *names], n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
+                known = [*names, *members]
+                hint = did_you_mean(name, known)
                 raise DeepStreaksError(
-                    f"threshold for {name!r}: {hint}the scores have {', '.join([*names, *members])}"
+                    f"threshold for {name!r}: {hint}the scores have {', '.join(known)}"
                 )
         return np.array([self.threshold(member) for member in members], np.float32)
 

@@ -4,6 +4,28 @@ Each message says what was wrong, with which input, and what to do about it; the
 as one line and never a traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Ask whether the name nearest to an unknown one was meant, for an error's message.
+
+    Parameters
+    ----------
+    name : str
+        As it was given.
+    known : iterable of str
+        What there is.
+
+    Returns
+    -------
+    str
+        The question with a blank after it, empty if nothing is near.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
 
 class DeepStreaksError(Exception):
     """Base of every error that this package raises for wrong input or a wrong request."""

@@ -6,7 +6,6 @@ one exposure does not tell which came first; they are told in the remarks.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import math
@@ -28,7 +27,7 @@ import deepstreaks_dask
 from deepstreaks_dask import ades
 from deepstreaks_dask.archive import SCHEMA
 from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
 from deepstreaks_dask.simulate.streaks import simulated
 from deepstreaks_dask.storage import locate, write_whole
 
@@ -104,8 +103,8 @@ class Submission:
             raise DeepStreaksError(f"{os.fspath(path)} cannot be read as TOML: {error}") from error
         for name, value in given.items():
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1) or sorted(known)
-                raise DeepStreaksError(f"{os.fspath(path)}: no {name!r}: choose {', '.join(near)}")
+                choices = f"{did_you_mean(name, known)}choose one of {', '.join(sorted(known))}"
+                raise DeepStreaksError(f"{os.fspath(path)}: no {name!r}: {choices}")
             form = "tuple" if isinstance(value, list) else type(value).__name__
             wanted = type(known[name]).__name__
             if form != wanted and not (

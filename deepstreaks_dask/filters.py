@@ -9,7 +9,6 @@ is let through: nothing is ever called or looked up but a column. A value that i
 from __future__ import annotations
 
 import ast
-import difflib
 import keyword
 import re
 import warnings
@@ -20,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
 
 Kind = Literal["number", "text", "truth"]
 
@@ -326,11 +325,10 @@ class _Check:
     def kind(self, node: ast.expr) -> Kind:
         if isinstance(node, ast.Name):
             if node.id not in self.kinds:
-                near = difflib.get_close_matches(node.id, self.kinds, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {_some(self.kinds)}"
+                hint = did_you_mean(node.id, self.kinds) or f"there are {_some(self.kinds)}"
                 if node.id.lower() in ("true", "false"):
                     hint = f"write {node.id.capitalize()}"
-                raise self.fail(f"no column {node.id!r}: {hint}", node)
+                raise self.fail(f"no column {node.id!r}: {hint.rstrip()}", node)
             self.names.add(node.id)
             return self.kinds[node.id]
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):

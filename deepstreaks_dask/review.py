@@ -7,7 +7,6 @@ as done is on the disk.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -28,7 +27,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
 from deepstreaks_dask.migrations import upgrade
 from deepstreaks_dask.storage import is_local, locate
 
@@ -869,8 +868,8 @@ def _named(session: Session, name: str) -> _User:
     user = session.scalar(sa.select(_User).where(_User.name == name))
     if user is None:
         known = session.scalars(sa.select(_User.name)).all()
-        near = difflib.get_close_matches(name, known, n=1)
-        raise ReviewError(f"no user {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+        hint = did_you_mean(name, known).rstrip()
+        raise ReviewError(f"no user {name!r}" + (f": {hint}" if hint else ""))
     return user
 
 

@@ -8,7 +8,6 @@ network, and so none is loaded here.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import time
@@ -27,7 +26,7 @@ from filelock import FileLock, Timeout
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from deepstreaks_dask.archive import open_archive, shard_bounds
-from deepstreaks_dask.errors import CampaignError
+from deepstreaks_dask.errors import CampaignError, did_you_mean
 from deepstreaks_dask.storage import is_local, locate
 
 SHIPPED = "shipped with deepstreaks_dask"
@@ -80,12 +79,10 @@ class Run:
     @classmethod
     def _find(cls, archive: str | os.PathLike[str], url: str, name: str, write: bool) -> Run:
         if name not in (known := _runs_at(url)):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             has = (
                 f"it has {', '.join(known)}" if known else "score it first with 'deepstreaks score'"
             )
-            raise CampaignError(f"{archive} has no run {name!r}: {hint}{has}")
+            raise CampaignError(f"{archive} has no run {name!r}: {did_you_mean(name, known)}{has}")
         return cls.attach(url, name, write=write)
 
     @classmethod

@@ -6,11 +6,11 @@ only imported by who builds or runs one: clients of a campaign read cards.
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deepstreaks_dask.errors import ModelError
+from deepstreaks_dask.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
     import keras
@@ -59,13 +59,7 @@ def build(
     ModelError
         If there is no such architecture.
     """
-    if architecture not in ARCHITECTURES:
-        near = difflib.get_close_matches(architecture, ARCHITECTURES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ModelError(
-            f"no architecture {architecture!r}: {hint}choose one of {', '.join(ARCHITECTURES)}"
-        )
-    made = resolve_name(ARCHITECTURES[architecture])
+    made = _find(architecture, ARCHITECTURES)
     return made(input_shape=tuple(input_shape), outputs=outputs)
 
 
@@ -87,11 +81,17 @@ def classifier_class(architecture: str) -> type[Classifier]:
     ModelError
         If there is none.
     """
-    if architecture not in CLASSIFIERS:
+    return _find(architecture, CLASSIFIERS)
+
+
+def _find(architecture: str, there: Mapping[str, str]) -> Any:
+    """Import what goes by a name."""
+    if architecture not in there:
+        hint = did_you_mean(architecture, there)
         raise ModelError(
-            f"no architecture {architecture!r}: choose one of {', '.join(CLASSIFIERS)}"
+            f"no architecture {architecture!r}: {hint}choose one of {', '.join(there)}"
         )
-    return resolve_name(CLASSIFIERS[architecture])
+    return resolve_name(there[architecture])
 
 
 def check_precision(precision: str) -> None:

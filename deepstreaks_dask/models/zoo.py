@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
-import difflib
 import hashlib
 import importlib.resources
 import json
@@ -23,7 +22,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from deepstreaks_dask.errors import ModelError
+from deepstreaks_dask.errors import ModelError, did_you_mean
 from deepstreaks_dask.models.cards import DTYPES, Card, check_name, valid_name
 from deepstreaks_dask.storage import locate, write_whole
 
@@ -102,10 +101,9 @@ class Zoo:
         versions = [have for have_name, have in refs if have_name == name]
         if not versions:
             names = sorted({have_name for have_name, _ in refs})
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             there = f"it has {', '.join(names)}" if names else "it is empty"
-            raise ModelError(f"no model {name!r} in {self._label()}: {there}{hint}")
+            hint = did_you_mean(name, names)
+            raise ModelError(f"no model {name!r} in {self._label()}: {hint}{there}")
         if not version:
             version = versions[-1]
         elif version not in versions:

@@ -5,7 +5,6 @@ Adding a format is adding a file here; the archive knows none of them.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from deepstreaks_dask.archive import CutoutBatch
-from deepstreaks_dask.errors import ReaderError
+from deepstreaks_dask.errors import ReaderError, did_you_mean
 
 _MANY = 2000
 
@@ -96,8 +95,7 @@ def get_reader(name: str) -> Reader:
     """
     known = readers()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, known)
         raise ReaderError(f"no reader {name!r}: {hint}choose one of {', '.join(sorted(known))}")
     return known[name]
 

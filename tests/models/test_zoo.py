@@ -214,7 +214,7 @@ def test_an_unknown_model_names_the_nearest(zoo, small):
     with pytest.raises(ModelError, match="it is empty"):
         zoo.load("rb_vgg6")
     zoo.save(small, Card("rb_small", "1", "keras"))
-    with pytest.raises(ModelError, match="it has rb_small; did you mean 'rb_small'"):
+    with pytest.raises(ModelError, match=r"did you mean 'rb_small'\? it has rb_small"):
         zoo.load("rb_smal")
     with pytest.raises(ModelError, match=r"no version '2' .* it has 1"):
         zoo.load("rb_small@2")
