@@ -120,8 +120,11 @@ def build(executed: Mapping[str, nbformat.NotebookNode], out: Path) -> None:
         _describe_modules(source / "reference")
         _copy_scripts(source / "static")
         options = ["-W", "--keep-going", "-n", "-q", "-b", "html", "-d", f"{folder}/doctrees"]
-        if sphinx_build([*options, str(source), str(out)]):
+        # notebooks are left beside what is built, where the next build would take them for pages
+        if sphinx_build([*options, str(source), f"{folder}/site"]):
             raise SystemExit("Sphinx has warned: see above")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(f"{folder}/site", out)
 
 
 def _at_rest(content: nbformat.NotebookNode) -> nbformat.NotebookNode:
