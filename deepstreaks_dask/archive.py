@@ -36,7 +36,7 @@ import pandas as pd
 import xarray as xr
 import zarr
 from filelock import FileLock, Timeout
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from deepstreaks_dask.errors import ArchiveError
 from deepstreaks_dask.progress import progress_bar
@@ -335,7 +335,7 @@ def create(
                 shards=(pixels_shard, *sides),
                 dtype=kind,
                 fill_value=0,
-                compressors=[ZstdCodec(level=1), Crc32cCodec()],
+                compressors=[_codec(kind), Crc32cCodec()],
                 dimension_names=[piece, *dimensions],
                 attributes={
                     "coordinates": " ".join([*schema, *(epochs or {})]),
@@ -882,6 +882,15 @@ def _sorted_ids(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     )
     order = np.argsort(hashed, kind="stable")
     return hashed[order], dataset["digest"].values[order]
+
+
+def _codec(dtype: str) -> ZstdCodec | BloscCodec:
+    """Give the codec of pixels, as ``benchmarks/reading.py`` chose it."""
+    if dtype == "uint8":  # half of a byte of sky is noise, whatever is done
+        return ZstdCodec(level=1)
+    # counts leave most bits of a float alike: shuffled together they vanish
+    width = np.dtype(dtype).itemsize
+    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=width)
 
 
 def _create_column(
