@@ -306,12 +306,10 @@ def compile_arrays(model: keras.Model) -> Callable[..., np.ndarray]:
     if backend == "jax":
         import jax
 
-        trainable = [variable.value for variable in model.trainable_variables]
-        others = [variable.value for variable in model.non_trainable_variables]
         compiled = jax.jit(
-            lambda t, o, *arrays: model.stateless_call(t, o, list(arrays), training=False)[0]
+            lambda weights, *arrays: model.stateless_call(*weights, list(arrays), training=False)[0]
         )
-        return lambda *arrays: np.asarray(compiled(trainable, others, *arrays))
+        return lambda *arrays: np.asarray(compiled(_values(model), *arrays))
     import torch
 
     @torch.inference_mode()
@@ -374,15 +372,10 @@ def _tensorflow(looks: _Looks, shape: tuple[int, ...], dtype: str) -> _Begin:
 def _jax(looks: _Looks, shape: tuple[int, ...], dtype: str) -> _Begin:
     import jax
 
-    # Weights are arguments: as constants of the trace they would be compiled in, slowly.
-    weights = [
-        (
-            [variable.value for variable in model.trainable_variables],
-            [variable.value for variable in model.non_trainable_variables],
-        )
-        for model in looks.models
-    ]
+    def weights() -> list[Any]:
+        return [_values(model) for model in looks.models]
 
+    # Weights are arguments: as constants of the trace they would be compiled in, slowly.
     @jax.jit
     def scores(weights: Any, cutouts: Any) -> Any:
         def look(k: int, images: Any) -> Any:
@@ -390,9 +383,16 @@ def _jax(looks: _Looks, shape: tuple[int, ...], dtype: str) -> _Begin:
 
         return ops.concatenate(looks.columns(cutouts, look), axis=1)
 
-    compiled = scores.lower(weights, jax.ShapeDtypeStruct(shape, dtype)).compile()
+    compiled = scores.lower(weights(), jax.ShapeDtypeStruct(shape, dtype)).compile()
     # it returns before anything is copied or computed
-    return lambda cutouts: partial(np.asarray, compiled(weights, cutouts))
+    return lambda cutouts: partial(np.asarray, compiled(weights(), cutouts))
+
+
+def _values(model: keras.Model) -> tuple[list[Any], list[Any]]:
+    """Give a network's arrays for JAX, anew for each call: Keras's own predict() and fit() give old ones away."""
+    kept = model.trainable_variables, model.non_trainable_variables
+    trainable, others = ([variable.value for variable in some] for some in kept)
+    return trainable, others
 
 
 def _torch(looks: _Looks, shape: tuple[int, ...], dtype: str) -> _Begin:

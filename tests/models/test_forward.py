@@ -158,7 +158,7 @@ def test_backends_agree(models, cutouts, tmp_path, backend):
 import sys
 import keras, numpy as np
 from deepstreaks_dask.models import ARCHITECTURES
-from deepstreaks_dask.models.forward import compile_forward, resizing
+from deepstreaks_dask.models.forward import compile_arrays, compile_forward, resizing
 from deepstreaks_dask.models.zoo import Zoo
 assert keras.backend.backend() == sys.argv[2]
 if sys.argv[2] != "tensorflow":
@@ -169,6 +169,11 @@ cutouts = np.load(sys.argv[1] + "/cutouts.npy")
 np.save(sys.argv[1] + "/scores.npy", forward(cutouts))
 small = resizing(keras.Sequential([keras.Input((64, 48, 1)), keras.layers.Identity()]), 144, 144)
 np.save(sys.argv[1] + "/resized.npy", keras.ops.convert_to_numpy(small(cutouts[..., None].astype("float32"))))
+one, images = zoo.load("rb_vgg6"), cutouts[..., None].astype("float32") / 255
+look = compile_arrays(one)
+before = look(images)
+one.predict(images, verbose=0)  # changes where JAX has the network's arrays
+np.testing.assert_array_equal(look(images), before)
 """
     environment = {**os.environ, "KERAS_BACKEND": backend}
     subprocess.run(
