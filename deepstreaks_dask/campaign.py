@@ -186,12 +186,13 @@ def score(
         )
         work = _Work(client, stop, progress)
         with beating(client, url, run, stop):
-            todo = [] if work.stopped else list(stored.missing(total, shard))
-            if todo:
-                _tell_backend(stored, client)
             if triage is not None:
+                if not work.stopped and any(stored.missing(total, shard)):  # reads up to the first
+                    _tell_backend(stored, client)
                 _look_first(work, whole, stored, triage, dataset["night"].values, shard)
-                todo = [] if work.stopped else list(stored.missing(total, shard))
+            todo = [] if work.stopped else list(stored.missing(total, shard))
+            if todo and triage is None:
+                _tell_backend(stored, client)
             if todo and began["dtype"] != "float32" and "precision_effect" not in began:
                 looked = replace(whole, shards=tuple(todo[:_IN_FLIGHT]))
                 effect = client.submit(measure_precision, looked, pure=False).result()
@@ -500,7 +501,12 @@ def _scored_in_full(url: str, provenance: dict[str, Any]) -> np.ndarray | None:
 
 def _tell_backend(stored: Run, client: Client) -> None:
     """Write down what the workers compute with, or refuse to go on with another library: its scores differ in last bits."""
-    has = client.submit(describe_backend, pure=False).result()
+    # every worker is asked and the first answer taken, so that all of them import their networks' library at once
+    asked = [
+        client.submit(describe_backend, pure=False, workers=worker, allow_other_workers=True)
+        for worker in client.nthreads() or [None]
+    ]
+    has = next(as_completed(asked)).result()
     was = stored.settle("backend", has["backend"])
     if was != has["backend"]:
         raise CampaignError(

@@ -523,6 +523,7 @@ def sweep(
 
     Example: deepstreaks sweep week.zarr --family rb --search learning_rate=1e-4:1e-2 --trials 20
     """
+    from deepstreaks_dask.archive import open_archive
     from deepstreaks_dask.cluster import connect
     from deepstreaks_dask.training import read_recipe
     from deepstreaks_dask.training.sweeps import sweep as run
@@ -532,6 +533,7 @@ def sweep(
         name, _, spec = item.partition("=")
         space[name.strip()] = spec
     chosen = read_recipe(recipe, epochs=epochs)
+    open_archive(archive)  # before workers start for nothing
     with connect(scheduler, workers=workers) as client:
         table = run(
             out,
@@ -1165,6 +1167,9 @@ def fit_triage(
         typer.Option(help="Pixels on a side of what the student sees. Default: the cutouts'."),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Of the student.")] = 6,
+    precision: Annotated[
+        str, typer.Option(help="It is trained in: float32, mixed_bfloat16 or mixed_float16.")
+    ] = "float32",
     learn: Annotated[float, typer.Option(help="Share of the nights it learns from.")] = 0.3,
     check: Annotated[float, typer.Option(help="Share of the nights to see the loss on.")] = 0.2,
     loss: Annotated[float, typer.Option(help="Share of the plausible that may be lost.")] = 0.001,
@@ -1180,6 +1185,7 @@ def fit_triage(
     """
     from deepstreaks_dask.cluster import connect
     from deepstreaks_dask.distillation import Plan, fit
+    from deepstreaks_dask.runs import open_scores
     from deepstreaks_dask.triage import write
 
     if zoo is None and first is None:
@@ -1189,12 +1195,14 @@ def fit_triage(
         architecture=architecture,
         side=side,
         epochs=epochs,
+        precision=precision,
         learn=learn,
         check=check,
         loss=loss,
         confidence=confidence,
         seed=seed,
     )
+    open_scores(archive, run)  # before workers start for nothing
     with connect(scheduler, workers=workers) as client:
         found = fit(archive, client, run=run, zoo=zoo, plan=plan)
     write(found, output)

@@ -37,6 +37,7 @@ def connect(
     *,
     workers: int | None = None,
     adapt: tuple[int, int] | None = None,
+    jobs: int | None = None,
     memory_limit: str = "auto",
 ) -> Client:
     """Connect to a scheduler, or start workers.
@@ -60,6 +61,9 @@ def connect(
         How many to start; for jobs and pods it has to be said.
     adapt : (int, int), optional
         In its place: start and stop workers as there is work for them, no fewer and no more than these.
+    jobs : int, optional
+        How many long tasks there will be: no more processes than these are started on this machine by default, and they
+        share all of its cores.
     memory_limit : str
         Of a worker on this machine; past it Dask restarts the worker.
 
@@ -94,6 +98,8 @@ def connect(
                 f"the workers of {where} are started there: leave their number out"
             )
         return _attach(where)
+    if jobs is not None and where == "local" and workers is None:
+        workers = min(jobs, _cores())
     first, most = adapt or (workers, workers)
     try:
         cluster = _CLUSTERS[where](first, most, memory_limit)
@@ -179,10 +185,13 @@ def _cards() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
+def _cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _local(workers: int | None, most: int | None, memory_limit: str) -> Cluster:
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = _cores()
     threads = str(max(1, cores // (most or cores)))
     return LocalCluster(
         n_workers=cores if workers is None else workers,

@@ -25,14 +25,16 @@ from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.errors import ModelError, TriageError
 from deepstreaks_dask.evaluation import auc
 from deepstreaks_dask.families import Families, Family, Member
-from deepstreaks_dask.models import build
+from deepstreaks_dask.models import build, check_precision
 from deepstreaks_dask.models.cards import Card
-from deepstreaks_dask.models.forward import resizing
+from deepstreaks_dask.models.forward import resizing, set_precision
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.runs import SHIPPED, open_scores
-from deepstreaks_dask.training.batches import Batches, InMemory
+from deepstreaks_dask.training.batches import Batches, Streamed, naming_damage
+from deepstreaks_dask.training.fit import adam
 from deepstreaks_dask.training.recipe import Recipe
+from deepstreaks_dask.training.seeds import seeded
 from deepstreaks_dask.triage import Triage
 from deepstreaks_dask.worker import Unit
 
@@ -42,7 +44,8 @@ FAMILY = "first"
 FEWEST_PIXELS, MOST_PIXELS = 24, 512
 """On a side of what a student sees."""
 
-_MOST = 20_000  # cutouts to learn from, 21 kB of memory each
+_MOST = 60_000  # cutouts to learn from
+_WINDOW = 8192  # of them are read and shuffled together, 21 kB of memory each
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Plan:
         Theirs by default.
     epochs : int
         Passes of the student over what it learns from.
+    precision : str
+        In which it is trained, one of :data:`~deepstreaks_dask.models.PRECISIONS`.
     learn, check : float
         Shares of the nights, 0 to 1: to learn from (none if ``first`` is given), and to see the loss on; the others
         calibrate.
@@ -73,6 +78,7 @@ class Plan:
     architecture: str = "vgg6"
     side: int | None = None
     epochs: int = 6
+    precision: str = "float32"
     learn: float = 0.3
     check: float = 0.2
     loss: float = triages.LOSS
@@ -89,6 +95,7 @@ class Plan:
             )
         if self.epochs < 1 or self.seed < 0:
             raise TriageError("give at least one epoch, and a seed of 0 or more")
+        check_precision(self.precision)
 
 
 def fit(
@@ -267,34 +274,40 @@ def _distil(
     ours = ours[: _MOST // 2]
     rows = np.sort(np.concatenate([ours, others[: _MOST - len(ours)]]))
     rows = rows[~np.isnan(target[rows])]
-    pixels = open_archive(archive)["cutouts"].isel(cutout=rows).values
-    if pixels.dtype != np.uint8:
+    dataset = open_archive(archive)
+    if dataset["cutouts"].dtype != np.uint8:
         raise TriageError("a student looks at bytes: name a network of the zoo to look first")
+    pixels = Streamed(dataset, rows, _WINDOW)
     truth = decided["plausible"].values[rows]
     both = np.array([(~truth).sum(), truth.sum()])
     weights = (both.min() / both)[truth.astype(int)].astype(np.float32)
-    keras.utils.set_random_seed(plan.seed)
-    height, width, planes = (*pixels.shape[1:], 1)[:3]
+    height, width, planes = (*dataset["cutouts"].shape[1:], 1)[:3]
     side = (height, width) if plan.side is None else (plan.side, plan.side)
     shape = (*side, planes)
-    student = build(plan.architecture, shape)
+    with seeded(plan.seed):
+        student = build(plan.architecture, shape)
     teachers = Zoo(None if decided.attrs["zoo"] == SHIPPED else decided.attrs["zoo"])
     start = _start(decided.isel(cutout=rows), teachers, plan.architecture, shape)
     if start is not None:
         student.set_weights(teachers.load(start).get_weights())
-    recipe = Recipe(seed=plan.seed, batch=32)
-    batches = Batches(InMemory(pixels), target[rows, None], weights[:, None], recipe)
-    steps = len(batches) * plan.epochs
+    # not flipped: what the teachers think of a cutout is not what they think of its mirror image
+    recipe = Recipe(
+        epochs=plan.epochs, cosine=True, flips=False, seed=plan.seed, precision=plan.precision
+    )
+    batches = Batches(pixels, target[rows, None], weights[:, None], recipe)
+    set_precision(student, plan.precision)
     # one loss a cutout, so that each has its own weight
     apart = keras.Sequential([resizing(student, height, width), keras.layers.Reshape((1, 1))])
     apart.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(recipe.learning_rate, steps)),
+        adam(recipe, len(batches)),
         loss="binary_crossentropy",
         jit_compile=keras.backend.backend() == "jax",
     )
     with progress_bar("distil", plan.epochs, show=progress, unit="epochs") as bar:
         counting = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: bar.advance())
-        apart.fit(batches, epochs=plan.epochs, shuffle=False, callbacks=[counting], verbose=0)
+        with naming_damage([pixels]):
+            apart.fit(batches, epochs=plan.epochs, shuffle=False, callbacks=[counting], verbose=0)
+    set_precision(student, "float32")
     name = f"{FAMILY}_{plan.architecture}"
     have = sum(card.name == name for card in zoo.list())
     card = Card(
@@ -304,7 +317,12 @@ def _distil(
         family=FAMILY,
         input_shape=shape,
         resizes=side != (height, width),
-        recipe={"epochs": plan.epochs, "seed": plan.seed, "start": start or "random weights"},
+        recipe={
+            "epochs": plan.epochs,
+            "seed": plan.seed,
+            "precision": plan.precision,
+            "start": start or "random weights",
+        },
         training_data={
             "archive": str(decided.attrs["url"]),
             "run": decided.attrs["run"],

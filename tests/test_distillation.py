@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from deepstreaks_dask.campaign import score
 from deepstreaks_dask.cli import app
 from deepstreaks_dask.decision import Decision
 from deepstreaks_dask.distillation import Plan, certainty, fit
-from deepstreaks_dask.errors import CampaignError, TriageError
+from deepstreaks_dask.errors import CampaignError, ModelError, TrainingError, TriageError
 from deepstreaks_dask.families import Families
 from deepstreaks_dask.models import build
 from deepstreaks_dask.models.cards import Card
@@ -249,16 +250,30 @@ def test_a_student_learns_from_the_members(survey, client, exact, tmp_path):
 
 def test_a_student_may_see_fewer_pixels(survey, client, exact, tmp_path):
     mine = str(tmp_path / "zoo")
-    plan = Plan(side=36, epochs=3, learn=0.4, check=0.1, loss=0.9, confidence=0.5)
+    half = {"precision": "mixed_bfloat16"}
+    plan = Plan(side=36, epochs=3, learn=0.4, check=0.1, loss=0.9, confidence=0.5, **half)
     found = fit(survey, client, run="exact", zoo=mine, plan=plan, progress=False)
     card = Zoo(mine).card(found.first)
     assert (card.input_shape, card.resizes) == ((36, 36, 1), True)
     assert card.recipe["start"] == "random weights"
+    assert card.recipe["precision"] == "mixed_bfloat16"
     looks = open_scores(survey, f"first-first_vgg6-{card.sha256[:12]}")["scores"].values[:, 0]
     sure = certainty(Decision.of_run(exact).apply(exact))
     assert np.corrcoef(looks[: len(sure)], sure)[0, 1] > 0.3
     with pytest.raises(TriageError, match="a side of 3 pixels: give 24 to 512"):
         Plan(side=3)
+    with pytest.raises(ModelError, match="no precision 'float8'"):
+        Plan(precision="float8")
+
+
+def test_a_student_says_what_it_cannot_read(survey, client, exact, tmp_path):
+    damaged = tmp_path / "damaged.zarr"
+    shutil.copytree(survey, damaged)
+    for shard in (damaged / "cutouts").rglob("c/*/0/0"):
+        shard.write_bytes(shard.read_bytes()[::-1])
+    plan = Plan(epochs=1, learn=0.4, check=0.1, loss=0.3, confidence=0.6)
+    with pytest.raises(TrainingError, match="cannot be read"):
+        fit(damaged, client, run="exact", zoo=str(tmp_path / "zoo"), plan=plan, progress=False)
 
 
 def test_from_the_command_line(survey, zoo, client, exact, tmp_path):

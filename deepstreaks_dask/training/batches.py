@@ -7,7 +7,9 @@ sees what it would have seen.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Protocol
 
 import keras
@@ -154,6 +156,34 @@ class Streamed:
 
 def _order(n: int, rng: np.random.Generator | None) -> np.ndarray:
     return np.arange(n) if rng is None else rng.permutation(n)
+
+
+@contextmanager
+def naming_damage(parts: Iterable[Pixels | None]) -> Iterator[None]:
+    """Raise what a part could not read in place of what became of that in Keras.
+
+    Parameters
+    ----------
+    parts : iterable of Pixels
+        Those that a training reads.
+
+    Yields
+    ------
+    None
+        The training runs within.
+
+    Raises
+    ------
+    TrainingError
+        Which cutouts cannot be read.
+    """
+    try:
+        yield
+    except Exception:
+        failures = [getattr(part, "failure", None) for part in parts]
+        if known := next((failure for failure in failures if failure), None):
+            raise known from None
+        raise
 
 
 class Batches(keras.utils.PyDataset):

@@ -23,9 +23,10 @@ import xarray as xr
 import deepstreaks_dask
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.models import build
-from deepstreaks_dask.training.batches import Batches, InMemory, Pixels, Streamed
+from deepstreaks_dask.training.batches import Batches, InMemory, Pixels, Streamed, naming_damage
 from deepstreaks_dask.training.checkpoints import Checkpoints, OnEpoch
 from deepstreaks_dask.training.recipe import Recipe, Split, split_groups
+from deepstreaks_dask.training.seeds import seeded
 
 _VALIDATED = 64  # cutouts in a step of the validation, which does not change what it gives
 
@@ -152,21 +153,14 @@ def train(
         **{part: _hashed(archive, labels, chosen) for part, chosen in rows.items()},
     }
 
-    deterministic()
-    keras.utils.set_random_seed(recipe.seed)
-    shared = _shared_network(architecture, shape, len(families), recipe.precision, start)
+    with seeded(recipe.seed):
+        shared = _shared_network(architecture, shape, len(families), recipe.precision, start)
     # One loss a family and cutout, so that each can have its own weight.
     apart = keras.Sequential([shared, keras.layers.Reshape((len(families), 1), dtype="float32")])
     steps = -(-len(rows["train"]) // recipe.batch)
-    rate: Any = recipe.learning_rate
-    if recipe.cosine:
-        rate = keras.optimizers.schedules.CosineDecay(rate, recipe.epochs * steps)
-    optimizer = keras.optimizers.Adam(rate)
-    if recipe.precision == "mixed_float16":  # in which small gradients would be 0
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # Not XLA: on CPUs it makes training several times slower.
     apart.compile(
-        optimizer,
+        adam(recipe, steps),
         loss="binary_crossentropy",
         weighted_metrics=["binary_accuracy"],
         jit_compile=keras.backend.backend() == "jax",
@@ -195,15 +189,10 @@ def train(
         Recipe(batch=_VALIDATED),
         shuffled=False,
     )
-    try:
+    with naming_damage(pixels.values()):
         progress.fit(
             apart, batches, held_out, recipe.epochs, on_epoch=on_epoch, callbacks=callbacks
         )
-    except Exception:
-        failures = [getattr(part, "failure", None) for part in pixels.values()]
-        if known := next((failure for failure in failures if failure), None):
-            raise known from None
-        raise
     return Training(
         {family: _take_apart(shared, architecture, shape, k) for k, family in enumerate(families)},
         architecture,
@@ -297,12 +286,28 @@ def hash_weights(model: keras.Model) -> str:
     return hashed.hexdigest()
 
 
-def deterministic() -> None:
-    """Have TensorFlow compute the same again to the last bit, for the rest of the process."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+def adam(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+    """Give the optimizer of a recipe.
 
-        tf.config.experimental.enable_op_determinism()
+    Parameters
+    ----------
+    recipe : Recipe
+        Says how the learning rate falls and in which precision is computed.
+    steps : int
+        Of an epoch.
+
+    Returns
+    -------
+    keras.optimizers.Optimizer
+        Adam (Kingma and Ba 2014, arXiv:1412.6980), its loss scaled where gradients are in float16.
+    """
+    rate: Any = recipe.learning_rate
+    if recipe.cosine:
+        rate = keras.optimizers.schedules.CosineDecay(rate, recipe.epochs * steps)
+    optimizer = keras.optimizers.Adam(rate)
+    if recipe.precision == "mixed_float16":  # in which small gradients would be 0
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 def _shared_network(

@@ -13,7 +13,6 @@ too good, since it was chosen for it.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from dask.distributed import Client, as_completed
+from dask.distributed import Client
 
 from deepstreaks_dask.archive import open_archive
 from deepstreaks_dask.errors import DeepStreaksError, TrainingError
@@ -31,6 +30,7 @@ from deepstreaks_dask.training.checkpoints import FILE
 from deepstreaks_dask.training.fit import train
 from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.training.records import alone_in
+from deepstreaks_dask.training.workers import on_workers
 
 if TYPE_CHECKING:
     import optuna
@@ -46,8 +46,6 @@ SEARCHABLE = (
     "window",
 )
 """Settings that may be searched; the others say what is held out, which must be the same for all."""
-
-_one = threading.Lock()  # one network at a time on a worker, whatever its threads
 
 
 @dataclass(frozen=True)
@@ -154,11 +152,11 @@ def sweep(
 
         todo = max(trials - len(finished), 0)
         with progress_bar("sweep", todo, unit="trials", show=progress) as bar:
-            for number, outcome in _on_workers(client, proposed()):
+            for trial, outcome in on_workers(client, run_trial, proposed()):
                 if "error" in outcome:
-                    study.tell(number, state=states.FAIL)
+                    study.tell(trial.number, state=states.FAIL)
                 else:
-                    study.tell(number, outcome["val_loss"])
+                    study.tell(trial.number, outcome["val_loss"])
                 bar.advance()
         table = _table(folder, study)
         write_text(folder / "trials.csv", table.to_csv(index=False))
@@ -175,50 +173,26 @@ def run_trial(trial: Trial) -> dict[str, Any]:
     folder = Path(trial.folder)
     if done := _read_outcome(folder):
         return done
-    with _one:
-        try:
-            training = train(
-                open_archive(trial.archive),
-                trial.families,
-                trial.architecture,
-                recipe=trial.recipe,
-                folder=folder,
-            )
-            losses = training.history["val_loss"]
-            outcome: dict[str, Any] = {
-                "val_loss": min(losses),
-                "epochs_run": len(losses),
-                "history": training.history,
-                "data": training.data,
-            }
-        except DeepStreaksError as error:
-            outcome = {"error": str(error)}
+    try:
+        training = train(
+            open_archive(trial.archive),
+            trial.families,
+            trial.architecture,
+            recipe=trial.recipe,
+            folder=folder,
+        )
+        losses = training.history["val_loss"]
+        outcome: dict[str, Any] = {
+            "val_loss": min(losses),
+            "epochs_run": len(losses),
+            "history": training.history,
+            "data": training.data,
+        }
+    except DeepStreaksError as error:
+        outcome = {"error": str(error)}
     write_text(folder / "outcome.json", json.dumps(outcome, allow_nan=False))
     (folder / FILE).unlink(missing_ok=True)
     return outcome
-
-
-def _on_workers(client: Client, trials: Iterator[Trial]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Give each worker one trial at a time, and what comes of them as it comes."""
-    running: dict[Any, tuple[int, str]] = {}
-
-    def submit(worker: str) -> Any:
-        if (trial := next(trials, None)) is None:
-            return None
-        # a worker that dies leaves its trial to another, which goes on from the checkpoint
-        future = client.submit(
-            run_trial, trial, workers=[worker], allow_other_workers=True, pure=False, retries=2
-        )
-        running[future.key] = trial.number, worker
-        return future
-
-    first = [submit(worker) for worker in client.nthreads()]
-    futures = as_completed([future for future in first if future is not None])
-    for future in futures:
-        number, worker = running.pop(future.key)
-        yield number, future.result()
-        if (following := submit(worker)) is not None:
-            futures.add(following)
 
 
 def _open_study(folder: Path, seed: int) -> optuna.Study:

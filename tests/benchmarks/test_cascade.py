@@ -28,3 +28,4 @@ def test_triage_is_calibrated_and_measured(run):
     assert 0 <= result["new"]["lost"] <= result["new"]["plausible"]
     assert 0 <= result["left_here"] <= 1  # all, where the night drifted from so few
     assert result["cost_here"] > 0
+    assert all(0 <= share <= 1 for share in result["left_of_nights_not_learned"].values())

@@ -1,0 +1,79 @@
+"""Trainings on Dask workers: one network at a time on each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from dask.distributed import Client, Reschedule, as_completed
+from distributed.scheduler import KilledWorker
+
+from deepstreaks_dask.errors import TrainingError
+
+_Job = TypeVar("_Job")
+
+_at_work = threading.Lock()  # held by what trains on a worker, whatever its threads
+_PATIENCE = 0.5  # seconds until a worker is looked for anew
+
+
+def on_workers(
+    client: Client, train: Callable[[_Job], Any], jobs: Iterator[_Job]
+) -> Iterator[tuple[_Job, Any]]:
+    """Give each worker one training at a time.
+
+    Parameters
+    ----------
+    client : dask.distributed.Client
+        Where to train.
+    train : callable
+        Does one job in a folder that the workers share, and goes on with one that a killed worker has begun.
+    jobs : iterator
+        What is to be done; each is asked for when a worker is free for it.
+
+    Yields
+    ------
+    job, object
+        Each job with what came of it, as they are done.
+
+    Raises
+    ------
+    TrainingError
+        If several workers died over one job; whatever it raises is raised as it is.
+    """
+    running: dict[Any, _Job] = {}
+
+    def submit() -> Any:
+        for job in jobs:
+            # No worker is named: Dask never runs again what was meant for one that died while there was no other.
+            # A job whose worker dies is done by another, which goes on from the checkpoint.
+            future = client.submit(_alone, train, job, pure=False, retries=2)
+            running[future.key] = job
+            return future
+        return None
+
+    first = [submit() for _ in client.nthreads()]
+    futures = as_completed([future for future in first if future is not None])
+    for future in futures:
+        try:
+            result = future.result()
+        except KilledWorker as error:
+            raise TrainingError(
+                f"{error.allowed_failures + 1} workers died over the same training, as they do when their memory is full: "
+                "start fewer of them (--workers); what is trained is stored, and the same command goes on from there"
+            ) from error
+        yield running.pop(future.key), result
+        if (following := submit()) is not None:
+            futures.add(following)
+
+
+def _alone(train: Callable[[_Job], Any], job: _Job) -> Any:
+    """Train, or let a worker be found that does not train yet."""
+    if not _at_work.acquire(blocking=False):
+        time.sleep(_PATIENCE)
+        raise Reschedule
+    try:
+        return train(job)
+    finally:
+        _at_work.release()
