@@ -36,6 +36,12 @@ class Recurrent:
     fewest: ClassVar[float] = 0.5
     """Share of an object's epochs that a step of the training sees at least; the others are left out at random."""
 
+    standard: ClassVar[str] = ""
+    head: ClassVar[str] = ""
+    """Names of the layer that standardises what a network has to say of an object, and of the network within the network
+    that classifies by that. It is trained once more for itself (:mod:`deepstreaks_dask.sequences.heads`); empty if there
+    is none."""
+
     def __init__(self, classes: Sequence[str], model: keras.Model | None = None) -> None:
         self._classes = tuple(classes)
         self.model = type(self).build(len(self._classes)) if model is None else model
@@ -306,14 +312,27 @@ def apertures(pixels: Any, filters: int) -> Any:
     return Arcsinh()(weighed)
 
 
+def gaussians(widths: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Weigh the pixels of a stamp by Gaussians around its middle, that turn a pixel's noise of one into one.
+
+    Parameters
+    ----------
+    widths : sequence of float
+        Standard deviations in pixels, ``(aperture,)``.
+
+    Returns
+    -------
+    ndarray
+        float64 ``(pixel, aperture)``.
+    """
+    y, x = (np.indices((SIDE, SIDE)) - (SIDE - 1) / 2).reshape(2, -1, 1)
+    weights = np.exp(-0.5 * (x**2 + y**2) / np.asarray(widths) ** 2)
+    return np.asarray(weights / np.sqrt((weights**2).sum(axis=0)))
+
+
 class _Gaussians(keras.initializers.Initializer):
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
-        pixels, filters = shape
-        side = int(np.sqrt(pixels))
-        y, x = np.indices((side, side)) - (side - 1) / 2
-        kernels = np.exp(-0.5 * (x**2 + y**2)[..., None] / _widths(filters) ** 2)
-        kernels /= np.sqrt((kernels**2).sum(axis=(0, 1)))  # one unit of noise gives one
-        return ops.convert_to_tensor(kernels.reshape(pixels, filters), dtype=dtype)
+        return ops.convert_to_tensor(gaussians(_widths(shape[1])), dtype=dtype)
 
 
 def _named(model: keras.Model) -> dict[str, Any]:

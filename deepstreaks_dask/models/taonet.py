@@ -8,6 +8,19 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from deepstreaks_dask.models.lightcurves import (
+    YEAR,
+    Apertures,
+    Detections,
+    Distribution,
+    LightCurve,
+    LongPeriods,
+    Relative,
+    StructureFunction,
+    Visits,
+    centred,
+    counted,
+)
 from deepstreaks_dask.models.recurrent import (
     SIDE,
     Arcsinh,
@@ -18,6 +31,7 @@ from deepstreaks_dask.models.recurrent import (
     apertures,
     encode,
     feature,
+    gaussians,
     hours,
 )
 from deepstreaks_dask.sequences.batches import FEATURES
@@ -28,15 +42,8 @@ _PLACES = 0.8, 1.6, 3.2, 6.4  # pixels: widths of what tells where an object is
 _BLUR = 1.5  # pixels by which stars are blurred before they are compared, more than seeing and misalignment move them
 _OWN = 5.0  # pixels around the middle that are the object's own
 _PRIOR = 0.15  # standard deviation of a transparency that no star tells
+_FINEST = 0.02  # of a flux: no photometry of a survey's stamps is better
 _FAINT = 5.0  # units of noise: fluxes below tell no place
-_STEPS = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96
-_LAGS = 2.0, 36.0, 240.0, 1080.0, 2400.0, 4800.0, 10800.0  # hours: they part pairs of epochs
-_VISIT = 2.0  # hours: exposures within these show the same
-_NEAR = -3, -2, -1, 1, 2, 3  # places of exposures that may be of the same visit
-_FREQUENCIES = np.linspace(1 / 1000, 1 / 40, 192)  # a day: closer than six years can part
-_GROUPS = 8  # of these
-_YEAR = 24 * 365.25  # hours
-_QUANTILES = 0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0
 
 
 def taonet(classes: int) -> keras.Model:
@@ -46,7 +53,8 @@ def taonet(classes: int) -> keras.Model:
     stamps; another two look at that mean. Learned apertures measure the object. Gated recurrent units read the
     sequence forwards and backwards. What they say, their mean and largest over all epochs, is classified together with
     how fluxes and places differ by the time between epochs, periods, motions, and what describes light curves, exposure by
-    exposure and visit by visit.
+    exposure and visit by visit; all that of learned apertures, and of such of which nothing is learned, which mean the
+    same throughout a training.
 
     Parameters
     ----------
@@ -75,30 +83,71 @@ def taonet(classes: int) -> keras.Model:
     measured = layers.Add()([Photometry(_APERTURES)(epochs), corrections])
     place = Place(name="place")(stamps)
     visits = Visits(name="visits")(layers.Concatenate()([measured, stars]), features, mask)
-    steady = visits[..., :_APERTURES]
-    light = Distribution(name="distribution")(measured, mask)
-    slow = Distribution(name="slow")(steady, mask)
-    signal = epochs[..., :_APERTURES]
-    curve = LightCurve(name="curve")(measured, signal, calibrated, mask)
-    lags = StructureFunction(name="structure")(measured, features, mask)
-    late = StructureFunction(name="late")(steady, features, mask)
-    moves = StructureFunction(2, name="motion")(place, features, mask)
-    drift = Drift(name="drift")(place, features, mask)
-    period = LongPeriods(name="period")(steady, features, mask)
+    told = [
+        *_described("", measured, visits[..., :_APERTURES], features, mask),
+        _learned_curve(measured, epochs[..., :_APERTURES], features, mask),
+        *_fixed(stamps, calibrated, stars, features, mask),
+        StructureFunction(2, name="motion")(place, features, mask),
+        Drift(name="drift")(place, features, mask),
+        _encoder((SIDE, SIDE, 1), "mean", 12)(mean),
+    ]
     x = layers.Concatenate()([x, measured, place, visits, Changes()(measured)])
     x = layers.Dense(_UNITS, activation="relu", name="changed")(x)
     x = layers.Bidirectional(layers.GRU(_UNITS, return_sequences=True), name="both")(x, mask=mask)
-    still = _encoder((SIDE, SIDE, 1), "mean", 12)(mean)
-    x = layers.Concatenate()(
-        [Pool()(x, mask), light, slow, curve, lags, late, moves, drift, period, still]
-    )
-    x = layers.Dropout(0.2)(layers.BatchNormalization()(x))
-    x = layers.Dense(2 * _UNITS, activation="relu", name="object")(x)
-    x = layers.Dropout(0.3)(x)
-    x = layers.Dense(_UNITS, activation="relu", name="kind")(x)
-    x = layers.Dropout(0.2)(x)
-    probabilities = layers.Dense(classes, activation="softmax", name="classes")(x)
+    told = layers.Concatenate(name="told")([Pool()(x, mask), *told])
+    standard = layers.BatchNormalization(name=TaoNet.standard)(told)
+    probabilities = _head(told.shape[-1], classes)(standard)
     return keras.Model([stamps, features, mask], probabilities, name="taonet")
+
+
+def _described(name: str, light: Any, steady: Any, features: Any, mask: Any) -> list[Any]:
+    """Describe logarithms of fluxes (object, epoch, n), exposure by exposure and visit by visit."""
+    return [
+        Distribution(name=f"{name}distribution")(light, mask),
+        Distribution(name=f"{name}slow")(steady, mask),
+        StructureFunction(name=f"{name}structure")(light, features, mask),
+        StructureFunction(name=f"{name}late")(steady, features, mask),
+        LongPeriods(name=f"{name}period")(steady, features, mask),
+    ]
+
+
+def _learned_curve(measured: Any, signal: Any, features: Any, mask: Any) -> Any:
+    """Describe light curves of learned apertures, whose arcsinh of the signal-to-noise ratio tells their errors."""
+    # the derivative of the arcsinh; and what no photometry does better than
+    error = 1.0 / ops.cosh(ops.clip(ops.stop_gradient(signal), -12.0, 12.0)) + _FINEST
+    there, _ = counted(mask, "float32")
+    return LightCurve(name="curve")(measured, error, hours(features) / 24, there)
+
+
+def _fixed(stamps: Any, calibrated: Any, stars: Any, features: Any, mask: Any) -> list[Any]:
+    """Describe light curves of apertures of which nothing is learned: all fluxes, and the magnitudes of detections."""
+    flux, error = Apertures(name="apertures")(stamps, calibrated)
+    relative, relative_error, height = Relative(name="relative")(flux, error, mask)
+    *detections, share = Detections(name="detections")(flux, error, features, mask)
+    there, _ = counted(mask, "float32")
+    days = hours(features) / 24
+    light = ops.arcsinh(flux / error) + ops.log(error)
+    visits = Visits(name="fixed_visits")(layers.Concatenate()([light, stars]), features, mask)
+    steady = visits[..., : light.shape[-1]]
+    return [
+        LightCurve(name="fluxes")(relative, relative_error, days, there),
+        LightCurve(name="detected")(*detections),
+        height,
+        share,
+        *_described("fixed_", light, steady, features, mask),
+    ]
+
+
+def _head(numbers: int, classes: int) -> keras.Model:
+    """Classify an object by the standardised numbers that all else gives of it."""
+    told = keras.Input((numbers,))
+    x = layers.Dropout(0.2)(told)
+    x = layers.Dense(2 * _UNITS, activation="relu")(x)
+    x = layers.Dropout(0.3)(x)
+    x = layers.Dense(_UNITS, activation="relu")(x)
+    x = layers.Dropout(0.2)(x)
+    probabilities = layers.Dense(classes, activation="softmax")(x)
+    return keras.Model(told, probabilities, name=TaoNet.head)
 
 
 class Reference(layers.Layer):
@@ -163,8 +212,7 @@ class Place(layers.Layer):
         """Make the weights."""
         y, x = (np.indices((SIDE, SIDE)) - (SIDE - 1) / 2).reshape(2, -1, 1)
         widths = np.array(_PLACES)
-        light = np.exp(-0.5 * (x**2 + y**2) / widths**2)
-        light /= np.sqrt((light**2).sum(axis=0))  # one unit of noise gives one
+        light = gaussians(widths)
         kernels = np.concatenate([light, light * x / widths, light * y / widths], axis=1)
         self.kernel = self.add_weight(
             name="kernel",
@@ -185,86 +233,6 @@ class Place(layers.Layer):
         return (*stamps_shape[:2], 2 * len(_PLACES))
 
 
-class Visits(layers.Layer):
-    """What a visit shows: (object, epoch, n) to (object, epoch, 2 n).
-
-    The mean of each number over the exposures that are within two hours, which has less noise than one of them; and the
-    logarithm of their standard deviation, which tells the noise, and how the air changes meanwhile.
-    """
-
-    def call(self, values: Any, features: Any, seen: Any) -> Any:
-        """Compute them."""
-        elapsed = hours(features)[..., 0]
-        place = ops.cumsum(ops.ones_like(elapsed), axis=1)
-        last = ops.sum(ops.cast(seen, elapsed.dtype), axis=1, keepdims=True)
-        count = ops.ones_like(elapsed)[..., None]
-        total, squares = ops.zeros_like(values), ops.zeros_like(values)
-        for step in _NEAR:
-            near = ops.abs(ops.roll(elapsed, -step, axis=1) - elapsed) < _VISIT
-            there = (place + step >= 1) & (place + step <= last)
-            weight = ops.cast(near & there, values.dtype)[..., None]
-            more = weight * (ops.roll(values, -step, axis=1) - values)
-            count, total, squares = count + weight, total + more, squares + ops.square(more)
-        mean = total / count
-        variance = ops.maximum(squares / count - ops.square(mean), 0.0)
-        return ops.concatenate([values + mean, 0.5 * ops.log(variance / 0.01 + 0.01)], axis=-1)
-
-    def compute_output_shape(self, values_shape: Shape) -> Shape:
-        """Tell the shape."""
-        return (*values_shape[:-1], 2 * (values_shape[-1] or 0))
-
-
-class StructureFunction(layers.Layer):
-    """How much a sequence of numbers differs between epochs so far apart: (object, epoch, n) to (object, lag (n + 1) + n).
-
-    For pairs of epochs in groups by the time between them, the root mean square of their differences (Simonetti, Cordes &
-    Heeschen 1985, ApJ 296, 46), and whether there are such; of those within two hours, the largest difference, too. Pairs
-    are 1 to 96 epochs apart, so that a long sequence costs no more an epoch than a short one.
-
-    Parameters
-    ----------
-    axes : int
-        Numbers behind each other that are vectors: so many that their squares are added.
-    **options
-        Of a Keras layer.
-    """
-
-    def __init__(self, axes: int = 1, **options: Any) -> None:
-        super().__init__(**options)
-        self.axes = axes
-
-    def call(self, values: Any, features: Any, seen: Any) -> Any:
-        """Compute them."""
-        elapsed = hours(features)[..., 0]
-        place = ops.cumsum(ops.ones_like(elapsed), axis=1)
-        last = ops.sum(ops.cast(seen, elapsed.dtype), axis=1, keepdims=True)
-        squares, lags, known = [], [], []
-        for step in _STEPS:
-            square = ops.square(ops.roll(values, -step, axis=1) - values)
-            squares.append(sum(ops.split(square, self.axes, axis=-1)))
-            lags.append(ops.roll(elapsed, -step, axis=1) - elapsed)
-            known.append(ops.cast(place + step <= last, elapsed.dtype))
-        lag = ops.concatenate(lags, axis=1)[..., None]
-        edges = ops.convert_to_tensor(np.array([-1.0, *_LAGS, 1e9], np.float32))
-        group = ops.cast((lag > edges[:-1]) & (lag <= edges[1:]), elapsed.dtype)
-        group = group * ops.concatenate(known, axis=1)[..., None]
-        square = ops.concatenate(squares, axis=1)
-        largest = ops.max(square * group[..., :1], axis=1)
-        total = ops.matmul(ops.transpose(group, (0, 2, 1)), square)
-        count = ops.sum(group, axis=1)[..., None]
-        mean = ops.sqrt(total / ops.maximum(count, 1.0) + 1e-4)
-        some = ops.cast(count > 0, elapsed.dtype)
-        found = ops.concatenate([ops.log(mean / 0.1) * some, some], axis=-1)
-        n = values.shape[-1] // self.axes
-        flat = ops.reshape(found, (-1, (len(_LAGS) + 1) * (n + 1)))
-        return ops.concatenate([flat, 0.5 * ops.log(largest / 0.01 + 0.01)], axis=-1)
-
-    def compute_output_shape(self, values_shape: Shape) -> Shape:
-        """Tell the shape."""
-        n = (values_shape[-1] or 0) // self.axes
-        return (values_shape[0], (len(_LAGS) + 1) * (n + 1) + n)
-
-
 class Drift(layers.Layer):
     """How fast places move on: (object, epoch, 2 n), first all x, then y, to (object, 2 n).
 
@@ -274,11 +242,8 @@ class Drift(layers.Layer):
 
     def call(self, places: Any, features: Any, seen: Any) -> Any:
         """Compute them."""
-        there = ops.cast(seen, places.dtype)[..., None]
-        years = hours(features) / _YEAR
-        count = ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0)
-        years = (years - ops.sum(years * there, axis=1, keepdims=True) / count) * there
-        places = (places - ops.sum(places * there, axis=1, keepdims=True) / count) * there
+        there, count = counted(seen, places.dtype)
+        years, places = (centred(v, there, count) for v in (hours(features) / YEAR, places))
         span = ops.sum(years**2, axis=1) + 0.01
         slope = ops.sum(years * places, axis=1) / span
         left = ops.square(places - slope[:, None] * years)
@@ -292,125 +257,6 @@ class Drift(layers.Layer):
     def compute_output_shape(self, places_shape: Shape) -> Shape:
         """Tell the shape."""
         return (places_shape[0], places_shape[-1])
-
-
-class LongPeriods(layers.Layer):
-    """What share of their variance numbers have in one slow sine: (object, epoch, n) to (object, 9 n).
-
-    The highest in each of eight groups of periods, from 40 to 1,000 days, by least squares with a free mean (Zechmeister &
-    Kürster 2009, A&A 496, 577); and the logarithm of the scatter that the best of all leaves.
-    """
-
-    def call(self, values: Any, features: Any, seen: Any) -> Any:
-        """Compute them."""
-        there = ops.cast(seen, values.dtype)[..., None]
-        count = ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0)
-        speeds = (2 * np.pi * 365.25 * _FREQUENCIES).astype(np.float32)  # a year
-        turns = hours(features) / _YEAR * ops.convert_to_tensor(speeds)
-        values, even, odd = (
-            (v - ops.sum(v * there, axis=1, keepdims=True) / count) * there
-            for v in (values, ops.cos(turns), ops.sin(turns))
-        )
-        along, across = (ops.matmul(ops.transpose(v, (0, 2, 1)), values) for v in (even, odd))
-        ee, oo, eo = (ops.sum(v, axis=1)[..., None] for v in (even**2, odd**2, even * odd))
-        variance = ops.sum(ops.square(values), axis=1, keepdims=True) + 1e-3
-        # what few epochs hardly tell is held back
-        fitted = oo * ops.square(along) + ee * ops.square(across) - 2.0 * eo * along * across
-        power = fitted / (ee * oo - ops.square(eo) + 1e-3 * ops.square(count)) / variance
-        n = values.shape[-1]
-        grouped = ops.reshape(power, (-1, _GROUPS, len(_FREQUENCIES) // _GROUPS, n))
-        highest = ops.max(grouped, axis=2)
-        left = variance[:, 0] / count[:, 0] * ops.maximum(1.0 - ops.max(highest, axis=1), 1e-4)
-        return ops.concatenate(
-            [ops.reshape(highest, (-1, _GROUPS * n)), 0.5 * ops.log(left / 0.01 + 1e-3)], axis=-1
-        )
-
-    def compute_output_shape(self, values_shape: Shape) -> Shape:
-        """Tell the shape."""
-        return (values_shape[0], (_GROUPS + 1) * (values_shape[-1] or 0))
-
-
-class LightCurve(layers.Layer):
-    """How numbers are spread and follow each other, and how sure they are: (object, epoch, n) to (object, 14 n).
-
-    What tells kinds of variability apart (Richards et al. 2011, ApJ 733, 10; Kim et al. 2014, A&A 566, A43): skewness,
-    kurtosis, the range of the cumulated sum, von Neumann's ratio without and with regard to the times, how many are beyond
-    one and two standard deviations, the trend, the standard deviation, the mean deviation over it, and the steepest step.
-    Of the signal-to-noise ratios: how many are above three, chi-squared about constant light, and the mean.
-    """
-
-    def call(self, values: Any, signal: Any, features: Any, seen: Any) -> Any:
-        """Compute them, of logarithms of fluxes, and of the arcsinh of their signal-to-noise ratios."""
-        there = ops.cast(seen, values.dtype)[..., None]
-        count = ops.maximum(ops.sum(there, axis=1, keepdims=True), 1.0)
-
-        def mean(numbers: Any) -> Any:
-            return ops.sum(numbers * there, axis=1, keepdims=True) / count
-
-        days = hours(features) / 24
-        apart = (values - mean(values)) * there
-        spread = ops.sqrt(mean(ops.square(apart)) + 1e-4)
-        z = apart / spread
-        time = (days - mean(days)) * there
-        time = time / ops.sqrt(mean(ops.square(time)) + 1e-6)
-        total = ops.cumsum(z, axis=1) / count
-
-        def before(numbers: Any) -> Any:
-            return ops.concatenate([ops.zeros_like(numbers[:, :1]), numbers[:, :-1]], axis=1)
-
-        both = there * before(there)
-        lag = ops.maximum(days - before(days), 0.005)
-        step = ops.abs(apart - before(apart)) * both
-        squares = ops.square(step / spread)
-        weight = both / ops.square(lag)
-        weights = ops.sum(weight, axis=1, keepdims=True) + 1e-9
-        timed = ops.sum(weight * squares, axis=1, keepdims=True) / weights
-        timed = timed * weights / count * ops.square(ops.max(days * there, axis=1, keepdims=True))
-        ratio = ops.sinh(ops.clip(ops.stop_gradient(signal), -12.0, 12.0)) * there
-        dim = ops.exp(-ops.clip(ops.stop_gradient(feature(features, "depth")), -5.0, 5.0)) * there
-        usual = mean(ratio * dim) / (mean(ops.square(dim)) + 1e-6)
-        found = [
-            mean(z**3),
-            ops.log(mean(z**4) + 0.1),
-            ops.max(total, axis=1, keepdims=True) - ops.min(total, axis=1, keepdims=True),
-            ops.log(ops.sum(squares, axis=1, keepdims=True) / count + 1e-3),
-            ops.log(timed + 1e-3) / 5.0,
-            *(mean(ops.sigmoid(10.0 * (ops.abs(z) - limit))) for limit in (1.0, 2.0)),
-            mean(time * z),
-            ops.log(spread),
-            mean(ops.abs(z)),
-            ops.log(ops.max(step / ops.maximum(lag, 0.04), axis=1, keepdims=True) + 1e-3),
-            mean(ops.sigmoid(2.0 * (ratio - 3.0))),
-            ops.log(mean(ops.square(ratio - usual * dim)) + 0.1),
-            mean(signal),
-        ]
-        return ops.concatenate(found, axis=-1)[:, 0]
-
-    def compute_output_shape(self, values_shape: Shape) -> Shape:
-        """Tell the shape."""
-        return (values_shape[0], 14 * (values_shape[-1] or 0))
-
-
-class Distribution(layers.Layer):
-    """Quantiles of a sequence of numbers, the others as differences from the median: (object, epoch, n) to (object, 7 n)."""
-
-    def call(self, values: Any, seen: Any) -> Any:
-        """Compute them."""
-        there = ops.expand_dims(seen, -1)
-        ordered = ops.sort(ops.where(there, values, 1e9), axis=1)
-        last = ops.sum(ops.cast(seen, values.dtype), axis=1, keepdims=True) - 1.0
-        places = ops.maximum(last, 0.0) * ops.convert_to_tensor(np.array(_QUANTILES, np.float32))
-        rows = ops.cast(ops.round(places), "int32")[..., None]
-        found = ops.take_along_axis(ordered, ops.repeat(rows, values.shape[-1], axis=2), axis=1)
-        middle = _QUANTILES.index(0.5)
-        median = found[:, middle : middle + 1]
-        apart = ops.concatenate([found[:, :middle], found[:, middle + 1 :]], axis=1) - median
-        whole = ops.concatenate([median, apart], axis=1)
-        return ops.reshape(whole, (-1, len(_QUANTILES) * values.shape[-1]))
-
-    def compute_output_shape(self, values_shape: Shape) -> Shape:
-        """Tell the shape."""
-        return (values_shape[0], len(_QUANTILES) * (values_shape[-1] or 0))
 
 
 class Pool(layers.Layer):
@@ -438,6 +284,7 @@ class TaoNet(Recurrent):
 
     build = staticmethod(taonet)
     fewest = 0.8  # what flares, or moves through, is there for an exposure or a visit only
+    standard, head = "standard", "head"
 
 
 def _encoder(shape: tuple[int, int, int], name: str, growth: int) -> keras.Model:

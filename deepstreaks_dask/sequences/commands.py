@@ -102,24 +102,30 @@ def train(
         str, typer.Option("--from", help="Network whose weights to start from, like hits_rcnn@1.")
     ] = "",
     start_zoo: StartZooOption = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a classifier on the classes of objects (column 'kind'). Killed? Run it again: it goes on.
 
-    Whole objects are held out for early stopping and for the test.
+    Whole objects are held out for early stopping and for the test. Folds are trained on Dask workers, each on one.
 
     Example: deepstreaks sequences train objects.zarr --architecture rcnn --family mine --zoo my-zoo
     """
     from deepstreaks_dask.archive import open_archive
+    from deepstreaks_dask.cluster import connect
     from deepstreaks_dask.errors import TrainingError
     from deepstreaks_dask.progress import progress_bar
-    from deepstreaks_dask.sequences.training import train_folds, train_in
+    from deepstreaks_dask.sequences.series import train_folds
+    from deepstreaks_dask.sequences.training import passes, train_in
     from deepstreaks_dask.training import publish, read_recipe
 
     if folds is not None and (zoo is not None or start):
         raise TrainingError(
             "folds measure: train once, without --folds, for a zoo or --from a network"
         )
+    if folds is None and (workers is not None or scheduler is not None):
+        raise TrainingError("one training is done in this process: --workers are for --folds")
     chosen = read_recipe(
         recipe,
         epochs=epochs,
@@ -131,7 +137,8 @@ def train(
     )
     folder = out or Path("training") / f"{family}_{architecture}"
     dataset = open_archive(archive)
-    with progress_bar(f"train {folder.name}", chosen.epochs * (folds or 1), unit="epochs") as bar:
+    total = passes(architecture, chosen, start=start) * (folds or 1)
+    with progress_bar(f"train {folder.name}", total, unit="epochs") as bar:
         options: dict[str, Any] = {
             "family": family,
             "recipe": chosen,
@@ -139,7 +146,8 @@ def train(
             "on_epoch": lambda *_: bar.advance(),
         }
         if folds is not None:
-            result = train_folds(folder, dataset, architecture, folds, **options)
+            with connect(scheduler, workers=workers, jobs=folds) as client:
+                result = train_folds(folder, dataset, architecture, folds, client=client, **options)
         else:
             record = train_in(
                 folder, dataset, architecture, start=start, start_zoo=start_zoo, **options
@@ -171,6 +179,8 @@ def finetune(
     epochs: EpochsOption = None,
     rate: RateOption = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the objects drawn.")] = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a classifier with a few objects of another survey, and test it on others of them.
@@ -180,9 +190,10 @@ def finetune(
     Example: deepstreaks sequences finetune shifted.zarr --samples 1,10
     """
     from deepstreaks_dask.archive import open_archive
+    from deepstreaks_dask.cluster import connect
     from deepstreaks_dask.errors import TrainingError
     from deepstreaks_dask.progress import progress_bar
-    from deepstreaks_dask.sequences.training import finetune_in
+    from deepstreaks_dask.sequences.series import finetune_in
     from deepstreaks_dask.training import publish, read_recipe
 
     try:
@@ -193,16 +204,21 @@ def finetune(
         raise TrainingError(f"samples {samples!r}: give numbers of 1 or more, like 1,10")
     chosen = read_recipe(recipe, epochs=epochs, learning_rate=rate, seed=seed)
     folder = out or Path("training") / f"{model.partition('@')[0]}-finetuned"
-    with progress_bar("fine-tune", len(numbers) * repeats, unit="trainings") as bar:
+    dataset, total = open_archive(archive), len(numbers) * repeats
+    with (
+        connect(scheduler, workers=workers, jobs=total) as client,
+        progress_bar("fine-tune", total, unit="trainings") as bar,
+    ):
         found = finetune_in(
             folder,
-            open_archive(archive),
+            dataset,
             model,
             numbers,
             start_zoo=model_zoo,
             repeats=repeats,
             recipe=chosen,
             version=version,
+            client=client,
             on_training=bar.advance,
         )
     if zoo is not None:

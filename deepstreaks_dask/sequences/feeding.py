@@ -157,6 +157,18 @@ class Feed(keras.utils.PyDataset):
             order = range(len(mine)) if rng is None else rng.permutation(len(mine))
             self._steps += [(window, mine[k]) for k in order]
 
+    def at(self, epoch: int | None) -> Feed:
+        """Give the same objects as a pass has them, by its number from 0; None gives them whole and as they are."""
+        return Feed(
+            self.shards,
+            self.labels,
+            self.weights,
+            self.classifier,
+            self.recipe,
+            shuffled=epoch is not None,
+            epoch=epoch or 0,
+        )
+
     def __len__(self) -> int:
         return len(self._steps)
 

@@ -29,7 +29,8 @@ from deepstreaks_dask.sequences.evaluation import (
 )
 from deepstreaks_dask.sequences.following import follow
 from deepstreaks_dask.sequences.report import write_evaluation
-from deepstreaks_dask.sequences.training import finetune_in, train_folds, train_in
+from deepstreaks_dask.sequences.series import finetune_in, train_folds
+from deepstreaks_dask.sequences.training import passes, train_in
 from deepstreaks_dask.simulate.archives import simulate_into
 from deepstreaks_dask.simulate.sequences import LAYOUT
 from deepstreaks_dask.storage import write_text
@@ -75,8 +76,8 @@ class Settings:
 
 DEFAULTS: Mapping[str, Settings] = {
     "rcnn": Settings("rcnn", 2800, 12),
-    "taonet": Settings("taonet", 900, 8),
-    "taonet6": Settings("taonet6", 900, 8),
+    "taonet": Settings("taonet", 900, 16),
+    "taonet6": Settings("taonet6", 900, 16),
 }
 """What can be reproduced, at sizes that are to end within ten minutes on two cores."""
 
@@ -155,7 +156,8 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
     recipe = read_recipe("sequences", epochs=settings.epochs, seed=settings.seed)
     for architecture in ("forest", "rcnn"):
         record = folder / "training" / architecture
-        with progress_bar(f"train {architecture}", recipe.epochs, unit="epochs") as bar:
+        total = passes(architecture, recipe)
+        with progress_bar(f"train {architecture}", total, unit="epochs") as bar:
             train_in(
                 record,
                 open_archive(train),
@@ -165,18 +167,21 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
                 on_epoch=_advancing(bar),
             )
         publish(record, zoo)
-    _score(shifted, zoo, "hits")
-    with progress_bar("fine-tune", len(SAMPLES) * REPEATS, unit="trainings") as bar:
-        finetune_in(
-            folder / "finetuned",
-            open_archive(shifted),
-            "hits_rcnn@1",
-            SAMPLES,
-            start_zoo=zoo,
-            repeats=REPEATS,
-            recipe=read_recipe("few", seed=settings.seed),
-            on_training=bar.advance,
-        )
+    total = len(SAMPLES) * REPEATS
+    with connect(jobs=total) as client:
+        score(shifted, Families.from_zoo(zoo, ["hits"]), client)
+        with progress_bar("fine-tune", total, unit="trainings") as bar:
+            finetune_in(
+                folder / "finetuned",
+                open_archive(shifted),
+                "hits_rcnn@1",
+                SAMPLES,
+                start_zoo=zoo,
+                repeats=REPEATS,
+                recipe=read_recipe("few", seed=settings.seed),
+                client=client,
+                on_training=bar.advance,
+            )
     scores = open_scores(shifted)
     curves = follow(scores)
     return scores, evaluate_sequences(scores, by_epochs=curves, finetuned=[folder / "finetuned"])
@@ -188,19 +193,22 @@ def _taonet(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvalu
     _simulate(archive, settings.objects, "crts", settings.what, settings.seed)
     recipe = read_recipe("sequences", epochs=settings.epochs, seed=settings.seed)
     folds = [folder / "folds" / architecture for architecture in ("forest", "taonet")]
-    for record in folds:
-        with progress_bar(f"train {record.name}", recipe.epochs * FOLDS, unit="epochs") as bar:
-            train_folds(
-                record,
-                open_archive(archive),
-                record.name,
-                FOLDS,
-                family="crts",
-                recipe=recipe,
-                on_epoch=_advancing(bar),
-            )
-        publish(record / "fold-1", zoo)
-    _score(archive, zoo, "crts")
+    with connect(jobs=FOLDS) as client:
+        for record in folds:
+            total = FOLDS * passes(record.name, recipe)
+            with progress_bar(f"train {record.name}", total, unit="epochs") as bar:
+                train_folds(
+                    record,
+                    open_archive(archive),
+                    record.name,
+                    FOLDS,
+                    family="crts",
+                    recipe=recipe,
+                    client=client,
+                    on_epoch=_advancing(bar),
+                )
+            publish(record / "fold-1", zoo)
+        score(archive, Families.from_zoo(zoo, ["crts"]), client)
     scores = open_scores(archive)
     only = held_out(scores, folds[0] / "fold-1")
     return scores, evaluate_sequences(scores, only=only, folds=folds)
@@ -223,11 +231,6 @@ def _simulate(archive: Path, objects: int, survey: str, task: str, seed: int) ->
             first=there,
             what=f"simulate {archive.stem}",
         )
-
-
-def _score(archive: Path, zoo: str, family: str) -> None:
-    with connect() as client:
-        score(archive, Families.from_zoo(zoo, [family]), client)
 
 
 def _advancing(bar: Bar) -> Callable[..., None]:

@@ -1,39 +1,36 @@
-"""Train classifiers of sequences, in folders that a killed training goes on in, and fine-tune them with a few objects.
+"""Train classifiers of sequences, in folders that a killed training goes on in.
 
-That a network trained on simulated sequences goes on to another survey with a few objects a class is how
-Carrasco-Davis et al. (2019, PASP 131, 108006, arXiv:1807.03869) used theirs.
+What belongs together, folds and fine-tunings, is in :mod:`deepstreaks_dask.sequences.series`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 import deepstreaks_dask
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.models import CLASSIFIERS, classifier_class
+from deepstreaks_dask.models import classifier_class
 from deepstreaks_dask.models.cards import Card
 from deepstreaks_dask.models.classifier import Classifier
 from deepstreaks_dask.models.recurrent import SIDE, Recurrent
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.sequences.evaluation import measure_member
 from deepstreaks_dask.sequences.feeding import FIRST, MOST, Feed, Shards
-from deepstreaks_dask.sequences.splits import draw_samples, fold_splits
-from deepstreaks_dask.storage import write_text
+from deepstreaks_dask.sequences.heads import LAST_LAYERS, PASSES, train_head
 from deepstreaks_dask.training.checkpoints import Checkpoints, OnEpoch
-from deepstreaks_dask.training.fit import deterministic, hash_weights
+from deepstreaks_dask.training.fit import hash_weights
 from deepstreaks_dask.training.recipe import RECIPES, Recipe, Split, split_groups
 from deepstreaks_dask.training.records import alone_in, drawing_curves, find_record, write_record
+from deepstreaks_dask.training.seeds import seeded
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,8 @@ def fit(
 
     An object weighs the less the more of its class there are, by the square root; in a forest, classes weigh alike. A
     network sees objects turned over, and with some epochs left out; of an object with many epochs, so many are drawn in
-    each pass. What is no network learns in its own way (its ``fit``).
+    each pass. Last layers that a network names are then trained once more (:mod:`~deepstreaks_dask.sequences.heads`). What
+    is no network learns in its own way (its ``fit``).
 
     Parameters
     ----------
@@ -191,7 +189,8 @@ def fit(
     Returns
     -------
     Classifier, dict
-        With the weights as they are stored, in half precision, and the losses by epoch.
+        With the weights as they are stored, in half precision, and the losses by epoch; those of the last layers, trained
+        once more, as ``head_loss`` and ``head_val_loss``.
 
     Raises
     ------
@@ -209,9 +208,8 @@ def fit(
         shards.load(window)
         made = learner(shards.take(window), labelled.numbers(both), classes, seed=recipe.seed)
         return made, {}
-    deterministic()
-    keras.utils.set_random_seed(recipe.seed)
-    classifier = kind.from_arrays(classes, start.to_arrays()) if start else kind(classes)
+    with seeded(recipe.seed):
+        classifier = kind.from_arrays(classes, start.to_arrays()) if start else kind(classes)
     assert isinstance(classifier, Recurrent)
     numbers = labelled.numbers(train)
     counts = np.bincount(numbers, minlength=len(classes))
@@ -252,7 +250,41 @@ def fit(
         for part, shuffled in ((train, True), (held_out if len(held_out) else train, False))
     ]
     progress.fit(model, feeds[0], feeds[1], recipe.epochs, on_epoch=on_epoch)
-    return kind.from_arrays(classes, classifier.to_arrays()), progress.standing.history
+    history, lowest = dict(progress.standing.history), progress.standing.best
+    if _has_head(architecture, start) and len(held_out) and lowest is not None:
+        losses = train_head(classifier, feeds[0], feeds[1], lowest, on_epoch=on_epoch)
+        history |= {f"head_{name}": values for name, values in losses.items()}
+    return kind.from_arrays(classes, classifier.to_arrays()), history
+
+
+def passes(architecture: str, recipe: Recipe, *, start: object = None) -> int:
+    """Tell how often a training calls its ``on_epoch`` at most, those of the last layers among them (:func:`train_head`).
+
+    Parameters
+    ----------
+    architecture : str
+        A key of :data:`~deepstreaks_dask.models.CLASSIFIERS`.
+    recipe : Recipe
+        How to train.
+    start : object
+        What it goes on from, if anything.
+
+    Returns
+    -------
+    int
+        Epochs.
+
+    Raises
+    ------
+    ModelError
+        If there is no such architecture.
+    """
+    return recipe.epochs + (PASSES if _has_head(architecture, start) else 0)
+
+
+def _has_head(architecture: str, start: object) -> bool:
+    """Say whether last layers are trained once more; what goes on from a network with few objects keeps its own."""
+    return not start and bool(getattr(classifier_class(architecture), "head", ""))
 
 
 def probabilities(classifier: Classifier, labelled: Labelled, places: np.ndarray) -> np.ndarray:
@@ -361,12 +393,9 @@ def train_in(
         If the objects cannot be trained on, or the folder holds another training, is being trained in, or cannot be
         written to.
     ModelError
-        If there is no such classifier to start from.
+        If there is no such architecture, or no such classifier to start from.
     """
-    if architecture not in CLASSIFIERS:
-        raise TrainingError(
-            f"no architecture {architecture!r}: choose one of {', '.join(CLASSIFIERS)}"
-        )
+    classifier_class(architecture)  # there is one
     recipe = recipe or RECIPES["sequences"]
     origin = Zoo(start_zoo).card(start) if start else None
     if origin is not None and origin.architecture != architecture:
@@ -416,170 +445,6 @@ def train_in(
         return write_record(folder, record)
 
 
-def train_folds(
-    folder: Path,
-    archive: xr.Dataset,
-    architecture: str,
-    folds: int,
-    *,
-    family: str,
-    recipe: Recipe | None = None,
-    version: str = "1",
-    on_epoch: OnEpoch | None = None,
-) -> dict[str, Any]:
-    """Train once a fold, each time tested on objects that were not trained on, in folders ``fold-1``, ``fold-2``, ….
-
-    Parameters
-    ----------
-    folder, archive, architecture, family, recipe, version, on_epoch
-        As for :func:`train_in`. Equal seeds give equal folds to all architectures.
-    folds : int
-        How many.
-
-    Returns
-    -------
-    dict
-        ``f1`` and ``recall``: the mean over folds of the average over classes, ``…_spread`` its standard deviation over
-        folds, ``…_classes`` the standard deviation over classes, and what each fold had.
-
-    Raises
-    ------
-    TrainingError
-        As :func:`train_in`, or if there are too few objects.
-    """
-    recipe = recipe or RECIPES["sequences"]
-    labelled = Labelled.of(archive)
-    splits = fold_splits(labelled.ids, labelled.kinds, folds, recipe)
-    options: dict[str, Any] = {"family": family, "recipe": recipe, "version": version}
-    each = []
-    for number, split in enumerate(splits, start=1):
-        record = train_in(
-            folder / f"fold-{number}",
-            archive,
-            architecture,
-            split=split,
-            on_epoch=on_epoch,
-            **options,
-        )
-        each.append(record["cards"][0]["metrics"])
-    summary: dict[str, Any] = {"architecture": architecture, "folds": folds, "seed": recipe.seed}
-    for name in ("f1", "recall"):
-        table = pd.DataFrame([one[f"{name}_by_class"] for one in each]).astype(float)
-        summary |= {
-            name: round(float(table.mean(axis=1).mean()), 4),
-            f"{name}_spread": round(float(table.mean(axis=1).std(ddof=1)), 4),
-            f"{name}_classes": round(float(table.mean().std(ddof=1)), 4),
-            f"{name}_by_class": {
-                kind: [
-                    round(float(table[kind].mean()), 4),
-                    round(float(table[kind].std(ddof=1)), 4),
-                ]
-                for kind in table
-            },
-        }
-    summary["each"] = each
-    write_text(folder / "folds.json", json.dumps(summary, indent=1, allow_nan=False))
-    return summary
-
-
-def finetune_in(
-    folder: Path,
-    archive: xr.Dataset,
-    start: str,
-    samples: Sequence[int],
-    *,
-    start_zoo: str | None = None,
-    repeats: int = 3,
-    recipe: Recipe | None = None,
-    version: str = "1",
-    on_training: Callable[[], None] | None = None,
-) -> dict[str, Any]:
-    """Fine-tune a classifier with a few objects a class, and see what that does to the others.
-
-    The objects are parted in halves: samples are drawn from one, and the other is the test of every training, so that
-    figures compare.
-
-    Parameters
-    ----------
-    folder : Path
-        Gets ``finetuning.json``, and a training a number of samples and repeat, so that a killed one goes on.
-    archive : xarray.Dataset
-        Of sequences, with their classes in ``kind(object)``.
-    start, start_zoo : str
-        Classifier to start from.
-    samples : sequence of int
-        Objects a class to train on.
-    repeats : int
-        How often objects are drawn anew.
-    recipe : Recipe, optional
-        ``few`` by default.
-    version : str
-        Of the network, on its card.
-    on_training : callable, optional
-        Called after each training.
-
-    Returns
-    -------
-    dict
-        ``before``: figures of the classifier as it was. ``after``: for each number of samples recall and F1, averaged over
-        the repeats, their smallest and largest value, and each repeat's figures.
-
-    Raises
-    ------
-    TrainingError
-        If a class has too few objects, or as :func:`train_in`.
-    ModelError
-        If there is no such classifier.
-    """
-    recipe = recipe or RECIPES["few"]
-    zoo = Zoo(start_zoo)
-    card, classifier = zoo.card(start), zoo.load_classifier(start)
-    labelled = Labelled.of(archive, card.classes)
-    order = np.random.default_rng(recipe.seed).permutation(len(labelled.rows))
-    pool, test = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-    truth = labelled.numbers(test)
-    found: dict[str, Any] = {
-        "start": card.ref,
-        "sha256": card.sha256,
-        "archive": str(archive.attrs.get("url", "")),
-        "pool": len(pool),
-        "before": figures(truth, probabilities(classifier, labelled, test), labelled.classes),
-        "after": [],
-    }
-    for number in samples:
-        each = []
-        for repeat in range(1, repeats + 1):
-            rng = np.random.default_rng((recipe.seed, number, repeat))
-            drawn = pool[draw_samples(labelled.kinds[pool], labelled.classes, number, rng)]
-            split = Split(
-                tuple(labelled.ids[drawn].tolist()), (), tuple(labelled.ids[test].tolist())
-            )
-            record = train_in(
-                folder / f"samples-{number}-{repeat}",
-                archive,
-                card.architecture,
-                family=card.family,
-                recipe=recipe,
-                split=split,
-                start=card.ref,
-                start_zoo=start_zoo,
-                version=version,
-            )
-            each.append(record["cards"][0]["metrics"])
-            if on_training is not None:
-                on_training()
-        row: dict[str, Any] = {"samples": number, "repeats": each}
-        for name in ("recall", "f1"):
-            values = [one[name] for one in each]
-            row |= {
-                name: round(float(np.mean(values)), 4),
-                f"{name}_range": [min(values), max(values)],
-            }
-        found["after"].append(row)
-    write_text(folder / "finetuning.json", json.dumps(found, indent=1, allow_nan=False))
-    return found
-
-
 def _card(
     labelled: Labelled,
     architecture: str,
@@ -616,6 +481,8 @@ def _card(
             "keras": keras.__version__,
             "backend": keras.backend.backend(),
         }
+        if "head_loss" in history:
+            made["last_layers"] = LAST_LAYERS
     return Card(
         f"{family}_{architecture}",
         version,

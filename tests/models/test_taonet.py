@@ -3,18 +3,20 @@
 import numpy as np
 import pytest
 
-from deepstreaks_dask.models.taonet import (
+from deepstreaks_dask.models.lightcurves import (
     _LAGS,
     _QUANTILES,
     _STEPS,
+    Apertures,
+    Detections,
     Distribution,
-    Drift,
     LightCurve,
     LongPeriods,
-    Reference,
+    Relative,
     StructureFunction,
     Visits,
 )
+from deepstreaks_dask.models.taonet import Drift, Reference
 from deepstreaks_dask.sequences.batches import FEATURES
 
 COUNTS = 30, 17
@@ -141,27 +143,78 @@ def test_a_visit_is_the_mean_of_its_exposures(given):
 
 def test_a_light_curve_is_described_by_the_epochs_that_there_are(given):
     values, features, mask = given
-    signal = np.arcsinh(np.array([10.0, 1.0, 0.0])) * np.ones_like(values)
-    signal[:, ::2, 1] = np.arcsinh(21.0)
-    values[0, :, 0] = 0.1 * np.expm1(5 * features[0, :, ELAPSED])  # nothing but a trend
-    given = values, signal.astype(np.float32), features
-    found = np.asarray(LightCurve()(*given, mask)).reshape(2, 14, 3)
+    days = np.expm1(5 * features[..., ELAPSED, None]) / 24
+    values[0, :, 0] = 2.4 * days[0, :, 0]  # nothing but a trend
+    errors = np.where(np.arange(30) % 3 == 0, 0.5, 2.0)[:, None] * np.ones_like(values)
+    there = mask[..., None].astype(np.float32)
+    given = [part.astype(np.float32) for part in (values, errors, days)]
+    found = np.asarray(LightCurve()(*given, there)).reshape(2, 17, 3)
     for row, count in enumerate(COUNTS):
-        v = values[row, :count]
+        v, e = values[row, :count].astype(float), errors[row, :count]
         z = (v - v.mean(axis=0)) / v.std(axis=0)
-        np.testing.assert_allclose(found[row, 0], (z**3).mean(axis=0), atol=0.02)
-        walked = np.cumsum(z, axis=0) / count
-        np.testing.assert_allclose(found[row, 2], np.ptp(walked, axis=0), atol=0.01)
-        ratio = (np.diff(z, axis=0) ** 2).sum(axis=0) / count
-        np.testing.assert_allclose(found[row, 3], np.log(ratio + 1e-3), atol=0.02)
-        np.testing.assert_allclose(found[row, 8], np.log(v.std(axis=0)), atol=0.02)
-        even = np.arange(count) % 2 == 0
-        np.testing.assert_allclose(found[row, 11], [1.0, even.mean(), 0.0], atol=0.02)
-        chi2 = np.var(np.where(even, 21.0, 1.0))
-        np.testing.assert_allclose(found[row, 12], np.log([0.1, chi2 + 0.1, 0.1]), atol=0.05)
+        weighed = (v / e**2).sum(axis=0) / (1 / e**2).sum(axis=0)
+        pull = (v - weighed) / e
+        steps = np.diff(z, axis=0) ** 2
+        lags = np.maximum(np.diff(days[row, :count], axis=0), 0.005)
+        # EtaE of the library light-curve, but for the square of the time that the epochs that there are take
+        timed = (steps / lags**2).sum(axis=0) / count * days[row, count - 1] ** 2
+        time = days[row, :count] - days[row, :count].mean()
+        trend = (time / time.std() * z).mean(axis=0)
+        excess = v.var(axis=0) - (e**2).mean(axis=0)
+        expected = {
+            0: (z**3).mean(axis=0),
+            1: np.log((z**4).mean(axis=0) + 0.1),
+            2: np.ptp(np.cumsum(z, axis=0) / count, axis=0),
+            3: np.log(steps.sum(axis=0) / count + 1e-3),
+            4: np.log(timed + 1e-3) / 5,
+            7: trend,
+            9: np.log(v.std(axis=0)),
+            10: np.abs(z).mean(axis=0),
+            11: np.abs(pull).mean(axis=0) / np.sqrt((pull**2).mean(axis=0)),
+            13: np.log((pull**2).mean(axis=0) + 0.1),
+            14: np.arcsinh(30 * excess),
+            15: np.arcsinh(30 * excess / (v.mean(axis=0) ** 2 + 1e-3)),
+            16: v.mean(axis=0),
+        }
+        for number, numbers in expected.items():
+            np.testing.assert_allclose(found[row, number], numbers, rtol=0.01, atol=0.02)
+        beyond = (np.abs(z) > 1).mean(axis=0)
+        np.testing.assert_allclose(found[row, 5], beyond, atol=0.1)  # a soft limit
     assert found[0, 7, 0] == pytest.approx(1.0, abs=0.01)
-    # neither padding nor how bright it is matters
-    longer = [np.pad(part, [(0, 0), (0, 7), (0, 0)]) for part in given]
-    longer[0] += 3.0
-    again = np.asarray(LightCurve()(*longer, np.pad(mask, [(0, 0), (0, 7)]))).reshape(2, 14, 3)
-    np.testing.assert_allclose(again, found, atol=0.01)
+    assert found[0, 8, 0] == pytest.approx(0.0, abs=0.05)
+    # padding does not matter, whatever it holds
+    longer = [np.pad(part, [(0, 0), (0, 7), (0, 0)], constant_values=3.0) for part in given]
+    again = LightCurve()(*longer, np.pad(there, [(0, 0), (0, 7), (0, 0)]))
+    np.testing.assert_allclose(np.asarray(again).reshape(2, 17, 3), found, atol=1e-4)
+
+
+def test_fixed_apertures_measure_a_star_in_the_units_of_the_first_epoch():
+    rng = np.random.default_rng(4)
+    y, x = np.indices((21, 21)) - 10.0
+    star = np.exp(-0.5 * (x**2 + y**2) / 1.4**2)
+    star /= np.sqrt((star**2).sum())  # the signal-to-noise ratio of the aperture of its own width
+    ratio = np.tile([30.0, 2.0, 9.0, -1.0], 10)
+    stamps = ratio[None, :, None, None] * star + rng.normal(0, 0.01, (2, 40, 21, 21))
+    features = np.zeros((2, 40, len(FEATURES)), np.float32)
+    features[..., DEPTH] = np.log(np.where(np.arange(40) % 8 < 4, 1.0, 2.0))
+    features[..., ELAPSED] = np.log1p(24.0 * np.arange(40)) / 5
+    mask = np.arange(40) < np.array([40, 29])[:, None]
+    flux, error = Apertures()(stamps.astype(np.float32), features)
+    unit = np.exp(features[0, :, DEPTH])
+    np.testing.assert_allclose(np.asarray(flux)[0, :, 1], ratio * unit, atol=0.2)
+    np.testing.assert_allclose(np.asarray(error)[0], np.tile(unit[:, None], 3), rtol=1e-5)
+    for row, count in enumerate((40, 29)):
+        light, scatter, height = (np.asarray(part)[row] for part in Relative()(flux, error, mask))
+        highest = (ratio * unit - unit)[:count].max()
+        assert np.exp(height[1]) == pytest.approx(highest, rel=0.01)
+        np.testing.assert_allclose(light[:count, 1], (ratio * unit)[:count] / highest, atol=0.01)
+        np.testing.assert_allclose(scatter[:, 1], unit / highest, rtol=0.01)
+        logs, errors, days, found, share = (
+            np.asarray(part)[row] for part in Detections()(flux, error, features, mask)
+        )
+        seen = np.flatnonzero(ratio[:count] > 3)
+        assert found[:, 1].tolist() == [1] * len(seen) + [0] * (40 - len(seen))
+        assert share[1] == pytest.approx(np.log(len(seen) / count + 0.01))
+        np.testing.assert_allclose(logs[: len(seen), 1], np.log((ratio * unit)[seen]), atol=0.02)
+        np.testing.assert_allclose(errors[: len(seen), 1], 1 / ratio[seen], rtol=0.02)
+        np.testing.assert_allclose(days[: len(seen), 1], seen - seen[0], rtol=1e-4, atol=1e-3)

@@ -42,6 +42,18 @@ def test_empty_sky_is_noise_of_one_whether_it_is_known_or_not():
     assert guessed.std() == pytest.approx(1, abs=0.05)
 
 
+def test_unknown_sky_and_noise_are_the_edges_median_and_median_deviation():
+    few = sequences([300])
+    few.stamps[np.random.default_rng(1).random(few.stamps.shape) < 0.2] = np.nan
+    edge = np.ones((21, 21), bool)
+    edge[3:-3, 3:-3] = False
+    values = few.stamps[:, edge].astype(float)
+    sky = np.nanmedian(values, axis=1)
+    noise = 1.4826 * np.nanmedian(np.abs(values - sky[:, None]), axis=1)
+    sky, noise = sky.astype(np.float32)[:, None, None], noise.astype(np.float32)[:, None, None]
+    np.testing.assert_array_equal(prepare(few).pixels, np.nan_to_num((few.stamps - sky) / noise))
+
+
 def test_what_is_not_known_is_zero_and_what_is_too_bright_is_bounded():
     few = sequences([3])
     few.stamps[0, 5:8] = np.nan

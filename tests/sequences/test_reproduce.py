@@ -56,7 +56,7 @@ def small(client, monkeypatch):
     """Of everything as little as there can be, in this process."""
 
     @contextmanager
-    def connect():
+    def connect(**_):
         yield client
 
     @contextmanager

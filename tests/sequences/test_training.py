@@ -1,6 +1,10 @@
 """Training on sequences: whole objects apart, going on after a kill, a few samples, and figures that are right."""
 
 import json
+import os
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,18 +12,18 @@ from helpers import make_known
 from sklearn.metrics import f1_score, recall_score
 
 from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.errors import TrainingError
+from deepstreaks_dask.cluster import connect
+from deepstreaks_dask.errors import ModelError, TrainingError
 from deepstreaks_dask.models.cards import Card
 from deepstreaks_dask.models.rcnn import Rcnn
 from deepstreaks_dask.models.zoo import Zoo
 from deepstreaks_dask.sequences.feeding import Feed
+from deepstreaks_dask.sequences.series import finetune_in, train_folds
 from deepstreaks_dask.sequences.splits import draw_samples, fold_splits
 from deepstreaks_dask.sequences.training import (
     Labelled,
     figures,
-    finetune_in,
     probabilities,
-    train_folds,
     train_in,
 )
 from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
@@ -138,12 +142,42 @@ def test_folds_are_summed_up(tmp_path):
     create(url, **LAYOUT)
     append(url, simulate_sequences(40, "crts", "taonet", seed=2))
     recipe = Recipe(**{**vars(QUICK), "epochs": 1})
-    found = train_folds(tmp_path / "t", open_archive(url), "taonet", 2, family="own", recipe=recipe)
+    found = train_folds(tmp_path / "t", open_archive(url), "forest", 2, family="own", recipe=recipe)
     assert [one["test_objects"] for one in found["each"]] == [20, 20]
     averages = [np.mean(list(one["f1_by_class"].values())) for one in found["each"]]
     assert found["f1"] == pytest.approx(np.mean(averages), abs=1e-3)
     assert found["f1_spread"] == pytest.approx(np.std(averages, ddof=1), abs=1e-3)
     assert json.loads((tmp_path / "t" / "folds.json").read_text()) == found
+
+
+def test_folds_on_workers_are_those_of_one_process_though_a_worker_is_killed(url, tmp_path):
+    recipe = Recipe(**{**vars(QUICK), "epochs": 2})
+    options = {"family": "own", "recipe": recipe}
+    told = []
+
+    def kill(pid):
+        for _ in range(3000):
+            if list(tmp_path.glob("w/fold-*/checkpoint.safetensors")):
+                os.kill(pid, signal.SIGKILL)
+                return
+            time.sleep(0.02)
+
+    with connect("local", workers=1) as client:
+        killer = threading.Thread(target=kill, args=client.run(os.getpid).values())
+        killer.start()
+        found = train_folds(
+            tmp_path / "w",
+            open_archive(url),
+            "rcnn",
+            2,
+            client=client,
+            on_epoch=lambda *_: told.append(1),
+            **options,
+        )
+        killer.join()
+        assert os.getpid() not in client.run(os.getpid).values()
+    assert len(told) >= 4  # what was done before the kill may be told of again
+    assert found == train_folds(tmp_path / "h", open_archive(url), "rcnn", 2, **options)
 
 
 def test_fine_tuning_tests_on_the_same_objects_each_time(url, trained, tmp_path):
@@ -217,7 +251,7 @@ def test_what_is_no_network_is_trained_by_its_own_fit(url, tmp_path, monkeypatch
 
 def test_mistakes_are_named(url, tmp_path):
     dataset = open_archive(url)
-    with pytest.raises(TrainingError, match="no architecture 'lstm'"):
+    with pytest.raises(ModelError, match="no architecture 'lstm'"):
         train_in(tmp_path, dataset, "lstm", family="own")
     single = tmp_path / "single.zarr"
     create(single)

@@ -59,6 +59,7 @@ def test_train_finetune_and_score(archive, tmp_path):
     ("arguments", "words"),
     [
         (["train", "--folds", 2, "--zoo", "z"], "folds measure"),
+        (["train", "--workers", 2], "--workers are for --folds"),
         (["train", "--recipe", "none"], "no recipe 'none'"),
         (["finetune", "--samples", "1,x"], "samples '1,x'"),
         (["finetune", "--samples", "0"], "samples '0'"),
