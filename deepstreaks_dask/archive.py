@@ -53,8 +53,8 @@ CHUNK = 64
 EPOCHS_A_SHARD = 16384
 """Stamps in a shard of pixels of an archive of sequences, about 29 MB where they are 21 x 21 floats."""
 
-EPOCHS_A_CHUNK = 512
-"""Stamps in a chunk of an archive of sequences: small as they are, more of them are read at a time."""
+EPOCHS_A_CHUNK = 2048
+"""Stamps in a chunk of an archive of sequences, 4 MB: small as they are, more of them are read at a time."""
 
 _COLUMN_CHUNK = 65536
 _HASHED_AT_ONCE = 2047  # bytes; from 2048 on hashlib lets other threads go first
@@ -301,7 +301,7 @@ def create(
     schema = {**SCHEMA, **(columns or {}), **(SPANS if epochs is not None else {})}
     row, piece = ("cutout", "cutout") if epochs is None else ("object", "epoch")
     pixels_shard = shard if epochs is None else EPOCHS_A_SHARD
-    chunk = CHUNK if epochs is None else min(EPOCHS_A_CHUNK, EPOCHS_A_SHARD)
+    chunk = CHUNK if epochs is None else EPOCHS_A_CHUNK
     fs, root = _locate(url)
     attributes: dict[str, Any] = {
         "format": FORMAT,

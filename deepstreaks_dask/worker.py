@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,14 @@ from deepstreaks_dask.archive import digests
 from deepstreaks_dask.cascade import Cascade
 from deepstreaks_dask.runs import Run
 from deepstreaks_dask.sequences.stretches import Stretch, read_objects
+from deepstreaks_dask.storage import is_local, locate
 
 if TYPE_CHECKING:
     from deepstreaks_dask.networks import Networks, Sample
 
 _EVERY_CHUNK: Any = {"write_empty_chunks": True}
 _device = threading.Lock()  # one forward pass at a time in a worker; the other thread reads ahead
+_disk = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,10 @@ def _neighbours(shards: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]
 
 def _read_stretches(url: str, shards: Sequence[tuple[int, int]]) -> list[Stretch]:
     """Read shards that follow each other at once, in a third less time, or one by one where that is not possible."""
-    together = read_objects(url, shards[0][0], shards[-1][1])
+    # what comes from a disk costs a processor, and threads in step would all read and then all compute; but over a
+    # network it is waited for, and that they can do together
+    with _disk if is_local(locate(url)[0]) else nullcontext():
+        together = read_objects(url, shards[0][0], shards[-1][1])
     if together.sequences is not None or len(shards) == 1:
         return [together]
     return [read_objects(url, first, last) for first, last in shards]
