@@ -27,7 +27,7 @@ from deepstreaks_dask.sequences.evaluation import measure_member
 from deepstreaks_dask.sequences.feeding import FIRST, MOST, Feed, Shards
 from deepstreaks_dask.sequences.heads import LAST_LAYERS, PASSES, train_head
 from deepstreaks_dask.training.checkpoints import Checkpoints, OnEpoch
-from deepstreaks_dask.training.fit import hash_weights
+from deepstreaks_dask.training.fit import adam, hash_weights
 from deepstreaks_dask.training.recipe import RECIPES, Recipe, Split, split_groups
 from deepstreaks_dask.training.records import alone_in, drawing_curves, find_record, write_record
 from deepstreaks_dask.training.seeds import seeded
@@ -195,8 +195,11 @@ def fit(
     Raises
     ------
     TrainingError
-        If objects cannot be read, the folder holds another training, or the loss is no longer a number.
+        If objects cannot be read, the folder holds another training, the recipe is in half precision, or the loss is no
+        longer a number.
     """
+    if recipe.precision != "float32":
+        raise TrainingError(f"sequences are trained in float32, not in {recipe.precision}")
     kind: Any = classifier_class(architecture)
     classes = labelled.classes
     train, held_out = (labelled.part(split, part) for part in ("train", "validation"))
@@ -225,12 +228,8 @@ def fit(
         "start": hash_weights(model) if start else "",
     }
     progress = Checkpoints(recipe.patience, folder, identity)
-    steps = -(-len(train) // recipe.batch)
-    rate: Any = recipe.learning_rate
-    if recipe.cosine:
-        rate = keras.optimizers.schedules.CosineDecay(rate, recipe.epochs * steps)
     model.compile(
-        keras.optimizers.Adam(rate, clipnorm=1.0),
+        adam(recipe, -(-len(train) // recipe.batch), clipnorm=1.0),
         loss="sparse_categorical_crossentropy",
         jit_compile=keras.backend.backend() == "jax",
     )

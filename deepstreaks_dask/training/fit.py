@@ -23,6 +23,7 @@ import xarray as xr
 import deepstreaks_dask
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.models import build
+from deepstreaks_dask.models.forward import set_precision
 from deepstreaks_dask.training.batches import Batches, InMemory, Pixels, Streamed, naming_damage
 from deepstreaks_dask.training.checkpoints import Checkpoints, OnEpoch
 from deepstreaks_dask.training.recipe import Recipe, Split, split_groups
@@ -286,7 +287,9 @@ def hash_weights(model: keras.Model) -> str:
     return hashed.hexdigest()
 
 
-def adam(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+def adam(
+    recipe: Recipe, steps: int, *, clipnorm: float | None = None
+) -> keras.optimizers.Optimizer:
     """Give the optimizer of a recipe.
 
     Parameters
@@ -295,6 +298,8 @@ def adam(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
         Says how the learning rate falls and in which precision is computed.
     steps : int
         Of an epoch.
+    clipnorm : float, optional
+        What the gradient of a weight is shortened to, if it is longer.
 
     Returns
     -------
@@ -304,7 +309,7 @@ def adam(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     rate: Any = recipe.learning_rate
     if recipe.cosine:
         rate = keras.optimizers.schedules.CosineDecay(rate, recipe.epochs * steps)
-    optimizer = keras.optimizers.Adam(rate)
+    optimizer = keras.optimizers.Adam(rate, clipnorm=clipnorm)
     if recipe.precision == "mixed_float16":  # in which small gradients would be 0
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
@@ -318,14 +323,10 @@ def _shared_network(
     start: keras.Model | None,
 ) -> keras.Model:
     """Build a network with an output a family, each output as that of ``start`` if it is given."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
-        model = build(architecture, shape, outputs)
-    finally:
-        keras.config.set_dtype_policy(before)
-    # In bfloat16 a sigmoid is 1 from 6 on, and its gradient 0: a gross error would teach nothing.
-    model.layers[-1].dtype_policy = "float32"
+    model = build(architecture, shape, outputs)
+    # Not by Keras's own policy, which other threads of a worker share. The last layer stays in float32: in bfloat16 a
+    # sigmoid is 1 from 6 on, and its gradient 0, so that a gross error would teach nothing.
+    set_precision(model, precision)
     if start is not None:
         *body, kernel, bias = start.get_weights()
         try:

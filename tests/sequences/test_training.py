@@ -264,6 +264,9 @@ def test_mistakes_are_named(url, tmp_path):
     kinds = np.array(["a", "a", "b"], object)
     with pytest.raises(TrainingError, match="1 objects of class 'b'"):
         draw_samples(kinds, ("a", "b"), 2, np.random.default_rng(0))
+    half = Recipe(**{**vars(QUICK), "precision": "mixed_bfloat16"})
+    with pytest.raises(TrainingError, match="float32, not in mixed_bfloat16"):
+        train_in(tmp_path / "half", dataset, "rcnn", family="own", recipe=half)
     damaged = tmp_path / "damaged.zarr"
     create(damaged, **LAYOUT)
     append(damaged, simulate_sequences(20, "hits", "rcnn", seed=1))
