@@ -301,7 +301,7 @@ def create(
     schema = {**SCHEMA, **(columns or {}), **(SPANS if epochs is not None else {})}
     row, piece = ("cutout", "cutout") if epochs is None else ("object", "epoch")
     pixels_shard = shard if epochs is None else EPOCHS_A_SHARD
-    chunk = CHUNK if epochs is None else EPOCHS_A_CHUNK
+    chunk = CHUNK if epochs is None else min(EPOCHS_A_CHUNK, EPOCHS_A_SHARD)
     fs, root = _locate(url)
     attributes: dict[str, Any] = {
         "format": FORMAT,

@@ -81,12 +81,17 @@ class Bar:
         return max(left - (time.monotonic() - self._moved), 0.0)
 
     @property
+    def speed(self) -> str:
+        """The rate with its unit, ``512 cutouts/s``."""
+        rate = f"{self.rate:,.0f}" if self.rate >= 10 else f"{self.rate:.2g}"
+        return f"{rate} {self.unit}/s"
+
+    @property
     def pace(self) -> str:
         """Rate and time left, ``512 cutouts/s, 0:01:20 left``."""
         if not self.done:
             return ""
-        rate = f"{self.rate:,.0f}" if self.rate >= 10 else f"{self.rate:.2g}"
-        return f"{rate} {self.unit}/s, {timedelta(seconds=round(self.seconds_left))} left"
+        return f"{self.speed}, {timedelta(seconds=round(self.seconds_left))} left"
 
     def __str__(self) -> str:
         return f"{self.description}: {self.done:,} of {self.total:,} {self.unit}, {self.pace}"
@@ -167,5 +172,4 @@ def progress_bar(
     else:
         bar = Bar(description, total, unit)
         yield bar
-        rate = f"{bar.done / max(time.monotonic() - bar._start, 1e-9):,.0f} {unit}/s"
-        print(f"{description}: {bar.done:,} of {total:,} {unit}, {rate}", file=sys.stderr)
+        print(f"{description}: {bar.done:,} of {total:,} {unit}, {bar.speed}", file=sys.stderr)
