@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -54,7 +54,7 @@ Mode = Literal["all", "decide", "triage"]
 """Every member looks at every cutout; or only while the decision is open; or at what a first look does not reject."""
 
 _CUTOUTS_A_CASCADE = 4096  # so many at once that what the first family leaves still fills batches
-_STAMPS_A_TASK = 32_768  # of sequences, 60 MB read one shard after the other
+_STAMPS_A_TASK = 32_768  # of sequences, about: 60 MB that are read at once
 _TASKS_A_WORKER = 2  # at least, where there are shards enough
 _SAMPLE = 512  # cutouts that tell the order, at most
 _SAMPLED = 128  # one in so many
@@ -357,18 +357,16 @@ def _look_first(
 def _stretches(
     client: Client, todo: Sequence[tuple[int, int]], epochs: np.ndarray
 ) -> list[tuple[tuple[int, int], ...]]:
-    """Put shards of sequences together until they are worth a task, and leave each thread tasks enough."""
-    most = max(1, len(todo) // (_TASKS_A_WORKER * (sum(client.nthreads().values()) or 1)))
-    together: list[list[tuple[int, int]]] = []
-    stamps = 0
-    for first, last in todo:
-        mine = int(epochs[first:last].sum())
-        if not together or len(together[-1]) == most or stamps + mine > _STAMPS_A_TASK:
-            together.append([])
-            stamps = 0
-        together[-1].append((first, last))
-        stamps += mine
-    return [tuple(shards) for shards in together]
+    """Put shards of sequences together to tasks of about as many stamps, equally many for each thread."""
+    threads = sum(client.nthreads().values()) or 1
+    stamps = np.array([int(epochs[first:last].sum()) for first, last in todo])
+    ends, total = np.cumsum(stamps), max(int(stamps.sum()), 1)
+    each = max(-(-total // (_STAMPS_A_TASK * threads)), _TASKS_A_WORKER)
+    tasks = min(len(todo), each * threads)
+    # the task in whose share of all stamps a shard's middle lies
+    task = (ends - stamps / 2) * tasks // total
+    edges = np.flatnonzero(np.diff(task)) + 1
+    return [tuple(todo[a:b]) for a, b in pairwise([0, *edges, len(todo)]) if a < b]
 
 
 def _shards_a_cascade(client: Client, shards: int, shard: int) -> int:

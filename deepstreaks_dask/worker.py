@@ -93,24 +93,24 @@ def _score_sequences(unit: Unit) -> Outcome:
     run = Run.attach(unit.url, unit.run, write=True)
     array = run.scores.with_config(_EVERY_CHUNK)
     failures: list[tuple[int, int, str]] = []
-    for shards in _neighbours(unit.shards):
-        for stretch in _read_stretches(unit.url, shards):
+    for together in _neighbours(unit.shards):
+        for shards, stretch in _read_stretches(unit.url, together):
             failures += stretch.failures
             if stretch.sequences is None:
                 continue
             from deepstreaks_dask.networks import load_classifiers
 
             members = load_classifiers(unit.zoo, unit.members)
+            begin, end = shards[0][0], shards[-1][1]
+            values = np.full((end - begin, *array.shape[1:]), np.nan, np.float32)
             for first, last in shards:
                 # by shards, so that a score does not depend on which of them are read together
                 a, b = np.searchsorted(stretch.rows, [first, last])
-                if a == b:
-                    continue
-                # not one pass at a time: these are small, and recurrent layers leave a processor idle between steps
-                scores = members.score(stretch.sequences.part(a, b))
-                values = np.full((last - first, *array.shape[1:]), np.nan, np.float32)
-                values[stretch.rows[a:b] - first] = scores
-                array[first:last] = values
+                if a < b:
+                    # not one pass at a time: these are small, and recurrent layers leave a processor idle between steps
+                    scores = members.score(stretch.sequences.part(a, b))
+                    values[stretch.rows[a:b] - begin] = scores
+            array[begin:end] = values
     return Outcome(sum(last - first for first, last in unit.shards), tuple(failures))
 
 
@@ -124,15 +124,17 @@ def _neighbours(shards: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]
     return together
 
 
-def _read_stretches(url: str, shards: Sequence[tuple[int, int]]) -> list[Stretch]:
+def _read_stretches(
+    url: str, shards: Sequence[tuple[int, int]]
+) -> list[tuple[Sequence[tuple[int, int]], Stretch]]:
     """Read shards that follow each other at once, in a third less time, or one by one where that is not possible."""
     # what comes from a disk costs a processor, and threads in step would all read and then all compute; but over a
     # network it is waited for, and that they can do together
     with _disk if is_local(locate(url)[0]) else nullcontext():
         together = read_objects(url, shards[0][0], shards[-1][1])
     if together.sequences is not None or len(shards) == 1:
-        return [together]
-    return [read_objects(url, first, last) for first, last in shards]
+        return [(shards, together)]
+    return [([one], read_objects(url, *one)) for one in shards]
 
 
 def _read(

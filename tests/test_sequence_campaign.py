@@ -242,12 +242,15 @@ def test_mistakes_are_named(url, zoo, client, tmp_path):
         score(url, Families.from_zoo(zoo, ["small"]), client, progress=False)
 
 
-def test_shards_are_put_together_until_they_are_worth_a_task_and_no_thread_is_left_without(client):
+def test_shards_are_put_together_to_tasks_of_one_size_and_no_thread_is_left_without(client):
     shards = [(k, k + 10) for k in range(0, 800, 10)]
     short = _stretches(client, shards, np.full(800, 20))
     assert [one for together in short for one in together] == shards
     assert {len(together) for together in short} == {20}  # two tasks for each of two threads
     long = _stretches(client, shards, np.full(800, _STAMPS_A_TASK // 25))
-    assert {len(together) for together in long} == {2}
+    assert [one for together in long for one in together] == shards
+    assert len(long) == 32  # as many for each thread
+    assert {len(together) for together in long} == {2, 3}  # two and a half would be a task
     assert _stretches(client, shards[:3], np.full(800, 20)) == [(one,) for one in shards[:3]]
     assert _stretches(client, shards[:1], np.full(10, _STAMPS_A_TASK)) == [(shards[0],)]
+    assert _stretches(client, [], np.full(10, 20)) == []
