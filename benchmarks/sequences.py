@@ -4,9 +4,11 @@
 time, so that what else runs on the machine does not count.
 
 ``score``: stamps a second (a) of a bare compiled forward pass over batches that are padded beforehand and lie in memory,
-(b) of `score()` with one local worker, from an archive on disk to probabilities on disk. They take turns in changing order,
-so that a busy machine slows them alike; the ratio is the median of the ratios within a turn. The other ratio is of the
-processors' time that both took, worker, scheduler and client together, which what else runs on the machine changes less.
+(b) of `score()` with the workers that `connect()` gives here, a process a core, or with one that has all cores
+(`--workers 1`), from an archive on disk to probabilities on disk. Both ways have all cores. They take turns in changing
+order, so that a busy machine slows them alike; the ratio is the median of the ratios within a turn. The other ratio is of
+the processors' time that both took, workers, scheduler and client together, which what else runs on the machine changes
+less.
 
 ``follow``: seconds to look at one new epoch of many objects (a) from the states that the epochs before have left, (b) by
 looking at all of their epochs again, in turns as above.
@@ -85,6 +87,9 @@ def score(
     objects: Annotated[int, typer.Option(min=1)] = 4096,
     repeats: RepeatsOption = 5,
     networks: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(NETWORKS),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one a core by default.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare `score()` with a bare forward pass."""
@@ -99,7 +104,7 @@ def score(
     from deepstreaks_dask.sequences.batches import batched, padding, prepare
 
     rows = []
-    with tempfile.TemporaryDirectory() as folder, connect(workers=1) as client:
+    with tempfile.TemporaryDirectory() as folder, connect(workers=workers) as client:
         for name in networks.split(","):
             many = _many(objects, *NETWORKS[name])
             url = Path(folder) / f"{name}.zarr"

@@ -290,8 +290,10 @@ def _edges(stamps: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
         some = slice(first, first + _AT_ONCE)
         pixels = stamps[rows[some]]
         values = pixels.reshape(len(pixels), -1).take(places, axis=1)
-        values[~np.isfinite(values)] = np.nan
-        values[np.isnan(values).all(axis=1)] = 0.0
+        finite = np.isfinite(values)
+        if not finite.all():
+            values[~finite] = np.nan
+            values[~finite.any(axis=1)] = 0.0
         middle[some] = _medians(values)
         spread[some] = 1.4826 * _medians(np.abs(values - middle[some, None]))
     return middle, spread
@@ -300,8 +302,11 @@ def _edges(stamps: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _medians(values: np.ndarray) -> np.ndarray:
     """Give the median of each row but for its NaN, float64 ``(row,)``; a tenth of the time of NumPy's `nanmedian`."""
     ordered = np.sort(values, axis=1)  # NaN last
-    known = np.count_nonzero(~np.isnan(values), axis=1)[:, None]
-    low, high = (np.take_along_axis(ordered, (known - k) // 2, axis=1)[:, 0] for k in (1, 0))
+    if np.isnan(ordered[:, -1]).any():
+        known = np.count_nonzero(~np.isnan(ordered), axis=1)
+    else:
+        known = np.full(len(values), values.shape[1])
+    low, high = (ordered[np.arange(len(values)), (known - k) // 2] for k in (1, 0))
     return (low.astype(np.float64) + high) / 2
 
 
