@@ -32,10 +32,12 @@ from rich.console import Console
 from rich.table import Table
 from serving import looking
 
-from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.evaluation import confusion, plausibility_labels, rates_by_night, venn
-from deepstreaks_dask.exploration import Cut, Exploration
-from deepstreaks_dask.runs import open_scores
+from deepstreaks_dask.evaluation.decision_metrics import rates_by_night, venn
+from deepstreaks_dask.evaluation.interactive import Cut, Exploration
+from deepstreaks_dask.evaluation.labels import plausibility_labels
+from deepstreaks_dask.evaluation.metrics import confusion
+from deepstreaks_dask.scoring.decision import Decision
+from deepstreaks_dask.scoring.runs import open_scores
 
 _MOVED = """async value => {
   const range = document.getElementById("range-rb_vgg6");

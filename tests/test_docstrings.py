@@ -8,10 +8,11 @@ import pytest
 import typer
 from fastapi import FastAPI
 
-from deepstreaks_dask.apps.access import access
-from deepstreaks_dask.apps.api import api
-from deepstreaks_dask.apps.campaigns import campaigns
-from deepstreaks_dask.cli import app
+from deepstreaks_dask.apps.server.auth import access
+from deepstreaks_dask.apps.server.campaign_api import campaigns
+from deepstreaks_dask.apps.server.review_api import api as review_api
+from deepstreaks_dask.apps.server.session_api import api as session_api
+from deepstreaks_dask.cli.main import app
 
 PACKAGE = Path(__file__).parents[1] / "deepstreaks_dask"
 MODULES = sorted(
@@ -310,7 +311,7 @@ def test_every_sub_command_and_option_says_what_it_is_for():
 
 def test_every_route_says_what_it_takes_and_gives():
     site = FastAPI()
-    for router in (api, access, campaigns):
+    for router in (session_api, review_api, access, campaigns):
         site.include_router(router)
     told = site.openapi()
     wrong = []

@@ -14,11 +14,12 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from deepstreaks_dask import cluster
-from deepstreaks_dask.archive import append, create
-from deepstreaks_dask.cli import app
-from deepstreaks_dask.simulate.nights import Night, simulate_nights, write_images
-from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.cli.main import app
+from deepstreaks_dask.scoring import cluster
+from deepstreaks_dask.simulation.nights import Night, simulate_nights, write_images
+from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -124,10 +125,10 @@ def test_every_block_is_of_a_kind_that_is_looked_at():
 def survey(tmp_path_factory):
     """What the pages take for granted: an archive with labels and scores, a folder of cutouts, files that are named."""
     folder = tmp_path_factory.mktemp("survey")
-    create(folder / "survey.zarr", shard=64)
-    append(folder / "survey.zarr", simulate_nights(3, 30, seed=5, first=20251201))
-    create(folder / "objects.zarr", **LAYOUT)
-    append(folder / "objects.zarr", simulate_sequences(10, "hits", "rcnn"))
+    create_archive(folder / "survey.zarr", shard=64)
+    append_batches(folder / "survey.zarr", simulate_nights(3, 30, seed=5, first=20251201))
+    create_archive(folder / "objects.zarr", **LAYOUT)
+    append_batches(folder / "objects.zarr", simulate_sequences(10, "hits", "rcnn"))
     table = write_images(folder / "cutouts", Night.draw(20260101, 5), 12)
     table.rename(folder / "labels.csv")
     return folder

@@ -24,10 +24,12 @@ import fastavro
 import numpy as np
 from astropy.io import fits
 
-from deepstreaks_dask.archive import SCHEMA, Column, CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.schema import SCHEMA, Column
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.depot import FILTERS
-from deepstreaks_dask.readers.fits import UnreadableError, quietly
+from deepstreaks_dask.readers.fits import quietly
+from deepstreaks_dask.readers.fits_checks import UnreadableError
 from deepstreaks_dask.readers.folder import (
     Refused,
     decode_all,
@@ -40,13 +42,13 @@ from deepstreaks_dask.readers.tables import Metadata, read_metadata
 from deepstreaks_dask.readers.tarballs import count_members, is_tarball, members
 
 SUFFIX = ".avro"
-SIDE = 63
+ALERT_STAMP_SIZE = 63
 """Pixels on a side of an alert's cutout."""
 
 PLANES = "Science", "Template", "Difference"
 """The planes of a triplet in their order, braai's (Duev et al. 2019, MNRAS 489, 3582)."""
 
-COLUMNS: dict[str, Column] = {
+ALERT_COLUMNS: dict[str, Column] = {
     "objectId": Column("string", "", "", "identifier of the object"),
     "pid": Column("int64", 0, "", "processing identifier of the science image"),
     "programid": Column("int8", 0, "", "programme: 1 public, 2 collaboration, 3 Caltech"),
@@ -101,7 +103,7 @@ class Alert:
     zero_point: float = float("nan")
 
 
-def decode(data: bytes) -> Alert | Refused:
+def decode_packet(data: bytes) -> Alert | Refused:
     """Decode a packet, or say why not. Never raises.
 
     Parameters
@@ -137,9 +139,9 @@ class AlertPackets:
     name = "alerts"
     processes = True
     layout: Mapping[str, Any] = {
-        "shape": (SIDE, SIDE, len(PLANES)),
+        "shape": (ALERT_STAMP_SIZE, ALERT_STAMP_SIZE, len(PLANES)),
         "dtype": "float32",
-        "columns": COLUMNS,
+        "columns": ALERT_COLUMNS,
     }
 
     def sniff(self, path: Path) -> bool:
@@ -177,7 +179,7 @@ class AlertPackets:
         Yields
         ------
         CutoutBatch
-            Up to 256 alerts, triplets as in :func:`decode`. What is no alert, is damaged, or lacks one of the
+            Up to 256 alerts, triplets as in :func:`decode_packet`. What is no alert, is damaged, or lacks one of the
             cutouts is in ``quarantined``.
 
         Raises
@@ -211,7 +213,7 @@ READER = AlertPackets()
 def decoded_packets(
     folder: Path, files: list[Path], executor: Executor | None = None
 ) -> Iterator[list[tuple[tuple[str, bytes | Refused], Alert | Refused]]]:
-    """Decode all packets of files: in blocks, each packet's name and bytes with what :func:`decode` says.
+    """Decode all packets of files: in blocks, each packet's name and bytes with what :func:`decode_packet` says.
 
     Parameters
     ----------
@@ -251,7 +253,7 @@ def _packets(folder: Path, files: list[Path]) -> Iterator[tuple[str, bytes | Ref
 
 
 def _decode_task(task: tuple[str, bytes | Refused]) -> Alert | Refused:
-    return task[1] if isinstance(task[1], Refused) else decode(task[1])
+    return task[1] if isinstance(task[1], Refused) else decode_packet(task[1])
 
 
 def _batch(
@@ -265,8 +267,8 @@ def _batch(
         if isinstance(found, Refused)
     ]
     columns: dict[str, np.ndarray] = {}
-    for name in ("id", "night", "jd", "filter", "ra", "dec", "mag", *COLUMNS):
-        column = SCHEMA.get(name) or COLUMNS[name]
+    for name in ("id", "night", "jd", "filter", "ra", "dec", "mag", *ALERT_COLUMNS):
+        column = SCHEMA.get(name) or ALERT_COLUMNS[name]
         values = [alert.columns[name] for _, alert in alerts]
         columns[name] = np.array(values, object if column.dtype == "string" else column.dtype)
     columns["source"] = np.array([source for source, _ in alerts], object)
@@ -278,7 +280,11 @@ def _batch(
         rows = np.array([metadata.row_of("", source, name) for source, name in named], int)
         columns = metadata.over(columns, rows)
     triplets = [alert.triplet for _, alert in alerts]
-    stacked = np.stack(triplets) if triplets else np.empty((0, SIDE, SIDE, len(PLANES)), np.float32)
+    stacked = (
+        np.stack(triplets)
+        if triplets
+        else np.empty((0, ALERT_STAMP_SIZE, ALERT_STAMP_SIZE, len(PLANES)), np.float32)
+    )
     return CutoutBatch(stacked, columns, refused), bool((rows >= 0).any())
 
 
@@ -361,7 +367,7 @@ def _plane(packet: Mapping[str, Any], name: str) -> np.ndarray:
         raise UnreadableError("damaged", f"the {name.lower()} cutout {detail}")
     hdu = fits.PrimaryHDU.fromstring(data, ignore_missing_simple=True)
     shape = hdu.shape
-    if len(shape) != 2 or not all(0 < side <= SIDE for side in shape):
+    if len(shape) != 2 or not all(0 < side <= ALERT_STAMP_SIZE for side in shape):
         size = " x ".join(str(side) for side in reversed(shape)) or "no"
         raise UnreadableError("wrong shape", f"the {name.lower()} cutout has {size} px")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -369,7 +375,7 @@ def _plane(packet: Mapping[str, Any], name: str) -> np.ndarray:
     known = np.isfinite(pixels)
     if not known.any():
         raise UnreadableError("blank", f"no pixel of the {name.lower()} cutout holds a number")
-    plane = np.full((SIDE, SIDE), np.nan, np.float32)
+    plane = np.full((ALERT_STAMP_SIZE, ALERT_STAMP_SIZE), np.nan, np.float32)
     plane[: shape[0], : shape[1]] = np.where(known, pixels, np.nan)
     return plane
 
@@ -380,7 +386,7 @@ def _columns(packet: Mapping[str, Any]) -> dict[str, Any]:
     candid = packet.get("candid", candidate.get("candid"))
     if not isinstance(candid, int) or isinstance(candid, bool) or candid <= 0:
         raise UnreadableError("not an alert", "no candid in it")
-    columns = {name: _value(candidate.get(name), column) for name, column in COLUMNS.items()}
+    columns = {name: _value(candidate.get(name), column) for name, column in ALERT_COLUMNS.items()}
     for name, (low, high) in _RANGES.items():
         columns[name] = _value(candidate.get(name), SCHEMA[name])
         if not low <= columns[name] <= high:

@@ -21,9 +21,10 @@ from astropy import units as u
 from astropy.coordinates import Angle
 from astropy.io import fits
 
-from deepstreaks_dask.archive import CutoutBatch
+from deepstreaks_dask.archive.append import CutoutBatch
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers.fits import SUFFIXES, UnreadableError, open_checked, quietly
+from deepstreaks_dask.readers.fits import SUFFIXES, quietly
+from deepstreaks_dask.readers.fits_checks import UnreadableError, open_checked
 from deepstreaks_dask.readers.folder import Refused, decode_all, list_files, spelt
 from deepstreaks_dask.readers.sequences import LAYOUT, Epoch, Object, batch, middle
 

@@ -27,7 +27,7 @@ from astropy.time import Time
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from deepstreaks_dask.archive import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.folder import (
     Picture,
@@ -38,7 +38,7 @@ from deepstreaks_dask.readers.folder import (
     said_columns,
     spelt,
 )
-from deepstreaks_dask.readers.images import MOST_BYTES, decode
+from deepstreaks_dask.readers.images import MOST_BYTES, decode_image
 from deepstreaks_dask.readers.tables import Metadata, read_metadata
 from deepstreaks_dask.readers.tarballs import WRONG_CHECKSUM, count_members, members
 
@@ -46,7 +46,7 @@ TARBALL, TABLE, ADES = "_strkcutouts.tar.gz", "_streaks.txt", "_ades.xml"
 """How the names of a night's products end."""
 
 # fmt: off
-COLUMNS = (
+STREAK_COLUMNS = (
     "jd", "fid", "pid", "diffmaglim", "pdiffimfilename", "programpi", "programid", "streakid", "strid", "ra1", "dec1",
     "ra2", "dec2", "startmjd", "endmjd", "flux", "bg", "length", "sigma", "lengtherr", "sigmaerr", "paerr", "bgerr",
     "fitmagerr", "apsnr", "apmagerr", "dmag", "dmagerr", "chi2", "numfit", "prob", "ra1err", "dec1err", "corr1",
@@ -254,7 +254,9 @@ def read_table(file: Path) -> tuple[pd.DataFrame, list[tuple[str, Refused]]]:
     if len(numbered) < 3:
         detail = f"{len(numbered)} lines, where two of header and one of footer are the least"
         return _streaks({}), [("", Refused("damaged" if size else "empty", detail))]
-    header = next((fields for _, fields in numbered[:2] if "streakid" in fields), list(COLUMNS))
+    header = next(
+        (fields for _, fields in numbered[:2] if "streakid" in fields), list(STREAK_COLUMNS)
+    )
     places = {name: header.index(name) for name in ("streakid", *_NUMBERS) if name in header}
     rows: dict[int, list[str]] = {}
     refused = []
@@ -502,7 +504,7 @@ def _pictures(file: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _decode_some(portion: tuple[tuple[str, bytes], ...]) -> list[Picture | Refused]:
-    return [decode(data) for _, data in portion]
+    return [decode_image(data) for _, data in portion]
 
 
 def _read_loose(file: Path, root: Path) -> tuple[int, dict[str, Any] | Refused]:
@@ -521,7 +523,7 @@ def _read_loose(file: Path, root: Path) -> tuple[int, dict[str, Any] | Refused]:
 
 def _fields(line: str) -> list[str]:
     fields = [part.strip() for part in line.split("|")]
-    if len(fields) > len(COLUMNS) + 1 and not fields[0] and not fields[-1]:
+    if len(fields) > len(STREAK_COLUMNS) + 1 and not fields[0] and not fields[-1]:
         return fields[1:-1]  # drawn with borders
     return fields
 

@@ -19,7 +19,8 @@ import numpy as np
 from dask.system import CPU_COUNT
 from PIL import Image
 
-from deepstreaks_dask.archive import SCHEMA, SIDE, CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.schema import CUTOUT_SIZE, SCHEMA
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers import tables
 from deepstreaks_dask.readers.tables import Metadata
@@ -193,7 +194,7 @@ def make_batch(
         ``cutouts(n, y, x)`` uint8.
     """
     pixels = [picture.cutout for picture in pictures]
-    stacked = np.stack(pixels) if pixels else np.empty((0, SIDE, SIDE), np.uint8)
+    stacked = np.stack(pixels) if pixels else np.empty((0, CUTOUT_SIZE, CUTOUT_SIZE), np.uint8)
     return CutoutBatch(stacked, columns, refused, _Natives(pictures))
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from deepstreaks_dask.archive import SIDE, CutoutBatch
+from deepstreaks_dask.archive.append import CutoutBatch
+from deepstreaks_dask.archive.schema import CUTOUT_SIZE
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.folder import (
     LARGEST,
@@ -48,10 +49,10 @@ def to_cutout(picture: Image.Image) -> np.ndarray:
         as in DeepStreaks (Duev et al. 2019, arXiv:1904.05920).
     """
     grey = picture if picture.mode == "L" else picture.convert("L")
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return np.asarray(grey.resize((CUTOUT_SIZE, CUTOUT_SIZE), Image.Resampling.BILINEAR))
 
 
-def decode(data: bytes) -> Picture | Refused:
+def decode_image(data: bytes) -> Picture | Refused:
     """Decode the bytes of a JPEG or PNG file, or say why not. Never raises.
 
     Parameters
@@ -167,6 +168,6 @@ def decode_file(file: Path, root: Path) -> Picture | Refused:
             return Refused("not an image", "a link that leads out of the folder")
         if (size := file.stat().st_size) > MOST_BYTES:  # before it is read
             return Refused("wrong shape", f"{size} bytes, too large for a cutout")
-        return decode(file.read_bytes())
+        return decode_image(file.read_bytes())
     except OSError as error:
         return Refused("damaged", str(error))

@@ -17,20 +17,11 @@ from astropy.wcs import WCS, NoConvergence
 from astropy.wcs.utils import skycoord_to_pixel
 from PIL import Image
 
-from deepstreaks_dask.archive import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers.fits import (
-    ZTF_STRETCH,
-    FitsImage,
-    UnreadableError,
-    check_stretch,
-    develop,
-    observed,
-    open_images,
-    place,
-    quietly,
-    sky,
-)
+from deepstreaks_dask.readers.fits import FitsImage, open_images, quietly
+from deepstreaks_dask.readers.fits_checks import UnreadableError
+from deepstreaks_dask.readers.fits_headers import observed, place, sky
 from deepstreaks_dask.readers.folder import (
     LARGEST,
     SMALLEST,
@@ -41,6 +32,7 @@ from deepstreaks_dask.readers.folder import (
     list_files,
 )
 from deepstreaks_dask.readers.images import to_cutout
+from deepstreaks_dask.readers.stretch import ZTF_STRETCH, check_stretch, develop
 from deepstreaks_dask.readers.tables import Metadata, read_frame
 
 _BATCH = 8
@@ -65,7 +57,7 @@ class Positions:
     side : int
         Pixels on a side of what is cut out; ZTF's cutouts have 157.
     stretch : str
-        One of :data:`deepstreaks_dask.readers.fits.STRETCHES`.
+        One of :data:`deepstreaks_dask.readers.stretch.STRETCHES`.
     """
 
     side: int = 157

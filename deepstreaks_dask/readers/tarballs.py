@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Self, cast
 
-from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.readers.folder import Refused
+from deepstreaks_dask.utils.progress import progress_bar
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepstreaks_dask.archive import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.folder import Folder, decode_all, leads_out
 from deepstreaks_dask.readers.images import SUFFIXES, decode_file

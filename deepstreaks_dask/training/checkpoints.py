@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.storage import locate, write_whole
+from deepstreaks_dask.utils.storage import locate, write_whole
 
 FILE = "checkpoint.safetensors"
 

@@ -22,15 +22,15 @@ import numpy as np
 import pandas as pd
 from dask.distributed import Client
 
-from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError, TrainingError
-from deepstreaks_dask.progress import progress_bar
-from deepstreaks_dask.storage import write_text
 from deepstreaks_dask.training.checkpoints import FILE
 from deepstreaks_dask.training.fit import train
 from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.training.records import alone_in
 from deepstreaks_dask.training.workers import on_workers
+from deepstreaks_dask.utils.progress import progress_bar
+from deepstreaks_dask.utils.storage import write_text
 
 if TYPE_CHECKING:
     import optuna

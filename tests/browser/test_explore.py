@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from helpers import served, visiting, write_run
 
-from deepstreaks_dask.archive import append, create
-from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.evaluation import evaluate
-from deepstreaks_dask.runs import open_scores
-from deepstreaks_dask.simulate.nights import simulate_nights
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.evaluation.decision_metrics import evaluate
+from deepstreaks_dask.scoring.decision import Decision
+from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.simulation.nights import simulate_nights
 
 
 @pytest.fixture(scope="module")
@@ -463,8 +464,8 @@ def test_pages_fit_light_and_dark_and_any_width(visit, address, width, dark):
 def test_families_of_one_member_go_by_its_name(visit, tmp_path):
     """What the pictures show and what the controls beside them say must be the same."""
     url = str(tmp_path / "single_members.zarr")
-    create(url, shard=64)
-    append(url, simulate_nights(2, 30, seed=4))
+    create_archive(url, shard=64)
+    append_batches(url, simulate_nights(2, 30, seed=4))
     names = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
     write_run(url, "default", names, np.random.default_rng(0).random((60, 3), np.float32))
     with served("dashboard", url, "--no-show", "--port", "0") as address:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from cluster.conftest import DEPLOYMENTS, SHARDS
 
-from deepstreaks_dask.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_scores
 
 SCRIPT = DEPLOYMENTS / "ssh" / "campaign.sh"
 

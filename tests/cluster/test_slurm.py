@@ -13,7 +13,7 @@ import yaml
 from batch_systems import slurm, stand_in
 from cluster.conftest import DEPLOYMENTS
 
-from deepstreaks_dask.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_scores
 
 SCRIPT = DEPLOYMENTS / "slurm" / "campaign.sbatch"
 
