@@ -25,7 +25,7 @@ from panel.io.state import set_curdoc
 from deepstreaks_dask import plots
 from deepstreaks_dask.errors import DeepStreaksError
 
-_LIGHT = {dark: light for light, dark in plots.DARK.items()}
+_LIGHT_COLOURS = {dark: light for light, dark in plots.DARK.items()}
 
 pn.extension(design="native", notifications=False, sizing_mode="stretch_width")
 
@@ -171,7 +171,7 @@ def recolour(model: Model, dark: bool) -> None:
     dark : bool
         Whether the page is dark.
     """
-    colours = plots.DARK if dark else _LIGHT
+    colours = plots.DARK if dark else _LIGHT_COLOURS
     for part in model.references():
         for name, value in part.properties_with_values(include_defaults=False).items():
             constant = value.value if isinstance(value, Value) else value

@@ -2,7 +2,7 @@ from .append import AppendSummary, CutoutBatch, Quarantined, append_batches
 from .create import create_archive
 from .dataset import digests, open_archive, shard_bounds, summary
 from .pictures import grey
-from .provenance import begins_simulated, simulated
+from .provenance import SIMULATED_KINDS, begins_simulated, simulated
 from .query import MAX_FILTER_LENGTH, Filter, FilterError, Kind, complete, parse
 from .schema import CHUNK, CUTOUT_SIZE, EPOCHS, SCHEMA, Column
 from .sequences import MAX_EPOCHS, Sequences, Stretch, read_objects
@@ -23,6 +23,7 @@ __all__ = [
     "MAX_FILTER_LENGTH",
     "Quarantined",
     "SCHEMA",
+    "SIMULATED_KINDS",
     "Sequences",
     "Stretch",
     "append_batches",

@@ -26,8 +26,8 @@ Kind = Literal["number", "text", "truth"]
 MAX_FILTER_LENGTH = 2000
 """Characters of a filter at most."""
 
-_NODES = 200
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+_MAX_NODES = 200
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: np.equal,
     ast.NotEq: np.not_equal,
     ast.Lt: np.less,
@@ -35,8 +35,8 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Gt: np.greater,
     ast.GtE: np.greater_equal,
 }
-_WORDS = ("and", "or", "not", "in", "True", "False")
-_UNFINISHED = "something is missing at the end"
+_KEYWORDS = ("and", "or", "not", "in", "True", "False")
+_UNFINISHED_MESSAGE = "something is missing at the end"
 _OPERATORS = ("==", "!=", ">=", "<=", ">", "<", "in")
 
 
@@ -132,7 +132,7 @@ class Filter:
             return ~found if isinstance(op, ast.NotIn) else found
         a, b = self._value(left, columns), self._value(right, columns)
         with np.errstate(invalid="ignore"):
-            found = np.asarray(_COMPARE[type(op)](a, b), bool)
+            found = np.asarray(_COMPARISONS[type(op)](a, b), bool)
         if isinstance(op, ast.NotEq):  # what is not known differs from nothing
             for value in (a, b):
                 if np.asarray(value).dtype.kind == "f":
@@ -190,11 +190,11 @@ def parse(text: str, kinds: Mapping[str, Kind]) -> Filter:
         at = (getattr(error, "offset", 0) or 1) - 1
         before = flat.strip().encode()[:at].decode(errors="ignore")  # offsets may count bytes
         words = _plainly(flat, str(getattr(error, "msg", error)))
-        place = len(flat.rstrip()) if words == _UNFINISHED else lead + len(before)
+        place = len(flat.rstrip()) if words == _UNFINISHED_MESSAGE else lead + len(before)
         raise FilterError(words, text, place) from None
     except (RecursionError, MemoryError):
         raise FilterError("nested too deeply: make it simpler", text, 0) from None
-    if sum(1 for _ in ast.walk(tree)) > _NODES * 4:
+    if sum(1 for _ in ast.walk(tree)) > _MAX_NODES * 4:
         raise FilterError("too long: make it simpler", text, 0)
     names: set[str] = set()
     _Check(text, flat.strip(), lead, kinds, names).truth(tree)
@@ -317,7 +317,7 @@ class _Check:
             else:
                 raise self.fail('write a list in brackets after "in", like ["g", "r"]', right)
             return
-        if type(op) not in _COMPARE:
+        if type(op) not in _COMPARISONS:
             raise self.fail("'is' has no meaning here: write ==", left)
         if (other := self.kind(right)) != kind:
             raise self.fail(f"a {kind} cannot be compared with a {other}", right)
@@ -374,5 +374,5 @@ def _plainly(text: str, said: str) -> str:
         return "parentheses do not match"
     last = text.split()[-1] if text.split() else ""
     if keyword.iskeyword(last) or (last and last[-1] in "<>=!"):
-        return _UNFINISHED
+        return _UNFINISHED_MESSAGE
     return "this is no filter: write comparisons like rb > 0.9, joined by and, or, not"

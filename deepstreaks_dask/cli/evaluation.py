@@ -105,7 +105,7 @@ def inject(
 
     Example: deepstreaks inject survey.zarr --out injected.zarr --magnitudes 16,17,18 --lengths 5,20
     """
-    from deepstreaks_dask.simulation.injection import NOISE
+    from deepstreaks_dask.simulation.injection import NOISE_LEVEL
     from deepstreaks_dask.simulation.injection import inject as run
     from deepstreaks_dask.simulation.nights import ZERO_POINT
 
@@ -116,7 +116,7 @@ def inject(
         parse_numbers("--lengths", lengths),
         each=each,
         where=where,
-        noise=NOISE if noise is None else noise,
+        noise=NOISE_LEVEL if noise is None else noise,
         zero_point=ZERO_POINT if zero_point is None else zero_point,
         seed=seed,
     )

@@ -19,7 +19,7 @@ from deepstreaks_dask.scoring.families import Families
 from deepstreaks_dask.simulation.nights import Night, calendar, write_images
 from deepstreaks_dask.utils.progress import progress_bar
 
-SEED = 20260901
+QUICKSTART_SEED = 20260901
 """Of the simulated week; its nights are none of those that the shipped weights were trained on."""
 
 FIRST_NIGHT = 20260901
@@ -52,7 +52,7 @@ def quickstart(folder: Path, *, nights: int = 7, cutouts: int = 300) -> dict[str
     folder.mkdir(parents=True, exist_ok=True)
     mark.touch()
     shutil.rmtree(images, ignore_errors=True)
-    week = [Night.draw(night, SEED) for night in calendar(FIRST_NIGHT, nights)]
+    week = [Night.draw(night, QUICKSTART_SEED) for night in calendar(FIRST_NIGHT, nights)]
     with (
         progress_bar("simulate", nights * cutouts) as bar,
         ProcessPoolExecutor(mp_context=get_context("spawn")) as processes,

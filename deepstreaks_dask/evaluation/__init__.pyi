@@ -22,10 +22,10 @@ from .decision_metrics import (
     venn,
 )
 from .epoch_by_epoch import follow, online_members
-from .exposure_check import LABELS, ExposureComparison, compare_exposures, look_at
+from .exposure_check import STATISTIC_LABELS, ExposureComparison, compare_exposures, look_at
 from .interactive import (
-    BINS,
-    DECISION,
+    DECISION_NAME,
+    HISTOGRAM_BINS,
     Change,
     Counts,
     Cut,
@@ -47,7 +47,7 @@ from .metrics import (
     roc,
     wilson,
 )
-from .model_comparison import RULE, compare_models
+from .model_comparison import ACCEPTANCE_RULE, compare_models
 from .sequence_metrics import (
     EvaluationError,
     MemberFigures,
@@ -58,17 +58,16 @@ from .sequence_metrics import (
     held_out,
     measure_member,
 )
-from .threshold_search import BY, Found, search_thresholds
+from .threshold_search import SEARCH_LEVELS, Found, search_thresholds
 
 __all__ = [
-    "BINS",
-    "BY",
+    "ACCEPTANCE_RULE",
     "Change",
     "Confusion",
     "Counts",
     "Curve",
     "Cut",
-    "DECISION",
+    "DECISION_NAME",
     "Estimate",
     "Evaluation",
     "EvaluationError",
@@ -76,10 +75,11 @@ __all__ = [
     "ExposureComparison",
     "FAMILIES",
     "Found",
-    "LABELS",
+    "HISTOGRAM_BINS",
     "MemberFigures",
     "ORDERS",
-    "RULE",
+    "SEARCH_LEVELS",
+    "STATISTIC_LABELS",
     "Selection",
     "SequenceEvaluation",
     "accuracy_by_epochs",

@@ -26,15 +26,15 @@ from sklearn.isotonic import IsotonicRegression
 from deepstreaks_dask.errors import CalibrationError
 from deepstreaks_dask.evaluation.metrics import Estimate, usable, wilson
 from deepstreaks_dask.scoring.decision import family_of
-from deepstreaks_dask.scoring.runs import SHIPPED, Run
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run
 
 METHODS = ("temperature", "isotonic")
-BINS = 15
+RELIABILITY_BINS = 15
 """Bins of equal width between 0 and 1, as Guo et al. (2017) had."""
 
-_SURE = 1e-7  # scores are float32: a logit of one beyond this is not known
-_RESAMPLED = 1000
-_KNOTS = 200  # of an isotonic curve, at most
+_MAX_LOGIT = 1e-7  # scores are float32: a logit of one beyond this is not known
+_BOOTSTRAP_ROUNDS = 1000
+_MAX_KNOTS = 200  # of an isotonic curve, at most
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Curve:
         """Give probabilities, float32 as long as ``scores``; NaN stays NaN."""
         values = np.asarray(scores, np.float64)
         if self.method == "temperature":
-            sure = logit(np.clip(values, _SURE, 1 - _SURE))
+            sure = logit(np.clip(values, _MAX_LOGIT, 1 - _MAX_LOGIT))
             return expit(sure / self.temperature).astype(np.float32)
         return np.interp(values, self.scores, self.probabilities).astype(np.float32)
 
@@ -146,9 +146,11 @@ def fit_curve(labels: np.ndarray, scores: np.ndarray, method: str = "temperature
         curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
         curve.fit(values.astype(np.float64), truth)
         x, y = curve.X_thresholds_, curve.y_thresholds_
-        kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), _KNOTS)).round().astype(int))
+        kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MAX_KNOTS)).round().astype(int))
         return Curve("isotonic", 1.0, tuple(x[kept].tolist()), tuple(y[kept].tolist()))
-    sure = logit(np.clip(values.astype(np.float64), _SURE, 1 - _SURE)) * np.where(truth, 1, -1)
+    sure = logit(np.clip(values.astype(np.float64), _MAX_LOGIT, 1 - _MAX_LOGIT)) * np.where(
+        truth, 1, -1
+    )
 
     def loss(log_temperature: float) -> float:
         return -float(log_expit(sure / np.exp(log_temperature)).mean())
@@ -157,7 +159,9 @@ def fit_curve(labels: np.ndarray, scores: np.ndarray, method: str = "temperature
     return Curve("temperature", float(np.exp(found.x)))
 
 
-def reliability(labels: np.ndarray, scores: np.ndarray, *, bins: int = BINS) -> pd.DataFrame:
+def reliability(
+    labels: np.ndarray, scores: np.ndarray, *, bins: int = RELIABILITY_BINS
+) -> pd.DataFrame:
     """Compare scores with the share of positives, bin by bin.
 
     Parameters
@@ -186,7 +190,12 @@ def reliability(labels: np.ndarray, scores: np.ndarray, *, bins: int = BINS) -> 
 
 
 def measure(
-    labels: np.ndarray, scores: np.ndarray, nights: np.ndarray, *, bins: int = BINS, seed: int = 0
+    labels: np.ndarray,
+    scores: np.ndarray,
+    nights: np.ndarray,
+    *,
+    bins: int = RELIABILITY_BINS,
+    seed: int = 0,
 ) -> Figures:
     """Say how well scores are probabilities.
 
@@ -218,10 +227,10 @@ def measure(
         np.add.at(part, (of, place), weight)
     total, summed, positives = parts.sum(axis=1)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _RESAMPLED)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _BOOTSTRAP_ROUNDS)
     resampled = _error(*(drawn @ part for part in parts))
     spread = np.sqrt(np.bincount(place, values * (1 - values), bins))
-    at_best = summed + spread * rng.standard_normal((_RESAMPLED, bins))
+    at_best = summed + spread * rng.standard_normal((_BOOTSTRAP_ROUNDS, bins))
     low, high = np.quantile(resampled, (0.025, 0.975))
     error = Estimate(
         float(_error(total, summed, positives)),
@@ -230,7 +239,7 @@ def measure(
         int(truth.sum()),
         len(truth),
     )
-    sure = logit(np.clip(values, _SURE, 1 - _SURE)) * np.where(truth, 1, -1)
+    sure = logit(np.clip(values, _MAX_LOGIT, 1 - _MAX_LOGIT)) * np.where(truth, 1, -1)
     return Figures(
         error,
         float(_error(total, summed, at_best).mean()),
@@ -331,7 +340,7 @@ def seen_in_training(scores: xr.Dataset) -> np.ndarray:
 
     seen = np.zeros(scores.sizes["cutout"], bool)
     where = scores.attrs["zoo"]
-    zoo = Zoo(None if where == SHIPPED else where)
+    zoo = Zoo(None if where == SHIPPED_ZOO else where)
     for member in scores.attrs["members"]:
         card = zoo.card(f"{member['name']}@{member['version']}")
         seen |= trained_on(card.training_data, scores, card.ref)

@@ -9,7 +9,7 @@ import xarray as xr
 from deepstreaks_dask.errors import InjectionError
 from deepstreaks_dask.evaluation.metrics import wilson
 from deepstreaks_dask.scoring.decision import family_of
-from deepstreaks_dask.simulation.injection import CONTROL
+from deepstreaks_dask.simulation.injection import CONTROL_KIND
 
 
 def recovery(decided: xr.Dataset) -> pd.DataFrame:
@@ -40,7 +40,9 @@ def recovery(decided: xr.Dataset) -> pd.DataFrame:
         )
     frame = pd.DataFrame(
         {
-            name: np.where(kinds == CONTROL, np.nan, decided[name].values.astype(float)).round(4)
+            name: np.where(kinds == CONTROL_KIND, np.nan, decided[name].values.astype(float)).round(
+                4
+            )
             for name in ("mag", "length")
         }
     )

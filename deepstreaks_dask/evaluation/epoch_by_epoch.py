@@ -14,7 +14,7 @@ from deepstreaks_dask.evaluation.sequence_metrics import accuracy_by_epochs
 from deepstreaks_dask.models.registry import classifier_class
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo, find_weights
-from deepstreaks_dask.scoring.runs import SHIPPED
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO
 from deepstreaks_dask.utils.progress import progress_bar
 
 
@@ -43,7 +43,7 @@ def online_members(
     """
     attrs = scores.attrs
     if zoos is None:
-        zoos = [None if attrs["zoo"] == SHIPPED else attrs["zoo"]]
+        zoos = [None if attrs["zoo"] == SHIPPED_ZOO else attrs["zoo"]]
     found = {
         one["name"]: find_weights(f"{one['name']}@{one['version']}", one["sha256"], zoos)
         for one in attrs["members"]

@@ -20,10 +20,10 @@ from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.provenance import begins_simulated
 from deepstreaks_dask.archive.schema import EPOCHS
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.photometry.core import BETA, measure
+from deepstreaks_dask.photometry.core import MOFFAT_BETA, measure
 from deepstreaks_dask.utils.progress import progress_bar
 
-LABELS = {
+STATISTIC_LABELS = {
     "noise": ("Noise of an empty pixel", "counts (ADU)"),
     "fwhm": ("Seeing: full width at half maximum of the PSF", "pixels"),
     "snr": ("Signal-to-noise ratio of the object", "log10 of the ratio"),
@@ -31,9 +31,11 @@ LABELS = {
 """What is compared: a title and a unit each."""
 
 _NO_POINTS = "asteroid", "galaxy"  # the one leaves the stamp, the other is wider than the PSF
-_BRIGHT = 30.0  # signal-to-noise ratio: up to it a single stamp tells its noise, from it its seeing
-_MOST_WIDTHS = 400  # stamps whose PSF is fitted: some milliseconds each
-_BLOCK = 2048  # stamps that are read at once
+_MAX_FAINT_SNR = (
+    30.0  # signal-to-noise ratio: up to it a single stamp tells its noise, from it its seeing
+)
+_MAX_FITTED_STAMPS = 400  # stamps whose PSF is fitted: some milliseconds each
+_STAMPS_PER_BLOCK = 2048  # stamps that are read at once
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,9 @@ def look_at(
         raise DeepStreaksError(f"{archive} holds no sequences: name an archive of these")
     total = dataset.sizes["epoch"]
     rng = np.random.default_rng(seed)
-    blocks = np.arange(0, total, _BLOCK)
+    blocks = np.arange(0, total, _STAMPS_PER_BLOCK)
     if total > most:  # whole blocks are read, so whole blocks are drawn
-        blocks = np.sort(rng.choice(blocks, -(-most // _BLOCK), replace=False))
+        blocks = np.sort(rng.choice(blocks, -(-most // _STAMPS_PER_BLOCK), replace=False))
     columns = {
         name: dataset[name].values if name in dataset else np.full(total, column.missing)
         for name, column in {**EPOCHS, "true_mag": EPOCHS["zero_point"]}.items()
@@ -120,9 +122,11 @@ def look_at(
     kinds = dataset["kind"].values.astype(object).astype(str)
     point = np.repeat(~np.isin(kinds, _NO_POINTS), dataset["epochs"].values)
     parts: list[list[np.ndarray]] = []
-    with progress_bar("measure", len(blocks) * _BLOCK, unit="stamps", show=progress) as bar:
+    with progress_bar(
+        "measure", len(blocks) * _STAMPS_PER_BLOCK, unit="stamps", show=progress
+    ) as bar:
         for first in blocks:
-            rows = slice(int(first), min(int(first) + _BLOCK, total))
+            rows = slice(int(first), min(int(first) + _STAMPS_PER_BLOCK, total))
             stamps = np.asarray(dataset["cutouts"][rows].values, np.float32)
             some = {name: values[rows] for name, values in columns.items()}
             found = [*_measured(stamps, some, point[rows]), *_told(some)]
@@ -131,7 +135,7 @@ def look_at(
             parts.append(found)
             bar.advance(len(stamps))
     values = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    names = list(LABELS)
+    names = list(STATISTIC_LABELS)
     return Exposures(
         str(archive).rstrip("/").rsplit("/", 1)[-1],
         len(values[0]),
@@ -155,7 +159,7 @@ def compare_exposures(sources: Sequence[Exposures]) -> ExposureComparison:
         A row a quantity and archive.
     """
     rows = []
-    for quantity in LABELS:
+    for quantity in STATISTIC_LABELS:
         first = _finite(sources[0].measured[quantity])
         for one in sources:
             for by, found in (("measured", one.measured), ("told", one.told)):
@@ -180,8 +184,8 @@ def _measured(
     # without a read noise the noise is the sky's scatter, not what the columns would make it
     ratio = np.where(found.psf.snr > 0, found.psf.snr, np.nan)
     widths = np.full(len(stamps), np.nan)
-    share = max(1, int(_MOST_WIDTHS * len(stamps) / 20_000))
-    whole = np.isfinite(stamps).all(axis=(1, 2)) & (ratio > _BRIGHT) & point
+    share = max(1, int(_MAX_FITTED_STAMPS * len(stamps) / 20_000))
+    whole = np.isfinite(stamps).all(axis=(1, 2)) & (ratio > _MAX_FAINT_SNR) & point
     middle = (stamps.shape[1] - 1) / 2
     for row in np.flatnonzero(whole)[: max(share, 8)]:
         width = float(
@@ -193,7 +197,7 @@ def _measured(
             )[0]
         )
         widths[row] = width if 0.3 < width < 12 else np.nan
-    noise = np.where(ratio > _BRIGHT, np.nan, found.noise)
+    noise = np.where(ratio > _MAX_FAINT_SNR, np.nan, found.noise)
     return noise, widths, np.log10(ratio)
 
 
@@ -208,8 +212,8 @@ def _told(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.nd
             0.4 * (columns["zero_point"] - np.asarray(columns["true_mag"], float))
         )
         # pixels of sky whose noise is that of PSF photometry (King 1983, PASP 95, 163)
-        alpha = fwhm / (2 * np.sqrt(2 ** (1 / BETA) - 1))
-        area = np.pi * alpha**2 * (2 * BETA - 1) / (BETA - 1) ** 2
+        alpha = fwhm / (2 * np.sqrt(2 ** (1 / MOFFAT_BETA) - 1))
+        area = np.pi * alpha**2 * (2 * MOFFAT_BETA - 1) / (MOFFAT_BETA - 1) ** 2
         ratio = light / np.sqrt(light + variance * area)
         return noise, fwhm, np.log10(np.where(ratio > 0, ratio, np.nan))
 

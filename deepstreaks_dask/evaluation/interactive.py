@@ -42,13 +42,13 @@ from deepstreaks_dask.evaluation.metrics import Confusion
 from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.scoring.runs import Run, list_runs, open_scores
 
-BINS = 100
+HISTOGRAM_BINS = 100
 """Bins of the score histograms, between 0 and 1."""
 
-DECISION = "decision"
+DECISION_NAME = "decision"
 """Name of the joint score: that of the weakest family."""
 
-MOST_MEMBERS = 16
+MAX_MEMBERS = 16
 _TRACE_BINS = 400
 
 _shared: OrderedDict[tuple[str, str], tuple[tuple[int, Any], Exploration]] = OrderedDict()
@@ -182,10 +182,10 @@ class Exploration:
     def __init__(self, scores: xr.Dataset) -> None:
         self.attrs = dict(scores.attrs)
         self.members = [str(name) for name in scores["model"].values]
-        if len(self.members) > MOST_MEMBERS:
+        if len(self.members) > MAX_MEMBERS:
             raise CampaignError(
                 f"run {self.attrs.get('run')!r} has {len(self.members)} members: at most "
-                f"{MOST_MEMBERS} can be explored together"
+                f"{MAX_MEMBERS} can be explored together"
             )
         self.families = list(dict.fromkeys(map(family_of, self.members)))
         night = scores["night"].values.astype(np.int32)
@@ -219,7 +219,7 @@ class Exploration:
     def names(self) -> list[str]:
         """What has scores: the decision, the families of several members, the members."""
         several = [name for name in self.families if len(self.of_family(name)) > 1]
-        return [DECISION, *several, *self.members]
+        return [DECISION_NAME, *several, *self.members]
 
     @property
     def filters(self) -> list[str]:
@@ -258,7 +258,7 @@ class Exploration:
             for k in members[1:]:
                 best = np.fmax(best, self.scores[k, at])
             return best
-        if name != DECISION:
+        if name != DECISION_NAME:
             raise DeepStreaksError(f"no scores {name!r}: there are {', '.join(self.names)}")
         first, *others = Decision().needed(self.members)
         weakest = self.column(first, at)
@@ -269,7 +269,7 @@ class Exploration:
     def labels(self, name: str) -> np.ndarray:
         """Give the label that a name's scores are measured against: 1, 0 or -1, int ``(stratum,)``."""
         family = family_of(name)
-        if name == DECISION:
+        if name == DECISION_NAME:
             return self.strata["truth"].to_numpy()
         if family not in LABEL_FAMILIES:
             return np.full(len(self.strata), -1, np.int8)
@@ -283,12 +283,12 @@ class Exploration:
         return first.copy()
 
     def histogram(self, name: str) -> np.ndarray:
-        """Count scores in :data:`BINS` bins: int32 ``(night, stratum, bin)``."""
+        """Count scores in :data:`HISTOGRAM_BINS` bins: int32 ``(night, stratum, bin)``."""
 
         def count() -> np.ndarray:
-            counts = np.zeros((len(self.totals), BINS), np.int32)
+            counts = np.zeros((len(self.totals), HISTOGRAM_BINS), np.int32)
             tally_scores(self.column(name), self.cell, counts)
-            return counts.reshape(len(self.nights), len(self.strata), BINS)
+            return counts.reshape(len(self.nights), len(self.strata), HISTOGRAM_BINS)
 
         return self._once("histogram", name, count)
 

@@ -20,7 +20,7 @@ from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.evaluation.metrics import Estimate, rate
 from deepstreaks_dask.readers.tables import read_frame
 
-_DAY = 86400.0
+_SECONDS_PER_DAY = 86400.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def completeness(
         cutouts = SkyCoord(ra[placed] * u.deg, dec[placed] * u.deg)
         mine, theirs, apart, _ = search_around_sky(objects, cutouts, radius * u.arcsec)
         rows = placed[theirs]
-        late = (jd[rows] - known["jd"].to_numpy()[mine]) * _DAY
+        late = (jd[rows] - known["jd"].to_numpy()[mine]) * _SECONDS_PER_DAY
         near = pd.DataFrame(
             {
                 "object": mine,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from deepstreaks_dask.scoring.decision import DECIDING
+from deepstreaks_dask.scoring.decision import DECIDING_FAMILIES
 
 
 def plausibility_labels(dataset: xr.Dataset) -> np.ndarray:
@@ -25,7 +25,7 @@ def plausibility_labels(dataset: xr.Dataset) -> np.ndarray:
     ndarray
         int8 ``(cutout,)``.
     """
-    parts = np.stack([family_labels(dataset, part) for part in DECIDING])
+    parts = np.stack([family_labels(dataset, part) for part in DECIDING_FAMILIES])
     implied = np.where((parts == 0).any(axis=0), 0, np.where((parts == 1).all(axis=0), 1, -1))
     known = family_labels(dataset, "os")
     return np.where(known >= 0, known, implied).astype(np.int8)

@@ -17,11 +17,11 @@ from scipy.stats import binomtest, t
 
 from deepstreaks_dask.evaluation.metrics import Estimate, auc, rate, usable
 
-FEWEST = 5
+MIN_GROUPS = 5
 """Nights without which nothing is said to be better."""
 
-RULE = (
-    f"better if, on {FEWEST} held-out nights or more, the 95 % interval of the gain in area under the ROC curve "
+ACCEPTANCE_RULE = (
+    f"better if, on {MIN_GROUPS} held-out nights or more, the 95 % interval of the gain in area under the ROC curve "
     "lies above 0, and that of the gain in true-positive rate at the same false-positive rate does not lie below 0"
 )
 """When a new network is better than an old one."""
@@ -80,7 +80,7 @@ class ModelComparison:
 
     @property
     def better(self) -> bool:
-        """Say whether the new network is better, by :data:`RULE`."""
+        """Say whether the new network is better, by :data:`ACCEPTANCE_RULE`."""
         return not self.why_not
 
     @property
@@ -88,8 +88,8 @@ class ModelComparison:
         """Say in words why the new network is not said to be better; empty if it is."""
         if not 0 < self.positives < self.cutouts:
             return "the held-out nights hold one class only"
-        if self.nights < FEWEST:
-            return f"{self.nights} held-out nights are too few to tell: {FEWEST} are needed"
+        if self.nights < MIN_GROUPS:
+            return f"{self.nights} held-out nights are too few to tell: {MIN_GROUPS} are needed"
         if not self.auc_gain.low > 0:
             return f"the gain in area, {self.auc_gain}, may be none"
         if self.tpr_gain.high < 0:
@@ -99,7 +99,7 @@ class ModelComparison:
     def to_dict(self) -> dict[str, Any]:
         """Give everything as JSON can hold it; NaN becomes None."""
         return {
-            "rule": RULE,
+            "rule": ACCEPTANCE_RULE,
             "better": self.better,
             "why_not": self.why_not,
             **_plain(asdict(self)),

@@ -44,7 +44,7 @@ class Published:
 
 _RCNN = "Carrasco-Davis et al. 2019, real HiTS sequences"
 _TAONET = "Gómez et al. 2020, real CRTS sequences"
-PUBLISHED = {
+PUBLISHED_FIGURES = {
     "rcnn": Published("average recall of rcnn, from simulation alone", "0.85", _RCNN),
     "rcnn+10": Published("average recall of rcnn, fine-tuned with 10 a class", "0.94", _RCNN),
     "taonet": Published("F1 of taonet", "0.546 ± 0.133", _TAONET),
@@ -53,7 +53,7 @@ PUBLISHED = {
 }
 """What was published of the architectures."""
 
-_DRAWS = 2000
+_BOOTSTRAP_DRAWS = 2000
 
 
 class EvaluationError(DeepStreaksError):
@@ -169,10 +169,10 @@ def measure_member(
     matrix = np.bincount(truth * n + guessed, minlength=n * n).reshape(n, n)
     rng = np.random.default_rng(0)
     there = np.flatnonzero(matrix.sum(axis=1))
-    drawn = np.zeros((_DRAWS, n, n), np.int64)
+    drawn = np.zeros((_BOOTSTRAP_DRAWS, n, n), np.int64)
     for row in there:
         count = matrix[row].sum()
-        drawn[:, row] = rng.multinomial(count, matrix[row] / count, _DRAWS)
+        drawn[:, row] = rng.multinomial(count, matrix[row] / count, _BOOTSTRAP_DRAWS)
     recalls, f1s = _rates(drawn)
     recall, f1 = (values[0] for values in _rates(matrix[None]))
     low, high = wilson(np.diagonal(matrix), matrix.sum(axis=1))
@@ -359,7 +359,7 @@ def beside_published(evaluation: SequenceEvaluation) -> pd.DataFrame:
         here["taonet-forest"] = _over_folds(f1["taonet"] - f1["forest"])
     rows = [
         (said.figure, here.get(key, "not measured"), said.value, said.paper)
-        for key, said in PUBLISHED.items()
+        for key, said in PUBLISHED_FIGURES.items()
     ]
     return pd.DataFrame(rows, columns=["figure", "here", "published", "paper"])
 

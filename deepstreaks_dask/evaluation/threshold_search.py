@@ -22,11 +22,11 @@ from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation.interactive import Cut, Exploration
 from deepstreaks_dask.scoring.decision import Decision, family_of
 
-BY = ("family", "member")
+SEARCH_LEVELS = ("family", "member")
 
-_KEPT = 1 / 3
+_HELD_OUT_FRACTION = 1 / 3
 _COARSE, _FINE = (1.0, 1 / 8), (1 / 64, 1 / 512)  # of the ranks of the scores that a grid spans
-_RESAMPLED = 1 / 4
+_RESAMPLED_FRACTION = 1 / 4
 _EDGES = 62  # of a grid for each class: with the threshold in use they fit into a byte
 _SWEEPS, _TRIFLE = (
     12,
@@ -34,7 +34,7 @@ _SWEEPS, _TRIFLE = (
 )  # no more sweeps than these, nor one after a gain of so few of the positives
 _QUANTILE_ROWS, _COARSE_ROWS, _RESAMPLED_ROWS = 200_000, 200_000, 60_000
 _RATE_ROUNDS = 2000
-_INTERVAL = (2.5, 97.5)
+_INTERVAL_PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def search_thresholds(
 
 
 def _check(exploration: Exploration, fpr: float | None, budget: float | None, by: str) -> None:
-    if by not in BY:
-        raise DeepStreaksError(f"thresholds by {by!r}: search by {' or '.join(BY)}")
+    if by not in SEARCH_LEVELS:
+        raise DeepStreaksError(f"thresholds by {by!r}: search by {' or '.join(SEARCH_LEVELS)}")
     if (fpr is None) == (budget is None):
         raise DeepStreaksError("give one target: a false-positive rate or a nightly budget")
     if fpr is not None and not 0 < fpr < 1:
@@ -163,7 +163,7 @@ def _split(exploration: Exploration, rng: np.random.Generator) -> np.ndarray:
     used = np.ones(len(labelled), bool)
     for part in (labelled, ~labelled):
         nights = rng.permutation(np.flatnonzero(part))
-        used[nights[: max(1, round(_KEPT * len(nights)))]] = False
+        used[nights[: max(1, round(_HELD_OUT_FRACTION * len(nights)))]] = False
     return used
 
 
@@ -293,13 +293,13 @@ def _resample(
     advance: Callable[[], None],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search again on nights drawn with replacement, in a part of the rows: 95 % of where that leads."""
-    grid = _Grid(sample.some(_RESAMPLED_ROWS, rng), limits, _RESAMPLED)
+    grid = _Grid(sample.some(_RESAMPLED_ROWS, rng), limits, _RESAMPLED_FRACTION)
     start, found = grid.places(limits), []
     for _ in range(rounds):
         drawn = rng.multinomial(sample.nights, np.full(sample.nights, 1 / sample.nights))
         found.append(grid.climb(start, drawn.astype(np.int64)))
         advance()
-    low, high = np.percentile(found, _INTERVAL, axis=0)
+    low, high = np.percentile(found, _INTERVAL_PERCENTILES, axis=0)
     return np.minimum(low, limits), np.maximum(high, limits)
 
 
@@ -423,7 +423,7 @@ def _rates(
             row[name] = float(counts[:, hits].sum() / total)
             # one night says nothing of how nights differ
             known = n > 1 and len(again)
-            low, high = np.percentile(again, _INTERVAL) if known else (np.nan, np.nan)
+            low, high = np.percentile(again, _INTERVAL_PERCENTILES) if known else (np.nan, np.nan)
             row |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     over = nights["fpr"] > fpr if budget is None else nights["plausible"] > budget
     return row | {"over": int(over.sum())}

@@ -19,8 +19,8 @@ from defusedxml.ElementTree import fromstring
 
 from deepstreaks_dask.errors import DeepStreaksError
 
-VERSION = "2022"
-MODES = ("CCD", "CMO", "VID", "PHO", "ENC", "PMT", "MIC", "MER", "TDI", "OCC", "UNK")
+ADES_VERSION = "2022"
+OBSERVING_MODES = ("CCD", "CMO", "VID", "PHO", "ENC", "PMT", "MIC", "MER", "TDI", "OCC", "UNK")
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,12 @@ def _decimal(most: int, low: float | None = None, high: float | None = None) -> 
     return Rule(rf"[+-]?(?=[0-9.]{{1,{most}}}$)(0|[1-9][0-9]*)(\.[0-9]*)?", low, high)
 
 
-_WORD = r"[A-Za-z0-9_]"
+_WORD_PATTERN = r"[A-Za-z0-9_]"
 _CATALOGUE = _text(8, r"[.A-Za-z0-9_]")
 _LOCATION = ("sys", "ctr", "pos1", "pos2", "pos3")
 _PHOTOMETRY = ("mag", "rmsMag", "band", "fltr", "photCat", "photAp")
 
-OPTICAL: dict[str, Rule] = {
+OPTICAL_RULES: dict[str, Rule] = {
     "permID": Rule(
         r"(?=.{1,25}$)(\d+([IPD](-[A-Z]{1,2})?)?"
         r"|(Mars|Jupiter|Saturn|Uranus|Neptune) \d{1,3}|\(\d+\) \d{1,3})"
@@ -84,8 +84,8 @@ OPTICAL: dict[str, Rule] = {
     "artSat": _text(25),
     "trkSub": _text(8, r"[-A-Za-z0-9_]"),
     "obsSubID": _text(35),
-    "mode": Rule(_WORD + "{1,3}", choices=MODES),
-    "stn": Rule(_WORD + "{3,4}"),
+    "mode": Rule(_WORD_PATTERN + "{1,3}", choices=OBSERVING_MODES),
+    "stn": Rule(_WORD_PATTERN + "{3,4}"),
     "sys": Rule(r"\w+", choices=("WGS84", "ITRF", "IAU", "ICRF_AU", "ICRF_KM")),
     "ctr": Rule(r"[0-9]+", choices=("399",)),
     **{f"pos{k}": _decimal(13) for k in (1, 2, 3)},
@@ -104,8 +104,8 @@ OPTICAL: dict[str, Rule] = {
     "astCat": _CATALOGUE,
     "mag": _decimal(7, -5, 35),
     "rmsMag": _positive(6),
-    "band": Rule(_WORD + "{1,3}"),
-    "fltr": Rule(_WORD + "{1,3}"),
+    "band": Rule(_WORD_PATTERN + "{1,3}"),
+    "fltr": Rule(_WORD_PATTERN + "{1,3}"),
     "photCat": _CATALOGUE,
     "photAp": _positive(6),
     "logSNR": _decimal(5),
@@ -115,13 +115,13 @@ OPTICAL: dict[str, Rule] = {
     "nStars": Rule(r"[1-9][0-9]{0,5}"),
     "disc": Rule(r"[*+]"),
     "uncTime": _positive(8),
-    "notes": _text(6, _WORD),
+    "notes": _text(6, _WORD_PATTERN),
     "remarks": _text(300),
 }
 """Fields of an optical observation, in the order that XML asks for."""
 
 _CONTEXT: dict[str, dict[str, Rule]] = {
-    "observatory": {"mpcCode": OPTICAL["stn"], "name": _text(100)},
+    "observatory": {"mpcCode": OPTICAL_RULES["stn"], "name": _text(100)},
     "submitter": {"name": _text(100), "institution": _text(100)},
     "observers": {"name": _text(100)},
     "measurers": {"name": _text(100)},
@@ -166,7 +166,7 @@ class Block:
     context : mapping
         By group (``telescope``), its elements (``("aperture", "1.2")``) in order.
     records : list of mapping
-        By field (:data:`OPTICAL`), its text; a field that is not known is left out.
+        By field (:data:`OPTICAL_RULES`), its text; a field that is not known is left out.
     """
 
     context: Context
@@ -188,9 +188,9 @@ def check_record(record: Record) -> list[str]:
     """
     problems = []
     for name, text in record.items():
-        if name not in OPTICAL:
+        if name not in OPTICAL_RULES:
             problems.append(f"{name}: no field of an optical observation that is submitted")
-        elif wrong := OPTICAL[name].problem(text):
+        elif wrong := OPTICAL_RULES[name].problem(text):
             problems.append(f"{name}: {wrong}")
     for name in ("mode", "stn", "obsTime", "ra", "dec", "astCat"):
         if name not in record:
@@ -204,12 +204,14 @@ def check_record(record: Record) -> list[str]:
             f"{name}: missing beside photometry" for name in ("mag", "band") if name not in record
         ]
     located = [
-        name for name in OPTICAL if name in record and name.startswith(("sys", "ctr", "pos", "vel"))
+        name
+        for name in OPTICAL_RULES
+        if name in record and name.startswith(("sys", "ctr", "pos", "vel"))
     ]
     if located:
         problems += [f"{n}: missing beside {located[0]}" for n in _LOCATION if n not in record]
     time = record.get("obsTime", "")
-    if not OPTICAL["obsTime"].problem(time) and not _is_time(time):
+    if not OPTICAL_RULES["obsTime"].problem(time) and not _is_time(time):
         problems.append(f"obsTime: there is no {time}")
     return problems
 
@@ -256,7 +258,7 @@ def check(data: bytes) -> list[str]:
         version, blocks = _parse_xml(data) if text.lstrip().startswith("<") else _parse_psv(text)
     except DeepStreaksError as error:
         return [str(error)]
-    problems = [] if version == VERSION else [f"version: {version!r} is not {VERSION}"]
+    problems = [] if version == ADES_VERSION else [f"version: {version!r} is not {ADES_VERSION}"]
     for block in blocks:
         problems += check_context(block.context)
         for number, record in enumerate(block.records, 1):
@@ -268,11 +270,11 @@ def check(data: bytes) -> list[str]:
 
 def to_psv(block: Block) -> bytes:
     """Write a block as pipe-separated values, columns lined up."""
-    lines = [f"# version={VERSION}"]
+    lines = [f"# version={ADES_VERSION}"]
     for group, elements in block.context.items():
         lines.append(f"# {group}")
         lines += [f"! {name} {text}" for name, text in elements]
-    used = [n for n in OPTICAL if any(n in r for r in block.records)]
+    used = [n for n in OPTICAL_RULES if any(n in r for r in block.records)]
     # older readers know the line of keywords by its first
     names = list(dict.fromkeys(["permID", "provID", "trkSub", *used]))
     rows = [names, *([record.get(name, "") for name in names] for record in block.records)]
@@ -286,7 +288,7 @@ def to_psv(block: Block) -> bytes:
 
 def to_xml(block: Block) -> bytes:
     """Write a block as XML."""
-    root = ElementTree.Element("ades", version=VERSION)
+    root = ElementTree.Element("ades", version=ADES_VERSION)
     within = ElementTree.SubElement(root, "obsBlock")
     context = ElementTree.SubElement(within, "obsContext")
     for group, elements in block.context.items():
@@ -296,7 +298,7 @@ def to_xml(block: Block) -> bytes:
     data = ElementTree.SubElement(within, "obsData")
     for record in block.records:
         optical = ElementTree.SubElement(data, "optical")
-        for name in (name for name in OPTICAL if name in record):
+        for name in (name for name in OPTICAL_RULES if name in record):
             ElementTree.SubElement(optical, name).text = record[name]
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True) + b"\n"
@@ -357,7 +359,7 @@ def _parse_xml(data: bytes) -> tuple[str, list[Block]]:
         raise DeepStreaksError(f"not XML that can be trusted: {error}") from error
     if root.tag != "ades":
         raise DeepStreaksError(f"the document is a {root.tag!r}, not 'ades'")
-    order = list(OPTICAL)
+    order = list(OPTICAL_RULES)
     blocks = []
     for element in root:
         context = element.find("obsContext")

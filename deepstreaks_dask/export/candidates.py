@@ -269,7 +269,7 @@ def _record(row: dict[Any, Any], submission: Submission, taken: set[str]) -> ade
         "logSNR": f"{math.log10(row['snr']):.2f}" if row["snr"] > 0 else "",
     }
     photometry = {"mag": f"{row['mag']:.2f}", "band": str(row["filter"])}
-    if not any(ades.OPTICAL[name].problem(text) for name, text in photometry.items()):
+    if not any(ades.OPTICAL_RULES[name].problem(text) for name, text in photometry.items()):
         optional |= photometry
     remarks = "middle of the streak at mid-exposure"
     ends = [row[name] for name in ("ra1", "dec1", "ra2", "dec2")]
@@ -288,7 +288,7 @@ def _record(row: dict[Any, Any], submission: Submission, taken: set[str]) -> ade
         "remarks": remarks,
     }
     return record | {
-        name: text for name, text in optional.items() if not ades.OPTICAL[name].problem(text)
+        name: text for name, text in optional.items() if not ades.OPTICAL_RULES[name].problem(text)
     }
 
 

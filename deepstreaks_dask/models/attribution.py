@@ -24,13 +24,13 @@ import numpy as np
 from keras import ops
 
 from deepstreaks_dask.errors import ModelError
-from deepstreaks_dask.models.inference import SCALE, last_layer
+from deepstreaks_dask.models.inference import SCALERS, last_layer
 from deepstreaks_dask.models.zoo.card import SCALINGS
 
-STEPS = 32
+INTEGRATION_STEPS = 32
 """From the empty sky to the cutout."""
 
-_AT_ONCE = 16  # steps in a compiled call, so that the larger networks fit into memory
+_STEPS_PER_CALL = 16  # steps in a compiled call, so that the larger networks fit into memory
 
 _Gradient = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -85,8 +85,8 @@ class Explainer:
         if getattr(last, "activation", None) is keras.activations.sigmoid:
             # a sigmoid near 1 is flat: the gradient of a sure score would be none
             last.activation = keras.activations.linear
-        self._shape, self._scale = tuple(model.input_shape[1:]), SCALE[scaling]
-        self._gradient = _BACKENDS[keras.backend.backend()](model, (_AT_ONCE, *self._shape))
+        self._shape, self._scale = tuple(model.input_shape[1:]), SCALERS[scaling]
+        self._gradient = _BACKENDS[keras.backend.backend()](model, (_STEPS_PER_CALL, *self._shape))
 
     def __call__(self, cutout: np.ndarray) -> Explanation:
         """Explain a score.
@@ -107,15 +107,15 @@ class Explainer:
         scaled = self._scale(ops.cast(pixels[None], "float32"))
         picture = np.nan_to_num(ops.convert_to_numpy(scaled)[0])
         sky = np.broadcast_to(np.median(picture, axis=(0, 1)), picture.shape)
-        ways = (np.arange(STEPS, dtype=np.float32) + 0.5) / STEPS
+        ways = (np.arange(INTEGRATION_STEPS, dtype=np.float32) + 0.5) / INTEGRATION_STEPS
         total = np.zeros(picture.shape, np.float64)
-        for k in range(0, STEPS, _AT_ONCE):
-            way = ways[k : k + _AT_ONCE, None, None, None]
+        for k in range(0, INTEGRATION_STEPS, _STEPS_PER_CALL):
+            way = ways[k : k + _STEPS_PER_CALL, None, None, None]
             total += self._gradient(sky + way * (picture - sky))[0].sum(axis=0, dtype=np.float64)
-        ends = np.zeros((_AT_ONCE, *self._shape), np.float32)
+        ends = np.zeros((_STEPS_PER_CALL, *self._shape), np.float32)
         ends[0], ends[1] = picture, sky
         logit, of_sky = self._gradient(ends)[1][:2, 0]
-        shares = (total / STEPS * (picture - sky)).astype(np.float32)
+        shares = (total / INTEGRATION_STEPS * (picture - sky)).astype(np.float32)
         return Explanation(shares, float(logit), float(of_sky))
 
 

@@ -32,7 +32,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 _Wait = Callable[[], np.ndarray]
 _Begin = Callable[[np.ndarray], _Wait]  # begins a call, and gives what waits for its scores
-_AHEAD = 2  # calls under way
+_CALLS_IN_FLIGHT = 2  # calls under way
 
 
 def _to_unit(cutouts: Any) -> Any:
@@ -51,7 +51,7 @@ def _unscaled(cutouts: Any) -> Any:
     return cutouts
 
 
-SCALE: Mapping[str, Callable[[Any], Any]] = dict(
+SCALERS: Mapping[str, Callable[[Any], Any]] = dict(
     zip(SCALINGS, (_to_unit, _to_norm, _unscaled), strict=True)
 )
 """What scales float32 pixels (cutout, y, x, plane), by name."""
@@ -172,7 +172,7 @@ class Forward:
         under_way: deque[_Wait] = deque()
         try:
             for k in range(0, max(1, len(cutouts)), self.size):
-                if len(under_way) == _AHEAD:
+                if len(under_way) == _CALLS_IN_FLIGHT:
                     done.append(under_way.popleft()())
                 under_way.append(self._begin(self._filled(cutouts[k : k + self.size])))
             done += [wait() for wait in under_way]
@@ -332,7 +332,7 @@ class _Looks:
         """Scale pixels on the device, once a scaling, and let each model look at its own."""
         look = look or (lambda k, images: self.models[k](images, training=False))
         pixels = ops.cast(cutouts, "float32")
-        scaled = {scaling: SCALE[scaling](pixels) for scaling in dict.fromkeys(self.scalings)}
+        scaled = {scaling: SCALERS[scaling](pixels) for scaling in dict.fromkeys(self.scalings)}
         if not self.flips:
             return [look(k, scaled[scaling]) for k, scaling in enumerate(self.scalings)]
         views = {scaling: _flipped(images) for scaling, images in scaled.items()}
@@ -365,7 +365,9 @@ def _tensorflow(looks: _Looks, shape: tuple[int, ...], dtype: str) -> _Begin:
         columns = [column.numpy() for column in compiled(tf.constant(cutouts))]
         return np.concatenate(columns, axis=1)
 
-    pool = ThreadPoolExecutor(_AHEAD, "forward")  # TensorFlow's own calls return when they are done
+    pool = ThreadPoolExecutor(
+        _CALLS_IN_FLIGHT, "forward"
+    )  # TensorFlow's own calls return when they are done
     return lambda cutouts: pool.submit(run, cutouts).result
 
 
@@ -418,7 +420,10 @@ def _torch_on_card(
     import torch
 
     buffers = cycle(
-        [torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True) for _ in range(_AHEAD)]
+        [
+            torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=True)
+            for _ in range(_CALLS_IN_FLIGHT)
+        ]
     )
     copies = torch.cuda.Stream(device)
 

@@ -1,9 +1,9 @@
-from .core import BETA, Photometry, measure, measured_fwhm
+from .core import MOFFAT_BETA, Photometry, measure, measured_fwhm
 from .features import METHODS, extract, feature_names, measure_objects
 
 __all__ = [
-    "BETA",
     "METHODS",
+    "MOFFAT_BETA",
     "Photometry",
     "extract",
     "feature_names",

@@ -24,23 +24,25 @@ from deepstreaks_dask.errors import DeepStreaksError
 ZERO_POINT = 25.0
 """Magnitude of a calibrated flux of 1; and what a zero point is taken for that nobody knows."""
 
-BETA = 3.5
+MOFFAT_BETA = 3.5
 """Exponent of the PSF's wings (Moffat 1969, A&A 3, 455), in the middle of what sites have (Trujillo et al. 2001)."""
 
-_APERTURE = 1.0  # radius over full width at half maximum: near the best for a faint star on the sky
-_SMALLEST = 2.0  # pixels: a smaller aperture would feel where in its pixel a star lies
-MISALIGNMENT = 0.2
+_APERTURE_RATIO = (
+    1.0  # radius over full width at half maximum: near the best for a faint star on the sky
+)
+_MIN_RADIUS = 2.0  # pixels: a smaller aperture would feel where in its pixel a star lies
+MISALIGNMENT_SIGMA = 0.2
 """Pixels, standard deviation on each axis: how far exposures usually put an object from the middle of its stamp."""
 
-_COARSE = 2.6  # pixels of FWHM up to which the PSF must be integrated over pixels
-_REGISTERED = 4  # pixels at the rims that say nothing of where a narrow PSF is
-_FINE = 3  # sub-pixels on a side, where it must
-_FWHM = 3.0  # pixels, where none is known nor can be measured
-_WIDTHS = 0.5, 15.0  # pixels of FWHM that can be
-_CLIP = 4.0  # standard deviations of what is no sky, or no star
-_SYSTEMATIC = 0.15  # of a star's light in a pixel: a PSF of another shape is no cosmic ray
-_BLOCK = 512  # stamps at once: what fits in a processor's cache is faster
-_MAGNITUDE = 2.5 / np.log(10)
+_MAX_INTEGRATED_FWHM = 2.6  # pixels of FWHM up to which the PSF must be integrated over pixels
+_RIM_PIXELS = 4  # pixels at the rims that say nothing of where a narrow PSF is
+_SUBPIXELS = 3  # sub-pixels on a side, where it must
+_DEFAULT_FWHM = 3.0  # pixels, where none is known nor can be measured
+_FWHM_RANGE = 0.5, 15.0  # pixels of FWHM that can be
+_CLIP_SIGMA = 4.0  # standard deviations of what is no sky, or no star
+_SYSTEMATIC_FRACTION = 0.15  # of a star's light in a pixel: a PSF of another shape is no cosmic ray
+_STAMPS_PER_BLOCK = 512  # stamps at once: what fits in a processor's cache is faster
+_MAGNITUDE_PER_LN_FLUX = 2.5 / np.log(10)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ class Measured:
     def magnitude_error(self) -> np.ndarray:
         """Standard deviations ``(epoch,)`` of the magnitudes, to first order."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(self.flux > 0, _MAGNITUDE * self.flux_error / self.flux, np.nan)
+            return np.where(
+                self.flux > 0, _MAGNITUDE_PER_LN_FLUX * self.flux_error / self.flux, np.nan
+            )
 
     @property
     def snr(self) -> np.ndarray:
@@ -103,8 +107,8 @@ def measure(
     stamps: np.ndarray,
     epochs: Mapping[str, np.ndarray],
     *,
-    beta: float = BETA,
-    misalignment: float = MISALIGNMENT,
+    beta: float = MOFFAT_BETA,
+    misalignment: float = MISALIGNMENT_SIGMA,
 ) -> Photometry:
     """Measure the object in the middle of each stamp.
 
@@ -150,13 +154,13 @@ def measure(
     if wrong := [name for name, values in columns.items() if values.shape != (len(stamps),)]:
         raise DeepStreaksError(f"{len(stamps)} stamps, but column {wrong[0]} is not as long")
     fwhm = columns["fwhm"]
-    columns["fwhm"] = np.clip(np.where(np.isfinite(fwhm), fwhm, _FWHM), *_WIDTHS)
+    columns["fwhm"] = np.clip(np.where(np.isfinite(fwhm), fwhm, _DEFAULT_FWHM), *_FWHM_RANGE)
     found = np.full((6, len(stamps)), np.nan)
-    narrow = columns["fwhm"] < _COARSE
-    for group, fine in ((narrow, _FINE), (~narrow, 1)):
+    narrow = columns["fwhm"] < _MAX_INTEGRATED_FWHM
+    for group, fine in ((narrow, _SUBPIXELS), (~narrow, 1)):
         places = np.flatnonzero(group)
-        for k in range(0, len(places), _BLOCK):
-            rows = places[k : k + _BLOCK]
+        for k in range(0, len(places), _STAMPS_PER_BLOCK):
+            rows = places[k : k + _STAMPS_PER_BLOCK]
             some = {name: values[rows] for name, values in columns.items()}
             found[:, rows] = _measure_block(stamps[rows], some, beta, misalignment, fine)
     aperture, error, psf, psf_error, sky, noise = found
@@ -186,15 +190,15 @@ def measured_fwhm(stamps: np.ndarray) -> float:
     """
     known = stamps[np.isfinite(stamps).all(axis=(1, 2))]
     if not len(known):
-        return _FWHM
+        return _DEFAULT_FWHM
     stack = np.median(known, axis=0).astype(float)
     stack -= np.median(stack)
     inner = slice(len(stack) // 2 - 2, len(stack) // 2 + 3)
     if stack[inner, inner].max() < 5 * 1.4826 * np.median(np.abs(stack)):
-        return _FWHM
+        return _DEFAULT_FWHM
     middle = (len(stack) - 1) / 2
-    width = float(fit_fwhm(stack, xypos=[(middle, middle)], fwhm=_FWHM, fit_shape=9)[0])
-    return width if _WIDTHS[0] < width < _WIDTHS[1] else _FWHM
+    width = float(fit_fwhm(stack, xypos=[(middle, middle)], fwhm=_DEFAULT_FWHM, fit_shape=9)[0])
+    return width if _FWHM_RANGE[0] < width < _FWHM_RANGE[1] else _DEFAULT_FWHM
 
 
 def _measure_block(
@@ -226,7 +230,7 @@ def _measure_block(
     profile = moffat.profile(side, place)
     seen = (profile * good).sum(axis=1) > 0.5 * profile.sum(axis=1)
     psf, psf_error = _fit(pixels, good, profile, noise, per_count, away > columns["fwhm"][:, None])
-    radius = np.maximum(_APERTURE * columns["fwhm"], _SMALLEST)
+    radius = np.maximum(_APERTURE_RATIO * columns["fwhm"], _MIN_RADIUS)
     inside = _circles(side, radius, place).reshape(n, -1) * good
     area, light = inside.sum(axis=1), (inside * profile).sum(axis=1)
     count = of_sky.sum(axis=1)
@@ -258,7 +262,7 @@ def _fit(
         star = np.clip(counts, 0, None)[:, None] * profile
         variance = noise[:, None] ** 2 + star * per_count[:, None]
         residual = pixels - level[:, None] - counts[:, None] * profile
-        limit = _CLIP * np.sqrt(variance) + _SYSTEMATIC * star
+        limit = _CLIP_SIGMA * np.sqrt(variance) + _SYSTEMATIC_FRACTION * star
         # a profile with other wings must not cost a bright star its own core
         kept = good & ((np.abs(residual) < limit) | (~outer & (residual < 3 * limit)))
         counts, level, error = _solve(pixels, profile, kept / variance)
@@ -289,7 +293,7 @@ def _background(pixels: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.n
         values[empty] = 0.0
         middle = np.nanmedian(values, axis=1, keepdims=True)
         scatter = 1.4826 * np.nanmedian(np.abs(values - middle), axis=1, keepdims=True)
-        kept = where & (np.abs(pixels - middle) <= _CLIP * np.maximum(scatter, 1e-12))
+        kept = where & (np.abs(pixels - middle) <= _CLIP_SIGMA * np.maximum(scatter, 1e-12))
     count = np.maximum(kept.sum(axis=1), 1)
     mean = np.where(kept, pixels, 0).sum(axis=1) / count
     # not the median's deviation: of whole counts that is a whole number, too
@@ -323,7 +327,7 @@ def _registered(
 ) -> np.ndarray:
     """Where each exposure puts the object, pixels ``(2, epoch)`` from the middle: the most probable place."""
     n, side = pixels.shape[:2]
-    inner = slice(_REGISTERED, side - _REGISTERED) if moffat.fine > 1 else slice(0, side)
+    inner = slice(_RIM_PIXELS, side - _RIM_PIXELS) if moffat.fine > 1 else slice(0, side)
     pixels = pixels[:, inner, inner].reshape(n, -1)
     weight = good.reshape(n, side, side)[:, inner, inner].reshape(n, -1) / noise[:, None] ** 2
     place = np.zeros((2, n))

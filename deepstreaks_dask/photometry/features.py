@@ -18,16 +18,16 @@ import numpy as np
 from deepstreaks_dask.archive.sequences import Sequences
 from deepstreaks_dask.photometry.core import ZERO_POINT, Photometry, measure, measured_fwhm
 
-SEEN = 3.0
+DETECTION_SNR = 3.0
 """Signal-to-noise ratio from which an exposure has a magnitude."""
 
 METHODS = "psf", "aperture"
 """Whose fluxes a light curve may be made of."""
 
-_FEWEST = 4  # points that a light curve's shape takes
-_FASTEST = 5.0  # cycles a day that are looked for: RR Lyrae and contact binaries
+_MIN_POINTS = 4  # points that a light curve's shape takes
+_MAX_FREQUENCY = 5.0  # cycles a day that are looked for: RR Lyrae and contact binaries
 _FREQUENCIES = 2**13  # of the periodogram: fine enough for a season
-_COUNTS = "epochs", "detections", "detected_share", "brightest", "longest_gap", "duration"
+_COUNT_FEATURES = "epochs", "detections", "detected_share", "brightest", "longest_gap", "duration"
 
 
 def measure_objects(sequences: Sequences) -> Photometry:
@@ -65,7 +65,7 @@ def feature_names(bands: Sequence[str]) -> list[str]:
     list of str
         A name a column.
     """
-    names = [*_COUNTS]
+    names = [*_COUNT_FEATURES]
     names += [f"mag_{name}" for name in _of_magnitudes().names]
     names += [f"flux_{name}" for name in _of_fluxes().names]
     each = [f"{band}_{name}" for band in bands for name in names]
@@ -96,7 +96,7 @@ def extract(sequences: Sequences, bands: Sequence[str], method: str = "psf") -> 
     blocks, medians = [], []
     for name in bands:
         here = known & (band == name)
-        seen = here & (measured.snr > SEEN)
+        seen = here & (measured.snr > DETECTION_SNR)
         curves = [
             _split(whose[rows], mjd[rows], values[rows], errors[rows], len(sequences))
             for rows, values, errors in (
@@ -118,7 +118,7 @@ def extract(sequences: Sequences, bands: Sequence[str], method: str = "psf") -> 
 
 @lru_cache(maxsize=1)
 def _of_magnitudes() -> Any:
-    grid = np.linspace(0, 2 * np.pi * _FASTEST, _FREQUENCIES + 1)
+    grid = np.linspace(0, 2 * np.pi * _MAX_FREQUENCY, _FREQUENCIES + 1)
     return lc.Extractor(
         lc.Amplitude(),
         lc.AndersonDarlingNormal(),
@@ -203,10 +203,10 @@ def _scaled(
 def _counted(
     magnitudes: tuple[np.ndarray, ...], fluxes: tuple[np.ndarray, ...]
 ) -> tuple[float, ...]:
-    """Give what can be said of any light curve: :data:`_COUNTS`."""
+    """Give what can be said of any light curve: :data:`_COUNT_FEATURES`."""
     n, seen = len(fluxes[0]), len(magnitudes[0])
     if not n:
-        return (0.0, 0.0, *[np.nan] * (len(_COUNTS) - 2))
+        return (0.0, 0.0, *[np.nan] * (len(_COUNT_FEATURES) - 2))
     flux = float(np.max(fluxes[1]))
     brightest = ZERO_POINT - 2.5 * np.log10(flux) if flux > 0 else np.nan
     gap = float(np.max(np.diff(fluxes[0]), initial=0.0))
@@ -216,7 +216,7 @@ def _counted(
 def _shape(extractor: Any, curves: Sequence[tuple[np.ndarray, ...]]) -> np.ndarray:
     """Let the library describe each light curve; those of fewer than four points, or of one value, have no shape."""
     table = np.full((len(curves), len(extractor.names)), np.nan)
-    rows = [k for k, (_, m, _) in enumerate(curves) if len(m) >= _FEWEST and np.ptp(m) > 0]
+    rows = [k for k, (_, m, _) in enumerate(curves) if len(m) >= _MIN_POINTS and np.ptp(m) > 0]
     if rows:
         # the checks are done, and threads are the campaign's to make
         table[rows] = extractor.many(

@@ -1,8 +1,8 @@
 from .alerts import ALERT_COLUMNS, Alert, decode_packet
 from .depot import (
     ADES,
-    CUT_SHORT,
-    FILTERS,
+    CUT_SHORT_REASON,
+    FILTER_NAMES,
     STREAK_COLUMNS,
     TABLE,
     TARBALL,
@@ -27,8 +27,8 @@ __all__ = [
     "ADES",
     "ALERT_COLUMNS",
     "Alert",
-    "CUT_SHORT",
-    "FILTERS",
+    "CUT_SHORT_REASON",
+    "FILTER_NAMES",
     "FitsFolder",
     "Positions",
     "Products",

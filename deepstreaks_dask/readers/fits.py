@@ -36,11 +36,23 @@ from deepstreaks_dask.readers.stretch import ZTF_STRETCH, check_stretch, develop
 from deepstreaks_dask.readers.tables import read_metadata
 
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fz")
-LARGEST = 512
+MAX_PICTURE_SIZE = 512
 """Side in pixels above which an image is a whole one, to be cut at positions, and no cutout."""
 
-_BATCH = 64
-_NOT_SKY = ("MASK", "MSK", "DQ", "ERR", "ERROR", "VAR", "VARIANCE", "WHT", "WGT", "WEIGHT", "PSF")
+_BATCH_FILES = 64
+_NON_SKY_EXTENSIONS = (
+    "MASK",
+    "MSK",
+    "DQ",
+    "ERR",
+    "ERROR",
+    "VAR",
+    "VARIANCE",
+    "WHT",
+    "WGT",
+    "WEIGHT",
+    "PSF",
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,7 @@ class FitsFolder:
         if table:
             folder.match(read_metadata(table), table)
         work = partial(_decode_file, root=folder.root, stretch=self.stretch)
-        for decoded in quietly(decode_all(work, folder.files, _BATCH, executor, together=8)):
+        for decoded in quietly(decode_all(work, folder.files, _BATCH_FILES, executor, together=8)):
             yield folder.batch((file, found) for file, several in decoded for found in several)
 
 
@@ -180,7 +192,7 @@ def open_images(file: Path, root: Path) -> Iterator[list[FitsImage]]:
             (number, hdu)
             for number, hdu in enumerate(hdus)
             if hdu.is_image and hdu.shape and 0 not in hdu.shape
-            if str(hdu.name).upper() not in _NOT_SKY
+            if str(hdu.name).upper() not in _NON_SKY_EXTENSIONS
         ]
         if not images:
             raise UnreadableError("not an image", "no image in the file")
@@ -210,7 +222,7 @@ def _decode_image(image: FitsImage, several: bool, stretch: str) -> Picture | Re
     shape = image.shape[thick[0] :] if thick else ()
     if len(shape) != 2 or min(shape) < SMALLEST or max(shape) > 2 * min(shape):
         return Refused("wrong shape", f"{image.size} is no cutout", where)
-    if max(shape) > LARGEST:
+    if max(shape) > MAX_PICTURE_SIZE:
         hint = "cut it at positions with --reader positions and a --table of them"
         return Refused("wrong shape", f"{image.size} is a whole image: {hint}", where)
     try:

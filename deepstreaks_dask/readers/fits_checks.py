@@ -16,14 +16,14 @@ from astropy.io import fits
 
 from deepstreaks_dask.readers.folder import Refused, leads_out
 
-_BLOCK = 2880
+_BLOCK_BYTES = 2880
 _MAX_AXES = 8
 _MAX_UNITS = 512
 _MAX_HEADER_BYTES = 2**21
 _MAX_UNPACKED_BYTES = 2**30  # of an image that must be decompressed before it can be read
 _MAX_TILE_PIXELS = 2**24  # pixels of one tile of an fpack image
-_END = re.compile(rb"END(?![A-Z0-9_-])")
-_COUNT = re.compile(
+_END_CARD = re.compile(rb"END(?![A-Z0-9_-])")
+_COUNT_CARD = re.compile(
     rb"(HIERARCH\s+)?(?P<key>Z?NAXIS\d*|BITPIX|PCOUNT|GCOUNT|TFIELDS)\s*="
     rb"(\s*(?P<value>[+-]?\d{1,19})\s*(/.*)?$)?",
     re.IGNORECASE,
@@ -117,19 +117,19 @@ def _check_layout(file: Path, most: int) -> None:
             opened.seek(position)
             header, ended = b"", False
             while not ended:
-                block = opened.read(_BLOCK)
+                block = opened.read(_BLOCK_BYTES)
                 if position and not header and not block.startswith(b"XTENSION"):
                     return  # whatever follows the last unit is none
                 header += block
-                if len(block) < _BLOCK or len(header) > _MAX_HEADER_BYTES:
+                if len(block) < _BLOCK_BYTES or len(header) > _MAX_HEADER_BYTES:
                     raise UnreadableError("damaged", f"header {units} has no end")
-                ended = any(_END.match(block, k) for k in range(0, _BLOCK, 80))
+                ended = any(_END_CARD.match(block, k) for k in range(0, _BLOCK_BYTES, 80))
             size = _size(header, units)
             position += len(header)
             if position + size > length:
                 claimed = f"header {units} claims {size} bytes of data, {length - position} follow"
                 raise UnreadableError("damaged", claimed)
-            position += -(-size // _BLOCK) * _BLOCK
+            position += -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
             units += 1
             if units > most:
                 raise UnreadableError("wrong shape", f"more than {most} units in the file")
@@ -139,7 +139,7 @@ def _size(header: bytes, unit: int) -> int:
     """Bytes of data that a header claims (FITS standard 4.0, equations 1 and 2)."""
     found: dict[str, int] = {}
     for card in (header[k : k + 80] for k in range(0, len(header), 80)):
-        if match := _COUNT.match(card):
+        if match := _COUNT_CARD.match(card):
             key = match["key"].decode().upper()
             if key in found or match["value"] is None:
                 raise UnreadableError(

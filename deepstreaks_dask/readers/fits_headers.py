@@ -16,13 +16,25 @@ _WCS_KEYS = re.compile(
     r"(CTYPE|CRVAL|CRPIX|CDELT|CROTA|CUNIT)[12]|(CD|PC)[12]_[12]|PV[12]_\d{1,2}"
     r"|(A|B|AP|BP)_(ORDER|DMAX|\d_\d)|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX"
 )
-_MIDDLE = ("MJD-AVG", "DATE-AVG")
-_ENDS = (("MJD-BEG", "MJD-END"), ("DATE-BEG", "DATE-END"), ("SHUTOPEN", "SHUTCLSD"))  # ZTF's last
-_START = ("MJD-OBS", "DATE-OBS", "OBSMJD", "OBSJD", "JD")
-_EXPOSURE = ("XPOSURE", "EXPTIME", "EXPOSURE", "AEXPTIME")
-_FILTER = ("FILTER", "BAND", "FILTER1", "FILTERID")
-_TIMES = (*_MIDDLE, *sum(_ENDS, ()), *_START, *_EXPOSURE, "TIMESYS", "TIME-OBS", "UTC-OBS")
-_KEYS = re.compile("|".join([_WCS_KEYS.pattern, *_TIMES, *_FILTER]))
+_MIDDLE_KEYS = ("MJD-AVG", "DATE-AVG")
+_END_KEYS = (
+    ("MJD-BEG", "MJD-END"),
+    ("DATE-BEG", "DATE-END"),
+    ("SHUTOPEN", "SHUTCLSD"),
+)  # ZTF's last
+_START_KEYS = ("MJD-OBS", "DATE-OBS", "OBSMJD", "OBSJD", "JD")
+_EXPOSURE_KEYS = ("XPOSURE", "EXPTIME", "EXPOSURE", "AEXPTIME")
+_FILTER_KEYS = ("FILTER", "BAND", "FILTER1", "FILTERID")
+_TIME_KEYS = (
+    *_MIDDLE_KEYS,
+    *sum(_END_KEYS, ()),
+    *_START_KEYS,
+    *_EXPOSURE_KEYS,
+    "TIMESYS",
+    "TIME-OBS",
+    "UTC-OBS",
+)
+_KEY_PATTERN = re.compile("|".join([_WCS_KEYS.pattern, *_TIME_KEYS, *_FILTER_KEYS]))
 _ZTF_FILTERS = {"1": "g", "2": "r", "3": "i"}
 
 
@@ -30,7 +42,7 @@ def readable_cards(*headers: fits.Header) -> dict[str, Any]:
     """Give what headers say of sky, time and filter, the later over the earlier, if it can be read."""
     cards: dict[str, Any] = {}
     for header in headers:
-        for key in filter(_KEYS.fullmatch, header):
+        for key in filter(_KEY_PATTERN.fullmatch, header):
             try:
                 if isinstance(value := header[key], bool | int | float | str):
                     cards[key] = value
@@ -56,14 +68,14 @@ def observed(header: Mapping[str, Any]) -> dict[str, Any]:
     said: dict[str, Any] = {}
     scale = str(header.get("TIMESYS", "UTC")).strip().lower()
     scale = scale if scale in ("tai", "tt", "tdb", "tcg", "tcb") else "utc"
-    middle = next((t for t in (_moment(header, key, scale) for key in _MIDDLE) if t), None)
-    for begin, end in _ENDS:
+    middle = next((t for t in (_moment(header, key, scale) for key in _MIDDLE_KEYS) if t), None)
+    for begin, end in _END_KEYS:
         ends = _moment(header, begin, scale), _moment(header, end, scale)
         if middle is None and ends[0] and ends[1] and ends[0] <= ends[1] < ends[0] + 1:
             middle = (ends[0] + ends[1]) / 2
-    starts = (_moment(header, key, scale) for key in (*_START, *(b for b, _ in _ENDS)))
+    starts = (_moment(header, key, scale) for key in (*_START_KEYS, *(b for b, _ in _END_KEYS)))
     start = next((t for t in starts if t), None)
-    exposure = next((header[key] for key in _EXPOSURE if key in header), None)
+    exposure = next((header[key] for key in _EXPOSURE_KEYS if key in header), None)
     if middle is None and start and isinstance(exposure, int | float) and 0 <= exposure < 86400:
         middle = start + exposure / 2 / 86400
     if middle:
@@ -71,7 +83,7 @@ def observed(header: Mapping[str, Any]) -> dict[str, Any]:
     if day := middle or start:
         said["night"] = int(Time(day, format="jd").strftime("%Y%m%d"))
     band = next(
-        (str(header[key]).strip() for key in _FILTER if str(header.get(key, "")).strip()), ""
+        (str(header[key]).strip() for key in _FILTER_KEYS if str(header.get(key, "")).strip()), ""
     )
     if band:
         band = re.split(r"[\s.]", band.removeprefix("ZTF_").removeprefix("ztf_"))[0]

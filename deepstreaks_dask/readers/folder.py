@@ -28,7 +28,7 @@ from deepstreaks_dask.readers.tables import Metadata
 SMALLEST, LARGEST = 16, 2048
 """Sides in pixels outside of which a picture is no cutout."""
 
-_AHEAD = 3  # blocks: a caller that stops to store a shard finds the next ones done
+_BLOCKS_AHEAD = 3  # blocks: a caller that stops to store a shard finds the next ones done
 _ZTF_NAME = re.compile(r"(strkid\d+_pid\d+)_scimref")
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -318,7 +318,7 @@ def decode_all(
                 parts = [block[k : k + together] for k in range(0, len(block), together)]
                 under_way.append((block, where.map(work, parts)))
 
-        for _ in range(_AHEAD):
+        for _ in range(_BLOCKS_AHEAD):
             begin()
         while under_way:
             block, results = under_way.popleft()

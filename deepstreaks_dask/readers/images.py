@@ -27,11 +27,11 @@ from deepstreaks_dask.readers.folder import (
 from deepstreaks_dask.readers.tables import read_metadata
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_BATCH = 256
-MOST_BYTES = LARGEST**2 * 4
+_BATCH_IMAGES = 256
+MAX_IMAGE_BYTES = LARGEST**2 * 4
 """No cutout needs more, so nothing larger is ever read."""
 
-_MAGIC = b"\xff\xd8\xff", b"\x89PNG"
+_MAGIC_BYTES = b"\xff\xd8\xff", b"\x89PNG"
 
 
 def to_cutout(picture: Image.Image) -> np.ndarray:
@@ -67,7 +67,7 @@ def decode_image(data: bytes) -> Picture | Refused:
     """
     if not data:
         return Refused("empty", "no bytes")
-    if len(data) > MOST_BYTES:
+    if len(data) > MAX_IMAGE_BYTES:
         return Refused("wrong shape", f"{len(data)} bytes, too large for a cutout")
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
@@ -82,7 +82,7 @@ def decode_image(data: bytes) -> Picture | Refused:
     except Image.DecompressionBombError as error:
         return Refused("wrong shape", str(error))
     except UnidentifiedImageError:
-        if data.startswith(_MAGIC):
+        if data.startswith(_MAGIC_BYTES):
             return Refused("damaged", "the header is cut short")
         return Refused("not an image", "neither JPEG nor PNG")
     except Exception as error:  # Pillow's decoders raise many kinds on damaged data
@@ -141,7 +141,7 @@ class ImageFolder:
         if table:
             folder.match(read_metadata(table), table)
         work = partial(decode_file, root=folder.root)
-        for decoded in decode_all(work, folder.files, _BATCH, executor, together=32):
+        for decoded in decode_all(work, folder.files, _BATCH_IMAGES, executor, together=32):
             yield folder.batch(decoded)
 
 
@@ -166,7 +166,7 @@ def decode_file(file: Path, root: Path) -> Picture | Refused:
     try:
         if leads_out(file, root):
             return Refused("not an image", "a link that leads out of the folder")
-        if (size := file.stat().st_size) > MOST_BYTES:  # before it is read
+        if (size := file.stat().st_size) > MAX_IMAGE_BYTES:  # before it is read
             return Refused("wrong shape", f"{size} bytes, too large for a cutout")
         return decode_image(file.read_bytes())
     except OSError as error:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from deepstreaks_dask.archive.append import CutoutBatch
 from deepstreaks_dask.errors import ReaderError, did_you_mean
 
-_MANY = 2000
+_PROCESS_POOL_INPUTS = 2000
 
 
 class Reader(Protocol):
@@ -123,7 +123,7 @@ def wants_processes(reader: Reader, inputs: int) -> bool:
     bool
         True for processes.
     """
-    return getattr(reader, "processes", False) and inputs >= _MANY
+    return getattr(reader, "processes", False) and inputs >= _PROCESS_POOL_INPUTS
 
 
 def sniff(path: Path) -> Reader:

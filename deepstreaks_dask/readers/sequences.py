@@ -24,10 +24,10 @@ LAYOUT: Mapping[str, Any] = {
 }
 """What an archive for these readers is created with."""
 
-MJD = 2400000.5
+MJD_OFFSET = 2400000.5
 """Julian date at which modified Julian dates begin."""
 
-_MOST_DIGITS = 64  # of an identifier
+_MAX_ID_DIGITS = 64  # of an identifier
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def batch(objects: Sequence[Object], night: int | None = None) -> CutoutBatch:
         if not epochs:
             if all(why.where for why in one.refused):  # else it is said why the whole file is none
                 refused.append(Quarantined(source, "no epochs", "none can be used", day))
-        elif not str(one.columns["id"]) or len(str(one.columns["id"])) > _MOST_DIGITS:
+        elif not str(one.columns["id"]) or len(str(one.columns["id"])) > _MAX_ID_DIGITS:
             refused.append(Quarantined(source, "no identifier", "the object has no name", day))
         else:
             kept.append((one, epochs))
@@ -108,7 +108,7 @@ def batch(objects: Sequence[Object], night: int | None = None) -> CutoutBatch:
         values = [one.columns.get(name, column.missing) for one, _ in kept]
         columns[name] = np.array(values, object if column.dtype == "string" else column.dtype)
     starts = [epochs[0].columns["mjd"] for _, epochs in kept]
-    columns["jd"] = np.array(starts, float) + MJD
+    columns["jd"] = np.array(starts, float) + MJD_OFFSET
     columns["night"] = np.array([night or _night(mjd) for mjd in starts], np.int32)
     flat = [epoch for _, epochs in kept for epoch in epochs]
     along = {}

@@ -1,14 +1,14 @@
-from .explanation_maps import WORDS, ExplanationError, Map, TooManyError, explanation_map
+from .explanation_maps import CAPTION, ExplanationError, Map, TooManyError, explanation_map
 from .html import chart_item, write_page
 from .recovery import write_map
 from .run_report import write_report
 from .sequence_report import write_comparison, write_evaluation
 
 __all__ = [
+    "CAPTION",
     "ExplanationError",
     "Map",
     "TooManyError",
-    "WORDS",
     "chart_item",
     "explanation_map",
     "write_comparison",

@@ -24,16 +24,16 @@ from deepstreaks_dask.errors import DeepStreaksError, ModelError
 if TYPE_CHECKING:
     from deepstreaks_dask.models.attribution import Explainer
 
-WORDS = (
+CAPTION = (
     "Red speaks for a high score, blue against it: integrated gradients of the network's logit, from an empty sky "
     "to this cutout. A map shows what one network reacted to, not whether it was right."
 )
 """To be read beside a map."""
 
-_NETWORKS = 9
-_PICTURES = 512
-_WAITING = 8  # people; more are asked to come again
-_SMOOTH = 1.5  # pixels, sigma: single pixels of shares are too noisy to see anything in
+_MAX_CACHED_NETWORKS = 9
+_MAX_CACHED_MAPS = 512
+_MAX_WAITING_REQUESTS = 8  # people; more are asked to come again
+_SMOOTHING_SIGMA = 1.5  # pixels, sigma: single pixels of shares are too noisy to see anything in
 _FOR, _AGAINST = (214, 39, 24), (24, 74, 214)
 
 
@@ -67,7 +67,7 @@ class Map:
 
 _lock = threading.Lock()
 _at_work = threading.Lock()
-_places = threading.BoundedSemaphore(_WAITING)
+_places = threading.BoundedSemaphore(_MAX_WAITING_REQUESTS)
 _networks: OrderedDict[tuple[Any, ...], Explainer] = OrderedDict()
 _maps: OrderedDict[tuple[Any, ...], Map] = OrderedDict()
 
@@ -116,7 +116,7 @@ def explanation_map(
                 explained = _network(*network)(pixels)
                 png = _overlaid(grey(pixels), explained.shares)
                 kept = Map(png, explained.logit, explained.sky, explained.missing)
-                _keep(_maps, picture, kept, _PICTURES)
+                _keep(_maps, picture, kept, _MAX_CACHED_MAPS)
             return kept
     finally:
         _places.release()
@@ -133,13 +133,15 @@ def _network(zoo: str | None, ref: str, sha256: str, size: tuple[int, ...]) -> E
     except ModelError as error:
         raise ExplanationError(str(error)) from error
     made = Explainer(store.load(ref, size), card.scaling)
-    _keep(_networks, (ref, sha256, size), made, _NETWORKS)
+    _keep(_networks, (ref, sha256, size), made, _MAX_CACHED_NETWORKS)
     return made
 
 
 def _overlaid(picture: np.ndarray, shares: np.ndarray) -> bytes:
     """Lay shares ``(y, x, plane)`` over a grey picture ``(y, x * plane)`` as PNG."""
-    planes = np.hstack([gaussian_filter(plane, _SMOOTH) for plane in np.moveaxis(shares, -1, 0)])
+    planes = np.hstack(
+        [gaussian_filter(plane, _SMOOTHING_SIGMA) for plane in np.moveaxis(shares, -1, 0)]
+    )
     strength = np.clip(np.abs(planes) / max(float(np.abs(planes).max()), 1e-12) * 1.5, 0, 1)
     light = (picture[..., None] * 0.5 + 127).repeat(3, axis=-1)  # pale, so that colours stand out
     colour = np.where(planes[..., None] > 0, np.array(_FOR), np.array(_AGAINST))

@@ -30,13 +30,13 @@ from deepstreaks_dask.scoring.runs import open_scores
 from deepstreaks_dask.scoring.triage import Triage
 from deepstreaks_dask.utils.storage import locate
 
-GALLERY = 12
+GALLERY_SIZE = 12
 """Cutouts in each gallery."""
 
-QUARANTINE = 50
+MAX_QUARANTINE_ROWS = 50
 """Refused inputs that are listed one by one."""
 
-KINDS_SHOWN = 40
+MAX_KINDS = 40
 """Kinds of cutouts in the table, the commonest."""
 
 # Counts printed by Duev et al. 2019: the test set of rb, sl and kd, and known near-Earth asteroids
@@ -109,7 +109,7 @@ def write_report(
         kinds=_kinds(evaluation.kinds).to_dict("records"),
         nights=_nights(evaluation.nights),
         galleries=_galleries(archive, decided, evaluation.labelled),
-        quarantine=quarantine.head(QUARANTINE).to_dict("records"),
+        quarantine=quarantine.head(MAX_QUARANTINE_ROWS).to_dict("records"),
         reasons=quarantine["reason"].value_counts().to_dict(),
         quarantined=len(quarantine),
         facts=_facts(scores, decision),
@@ -269,7 +269,7 @@ def _classifier_cells(row: pd.Series) -> list[str]:
 
 
 def _kinds(kinds: pd.DataFrame) -> pd.DataFrame:
-    return kinds.loc[kinds["cutouts"].nlargest(KINDS_SHOWN).index.sort_values()]
+    return kinds.loc[kinds["cutouts"].nlargest(MAX_KINDS).index.sort_values()]
 
 
 def _nights(nights: pd.DataFrame) -> list[list[str]]:
@@ -334,7 +334,7 @@ def _galleries(
             "title": title,
             "words": words,
             "total": len(rows),
-            "cutouts": [_cutout(pixels, decided, best, int(row)) for row in rows[:GALLERY]],
+            "cutouts": [_cutout(pixels, decided, best, int(row)) for row in rows[:GALLERY_SIZE]],
         }
         for title, words, rows in chosen
     ]

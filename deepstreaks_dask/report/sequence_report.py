@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from deepstreaks_dask import plots
-from deepstreaks_dask.evaluation.exposure_check import LABELS, ExposureComparison
+from deepstreaks_dask.evaluation.exposure_check import STATISTIC_LABELS, ExposureComparison
 from deepstreaks_dask.evaluation.metrics import Estimate
 from deepstreaks_dask.evaluation.sequence_metrics import (
     MemberFigures,
@@ -98,7 +98,7 @@ def write_comparison(comparison: ExposureComparison, path: str | os.PathLike[str
     """
     charts = [
         plots.distributions(comparison.groups(quantity), title=title, xlabel=unit)
-        for quantity, (title, unit) in LABELS.items()
+        for quantity, (title, unit) in STATISTIC_LABELS.items()
     ]
     write_page(
         "exposures.html.j2",
@@ -106,7 +106,7 @@ def write_comparison(comparison: ExposureComparison, path: str | os.PathLike[str
         sources=comparison.sources,
         charts=[chart_item(chart) for chart in charts],
         rows=comparison.table.to_dict("records"),
-        labels=LABELS,
+        labels=STATISTIC_LABELS,
     )
 
 

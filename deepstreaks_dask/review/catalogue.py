@@ -29,13 +29,15 @@ from deepstreaks_dask.evaluation.labels import plausibility_labels
 from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.scoring.runs import Run
 
-EXPOSURE = 30.0
+EXPOSURE_TIME = 30.0
 """Seconds that a streak was exposed, where the archive does not say: ZTF's."""
 
-_OWN = ("plausible", "undecided", "labelled")
-_BLOCK = 65536  # rows of a column that are read together
-_BLOCKS = 48
-_PIXELS = 400_000_000  # bytes of cutouts that are kept: those of a night's candidates and more
+_DERIVED_COLUMNS = ("plausible", "undecided", "labelled")
+_BLOCK_ROWS = 65536  # rows of a column that are read together
+_MAX_CACHED_BLOCKS = 48
+_MAX_CACHED_PIXEL_BYTES = (
+    400_000_000  # bytes of cutouts that are kept: those of a night's candidates and more
+)
 
 
 class Catalogue(Mapping[str, np.ndarray]):
@@ -64,7 +66,7 @@ class Catalogue(Mapping[str, np.ndarray]):
         self.kinds |= dict.fromkeys([*self.families, *self.members], "number")
         self._agreement = columns_of(self.members)
         self.kinds |= dict.fromkeys(self._agreement, "number")
-        self.kinds |= dict.fromkeys(_OWN, "truth")
+        self.kinds |= dict.fromkeys(_DERIVED_COLUMNS, "truth")
         self._columns: dict[str, np.ndarray] = {}
         self._blocks: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
         self._chunks: OrderedDict[int, Future[np.ndarray]] = OrderedDict()
@@ -129,9 +131,9 @@ class Catalogue(Mapping[str, np.ndarray]):
             labels = [one for one in self.kinds if one.startswith("label_")]
             columns = {one: ("cutout", self.take(one, rows)) for one in labels}
             return plausibility_labels(xr.Dataset({"row": ("cutout", rows), **columns})) >= 0
-        if name in (*self.members, *_OWN):
+        if name in (*self.members, *_DERIVED_COLUMNS):
             return self[name][rows]
-        blocks, places = np.divmod(np.asarray(rows, np.int64), _BLOCK)
+        blocks, places = np.divmod(np.asarray(rows, np.int64), _BLOCK_ROWS)
         parts = {int(k): self._block(name, int(k)) for k in np.unique(blocks)}
         kind = next(iter(parts.values())).dtype if parts else object
         found = np.empty(len(blocks), kind)
@@ -235,7 +237,7 @@ class Catalogue(Mapping[str, np.ndarray]):
         """Find other detections of the same night where this one's motion would bring it.
 
         A streak tells rate and direction but not the sense, so both are tried. The rate is its length over the
-        exposure of :data:`EXPOSURE` seconds. Another detection fits if it lies within 60 arcseconds or 5 % of the
+        exposure of :data:`EXPOSURE_TIME` seconds. Another detection fits if it lies within 60 arcseconds or 5 % of the
         way from the place on the great circle, and its own streak runs within 15 degrees the same way.
 
         Parameters
@@ -260,7 +262,7 @@ class Catalogue(Mapping[str, np.ndarray]):
         fits &= (near != row) & (np.abs(table[0] - jd) < 0.75)
         near, table = near[fits], table[:, fits]
         first, last = (SkyCoord(*pair, unit="deg") for pair in (ends[:2], ends[2:]))
-        rate = first.separation(last) / (EXPOSURE * u.s)
+        rate = first.separation(last) / (EXPOSURE_TIME * u.s)
         angle = first.position_angle(last)
         if not len(near) or not rate > 0:
             return empty
@@ -295,7 +297,7 @@ class Catalogue(Mapping[str, np.ndarray]):
             return
         reading.set_result(pixels)
         with self._reading:
-            while len(self._chunks) > max(1, _PIXELS // max(pixels.nbytes, 1)):
+            while len(self._chunks) > max(1, _MAX_CACHED_PIXEL_BYTES // max(pixels.nbytes, 1)):
                 self._chunks.popitem(last=False)
 
     @cached_property
@@ -309,18 +311,18 @@ class Catalogue(Mapping[str, np.ndarray]):
             if (name, k) in self._blocks:
                 self._blocks.move_to_end((name, k))
                 return self._blocks[name, k]
-        values = self.decided[name][k * _BLOCK : (k + 1) * _BLOCK].values
+        values = self.decided[name][k * _BLOCK_ROWS : (k + 1) * _BLOCK_ROWS].values
         values = values.astype(object) if self.kinds[name] == "text" else values
         with self._reading:
             self._blocks[name, k] = values
-            while len(self._blocks) > _BLOCKS:
+            while len(self._blocks) > _MAX_CACHED_BLOCKS:
                 self._blocks.popitem(last=False)
         return values
 
     def _in_blocks(self, name: str) -> Iterator[np.ndarray]:
         """Give a column of texts a part at a time: all of a large one would be gigabytes."""
-        for first in range(0, self.rows, 4 * _BLOCK):
-            yield self.decided[name][first : first + 4 * _BLOCK].values.astype(object)
+        for first in range(0, self.rows, 4 * _BLOCK_ROWS):
+            yield self.decided[name][first : first + 4 * _BLOCK_ROWS].values.astype(object)
 
     def _agree(self, name: str, rows: np.ndarray | slice) -> np.ndarray:
         """Compute a column of how far members agree, for some rows."""
@@ -339,8 +341,8 @@ class Catalogue(Mapping[str, np.ndarray]):
         if name == "labelled":
             return plausibility_labels(self.decided) >= 0
         if name in self._agreement:
-            starts = range(0, self.rows, 4 * _BLOCK)
-            parts = [self._agree(name, slice(first, first + 4 * _BLOCK)) for first in starts]
+            starts = range(0, self.rows, 4 * _BLOCK_ROWS)
+            parts = [self._agree(name, slice(first, first + 4 * _BLOCK_ROWS)) for first in starts]
             return np.concatenate([np.zeros(0, np.float32), *parts])
         if self.kinds[name] != "text":
             return self.decided[name].values

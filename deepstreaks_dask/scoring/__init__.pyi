@@ -1,12 +1,12 @@
 from .campaign import Mode, learn_order, score
 from .cascade import Cascade, cheapest_order
 from .cluster import connect
-from .decision import DECIDING, DESCRIPTIONS, Decision, family_of
+from .decision import DECIDING_FAMILIES, FAMILY_DESCRIPTIONS, Decision, family_of
 from .ensemble import Networks
 from .families import Families, Family, Member
-from .heartbeat import FRESH, read_pulse
+from .heartbeat import MAX_HEARTBEAT_AGE, read_pulse
 from .launcher import LaunchedCampaign, launched_campaigns, pause_campaign, start_campaign
-from .runs import SHIPPED, Run, list_runs, open_scores
+from .runs import SHIPPED_ZOO, Run, list_runs, open_scores
 from .status import Standing, run_status
 from .threshold_sets import read_thresholds, save_thresholds, saved_thresholds, to_toml
 from .triage import (
@@ -25,19 +25,19 @@ from .worker import Outcome, Unit
 __all__ = [
     "Cascade",
     "Checked",
-    "DECIDING",
-    "DESCRIPTIONS",
+    "DECIDING_FAMILIES",
     "Decision",
-    "FRESH",
+    "FAMILY_DESCRIPTIONS",
     "Families",
     "Family",
     "LaunchedCampaign",
+    "MAX_HEARTBEAT_AGE",
     "Member",
     "Mode",
     "Networks",
     "Outcome",
     "Run",
-    "SHIPPED",
+    "SHIPPED_ZOO",
     "Standing",
     "Triage",
     "Unit",

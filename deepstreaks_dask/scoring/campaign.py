@@ -42,7 +42,7 @@ from deepstreaks_dask.scoring.cascade import Cascade, Order, cheapest_order
 from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.scoring.families import Families
 from deepstreaks_dask.scoring.heartbeat import beating
-from deepstreaks_dask.scoring.runs import SHIPPED, Run, alone, list_runs, open_scores
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, alone, list_runs, open_scores
 from deepstreaks_dask.scoring.triage import Triage
 from deepstreaks_dask.scoring.worker import (
     Unit,
@@ -56,15 +56,17 @@ from deepstreaks_dask.utils.progress import progress_bar
 Mode = Literal["all", "decide", "triage"]
 """Every member looks at every cutout; or only while the decision is open; or at what a first look does not reject."""
 
-_CUTOUTS_A_CASCADE = 4096  # so many at once that what the first family leaves still fills batches
-_STAMPS_A_TASK = 32_768  # of sequences, about: 60 MB that are read at once
-_TASKS_A_WORKER = 2  # at least, where there are shards enough
-_SAMPLE = 512  # cutouts that tell the order, at most
-_SAMPLED = 128  # one in so many
-_BLOCKS = 8  # pieces of the archive that the sample comes from
-_EARLIER = 8192  # rows of an earlier run that tell the order
-_IN_FLIGHT = 4  # tasks queued a thread: enough to never wait, few enough for millions of shards
-_ASKED_EVERY = 2.0  # seconds from one count of the threads to the next
+_CUTOUTS_PER_CASCADE = 4096  # so many at once that what the first family leaves still fills batches
+_STAMPS_PER_TASK = 32_768  # of sequences, about: 60 MB that are read at once
+_TASKS_PER_WORKER = 2  # at least, where there are shards enough
+_MAX_SAMPLE_SIZE = 512  # cutouts that tell the order, at most
+_SAMPLE_STRIDE = 128  # one in so many
+_SAMPLE_BLOCKS = 8  # pieces of the archive that the sample comes from
+_EARLIER_ROWS = 8192  # rows of an earlier run that tell the order
+_TASKS_PER_THREAD = (
+    4  # tasks queued a thread: enough to never wait, few enough for millions of shards
+)
+_THREAD_COUNT_INTERVAL = 2.0  # seconds from one count of the threads to the next
 
 
 def score(
@@ -199,7 +201,7 @@ def score(
             if todo and triage is None:
                 _tell_backend(stored, client)
             if todo and began["dtype"] != "float32" and "precision_effect" not in began:
-                looked = replace(whole, shards=tuple(todo[:_IN_FLIGHT]))
+                looked = replace(whole, shards=tuple(todo[:_TASKS_PER_THREAD]))
                 effect = client.submit(measure_precision, looked, pure=False).result()
                 stored.tell(precision_effect=effect)
             if classes:
@@ -286,15 +288,15 @@ def _let_go(client: Client, running: as_completed) -> None:
 
 
 class _Room:
-    """How many tasks may be queued, now that workers come and go: as many as :data:`_IN_FLIGHT` a thread."""
+    """How many tasks may be queued, now that workers come and go: as many as :data:`_TASKS_PER_THREAD` a thread."""
 
     def __init__(self, client: Client) -> None:
         self._client, self._asked, self._tasks = client, -np.inf, 0
 
     @property
     def tasks(self) -> int:
-        if time.monotonic() - self._asked > _ASKED_EVERY:
-            self._tasks = _IN_FLIGHT * (sum(self._client.nthreads().values()) or 1)
+        if time.monotonic() - self._asked > _THREAD_COUNT_INTERVAL:
+            self._tasks = _TASKS_PER_THREAD * (sum(self._client.nthreads().values()) or 1)
             self._asked = time.monotonic()
         return self._tasks
 
@@ -366,7 +368,7 @@ def _stretches(
     threads = sum(client.nthreads().values()) or 1
     stamps = np.array([int(epochs[first:last].sum()) for first, last in todo])
     ends, total = np.cumsum(stamps), max(int(stamps.sum()), 1)
-    each = max(-(-total // (_STAMPS_A_TASK * threads)), _TASKS_A_WORKER)
+    each = max(-(-total // (_STAMPS_PER_TASK * threads)), _TASKS_PER_WORKER)
     tasks = min(len(todo), each * threads)
     # the task in whose share of all stamps a shard's middle lies
     task = (ends - stamps / 2) * tasks // total
@@ -376,7 +378,7 @@ def _stretches(
 
 def _shards_a_cascade(client: Client, shards: int, shard: int) -> int:
     workers = len(client.nthreads()) or 1
-    return max(1, min(_CUTOUTS_A_CASCADE // shard, shards // (_TASKS_A_WORKER * workers)))
+    return max(1, min(_CUTOUTS_PER_CASCADE // shard, shards // (_TASKS_PER_WORKER * workers)))
 
 
 def _plan(
@@ -438,7 +440,9 @@ def learn_order(
     """
     limits, needed = decision.limits(models), decision.needed(models)
     # with scores at hand one batch tells the costs
-    some = replace(unit, shards=_sample_of(unit, _SAMPLE if scores is None else unit.batch))
+    some = replace(
+        unit, shards=_sample_of(unit, _MAX_SAMPLE_SIZE if scores is None else unit.batch)
+    )
     looked = client.submit(sample, some, pure=False).result()
     if looked is None:
         return tuple(map(tuple, needed.values()))
@@ -457,9 +461,9 @@ def _columns(order: Sequence[Sequence[str]], models: list[str]) -> Order:
 def _sample_of(unit: Unit, most: int) -> tuple[tuple[int, int], ...]:
     """Choose rows from all over what is to be done: whole batches, and of many rows fewer than one in a hundred."""
     rows = np.concatenate([np.arange(first, last) for first, last in unit.shards])
-    wanted = unit.batch * max(1, round(min(most, len(rows) // _SAMPLED) / unit.batch))
-    size = -(-wanted // _BLOCKS)
-    blocks = np.array_split(rows, _BLOCKS)
+    wanted = unit.batch * max(1, round(min(most, len(rows) // _SAMPLE_STRIDE) / unit.batch))
+    size = -(-wanted // _SAMPLE_BLOCKS)
+    blocks = np.array_split(rows, _SAMPLE_BLOCKS)
     starts = [int(block[0]) for block in blocks if len(block)]
     return tuple((start, min(start + size, int(rows[-1]) + 1)) for start in starts)
 
@@ -491,13 +495,15 @@ def _scored_in_full(url: str, provenance: dict[str, Any]) -> np.ndarray | None:
             continue
         rows, size = run.scores.shape[0], run.scores.chunks[0]
         parts: list[np.ndarray] = []
-        for first in range(0, rows, max(size, -(-rows // _BLOCKS) // size * size)):
+        for first in range(0, rows, max(size, -(-rows // _SAMPLE_BLOCKS) // size * size)):
             try:
-                values = np.asarray(run.scores[first : first + min(size, _EARLIER // _BLOCKS)])
+                values = np.asarray(
+                    run.scores[first : first + min(size, _EARLIER_ROWS // _SAMPLE_BLOCKS)]
+                )
             except Exception:  # noqa: S112 - a torn chunk fails in its codec's own way
                 continue
             parts.append(values[~np.isnan(values).any(axis=1)])
-        if sum(map(len, parts)) >= _SAMPLE:
+        if sum(map(len, parts)) >= _MAX_SAMPLE_SIZE:
             return np.concatenate(parts)
     return None
 
@@ -619,7 +625,7 @@ def _open_run(
         classes=classes,
         decided=limits,
         triage=triage.to_dict() if triage else None,
-        zoo=families.zoo or SHIPPED,
+        zoo=families.zoo or SHIPPED_ZOO,
         batch=batch,
         dtype=precision or "float32",
         flips=flips,

@@ -22,8 +22,8 @@ from distributed.utils import silence_logging_cmgr
 
 from deepstreaks_dask.errors import DeepStreaksError
 
-_THREADS = 2  # of Dask's in a worker: one reads while the other computes
-_TIMEOUT = "10s"  # for a running scheduler to answer
+_THREADS_PER_WORKER = 2  # of Dask's in a worker: one reads while the other computes
+_SCHEDULER_TIMEOUT = "10s"  # for a running scheduler to answer
 
 # Dask has workers give memory back to the system at once. A network asks for as much with its next batch, and to get it
 # anew took a tenth of the time of sequences. Who sets the variable, or Dask's configuration, has it as it is set.
@@ -92,7 +92,7 @@ def connect(
             f"{adapt[0]} to {adapt[1]} workers: give two numbers that rise, and no other number of workers"
         )
     where = scheduler or _best_here()
-    if where not in _CLUSTERS:
+    if where not in _CLUSTER_STARTERS:
         if workers is not None or adapt is not None:
             raise DeepStreaksError(
                 f"the workers of {where} are started there: leave their number out"
@@ -102,7 +102,7 @@ def connect(
         workers = min(jobs, _cores())
     first, most = adapt or (workers, workers)
     try:
-        cluster = _CLUSTERS[where](first, most, memory_limit)
+        cluster = _CLUSTER_STARTERS[where](first, most, memory_limit)
     except DeepStreaksError:
         raise
     except Exception as error:  # each package has its own
@@ -146,7 +146,7 @@ def _attach(where: str) -> Client:
         options = {"scheduler_file": where}
     elif "://" not in where:
         raise DeepStreaksError(
-            f"no scheduler {where!r}: give {', '.join(_CLUSTERS)}, an address like tcp://host:8786 or a file"
+            f"no scheduler {where!r}: give {', '.join(_CLUSTER_STARTERS)}, an address like tcp://host:8786 or a file"
         )
     elif where.startswith("tls://"):
         client = Security().get_tls_config_for_role("client")
@@ -156,7 +156,7 @@ def _attach(where: str) -> Client:
                 "cluster/tls/certificates.sh writes does (DASK_CONFIG=FOLDER)"
             )
     try:
-        return Client(timeout=_TIMEOUT, **options)
+        return Client(timeout=_SCHEDULER_TIMEOUT, **options)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise DeepStreaksError(
             f"no Dask scheduler answers at {address}: start one with 'dask scheduler', or leave "
@@ -195,7 +195,7 @@ def _local(workers: int | None, most: int | None, memory_limit: str) -> Cluster:
     threads = str(max(1, cores // (most or cores)))
     return LocalCluster(
         n_workers=cores if workers is None else workers,
-        threads_per_worker=_THREADS,
+        threads_per_worker=_THREADS_PER_WORKER,
         processes=True,
         memory_limit=memory_limit,
         host="127.0.0.1",
@@ -221,7 +221,7 @@ def _gpu(workers: int | None, most: int | None, memory_limit: str) -> Cluster:
     cuda = _optional("dask_cuda", "gpu")
     return cuda.LocalCUDACluster(
         n_workers=cards if workers is None else max(1, workers),
-        threads_per_worker=_THREADS,
+        threads_per_worker=_THREADS_PER_WORKER,
         memory_limit=memory_limit,
         host="127.0.0.1",
         dashboard_address="127.0.0.1:0",
@@ -271,7 +271,7 @@ def _pods(workers: int | None, most: int | None, memory_limit: str) -> Cluster:
     return kubernetes.KubeCluster(n_workers=workers, quiet=True)
 
 
-_CLUSTERS: dict[str, Callable[[int | None, int | None, str], Cluster]] = {
+_CLUSTER_STARTERS: dict[str, Callable[[int | None, int | None, str], Cluster]] = {
     "local": _local,
     "gpu": _gpu,
     "slurm": _jobs("slurm"),

@@ -15,10 +15,10 @@ import xarray as xr
 
 from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
 
-DECIDING = ("rb", "sl", "kd")
+DECIDING_FAMILIES = ("rb", "sl", "kd")
 """The families that the published decision needs, in its order."""
 
-DESCRIPTIONS = {
+FAMILY_DESCRIPTIONS = {
     "rb": "real streak-like object or bogus",
     "sl": "short streak or long",
     "kd": "keep or ditch (cosmic ray or another artefact)",
@@ -48,7 +48,7 @@ class Decision:
 
     thresholds: Mapping[str, float] = field(default_factory=dict)
     default: float = 0.5
-    deciding: tuple[str, ...] = DECIDING
+    deciding: tuple[str, ...] = DECIDING_FAMILIES
 
     def __post_init__(self) -> None:
         for name, value in {**self.thresholds, "default": self.default}.items():

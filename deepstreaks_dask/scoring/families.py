@@ -13,7 +13,7 @@ from typing import Any
 from deepstreaks_dask.errors import CampaignError, ModelError
 from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.scoring.decision import DECIDING, DESCRIPTIONS, family_of
+from deepstreaks_dask.scoring.decision import DECIDING_FAMILIES, FAMILY_DESCRIPTIONS, family_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Family:
     @property
     def description(self) -> str:
         """The question that this family answers."""
-        return self.question or DESCRIPTIONS.get(self.name, self.name)
+        return self.question or FAMILY_DESCRIPTIONS.get(self.name, self.name)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Families:
         return tuple(member for family in self.families for member in family.members)
 
     @classmethod
-    def from_zoo(cls, zoo: str | None = None, names: Sequence[str] = DECIDING) -> Families:
+    def from_zoo(cls, zoo: str | None = None, names: Sequence[str] = DECIDING_FAMILIES) -> Families:
         """Take the newest version of every member that a zoo has for the families named.
 
         Parameters

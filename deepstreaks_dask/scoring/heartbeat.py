@@ -1,7 +1,7 @@
 """What a campaign says of itself while it is at work, in the store, where whoever looks can read it.
 
 An object ``runs/<run>/pulse.json``, written anew every few seconds and gone when the campaign ends. One that has
-not been written for :data:`FRESH` seconds was left by a campaign that was killed.
+not been written for :data:`MAX_HEARTBEAT_AGE` seconds was left by a campaign that was killed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from deepstreaks_dask.utils.storage import locate, write_whole
 if TYPE_CHECKING:
     from dask.distributed import Client
 
-EVERY = 5.0
+HEARTBEAT_INTERVAL = 5.0
 """Seconds from one beat to the next."""
 
-FRESH = 60.0
+MAX_HEARTBEAT_AGE = 60.0
 """Seconds after which a campaign that did not beat is taken to be dead."""
 
-_LARGEST = 10_000
+_MAX_FILE_BYTES = 10_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Pulse:
     @property
     def fresh(self) -> bool:
         """Whether the campaign still beats."""
-        return abs(time.time() - self.beat) < FRESH
+        return abs(time.time() - self.beat) < MAX_HEARTBEAT_AGE
 
     @property
     def here(self) -> bool:
@@ -108,7 +108,7 @@ def beating(
                     stop is not None and stop.is_set(),
                 )
                 write_whole(fs, path, json.dumps(asdict(pulse)).encode())
-            over.wait(EVERY)
+            over.wait(HEARTBEAT_INTERVAL)
 
     thread = threading.Thread(target=beat, name="pulse", daemon=True)
     thread.start()
@@ -116,7 +116,7 @@ def beating(
         yield
     finally:
         over.set()
-        thread.join(EVERY)
+        thread.join(HEARTBEAT_INTERVAL)
         with suppress(Exception):
             fs.rm_file(path)
 
@@ -139,7 +139,7 @@ def read_pulse(url: str, run: str) -> Pulse | None:
     path = f"{root}/runs/{run}/pulse.json"
     try:
         fs.invalidate_cache()
-        found = json.loads(fs.cat_file(path, start=0, end=_LARGEST))
+        found = json.loads(fs.cat_file(path, start=0, end=_MAX_FILE_BYTES))
         pulse = Pulse(
             float(found["beat"]),
             str(found["host"]),

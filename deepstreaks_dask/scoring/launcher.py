@@ -27,11 +27,11 @@ from filelock import FileLock
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.scoring.heartbeat import read_pulse
-from deepstreaks_dask.scoring.runs import SHIPPED, Run, check_name, list_runs
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, check_name, list_runs
 from deepstreaks_dask.utils.storage import is_local, locate, write_whole
 
-_FAMILY = re.compile(r"[A-Za-z0-9]{1,16}")
-_LINE = 2000  # characters at the end of a log that are looked at
+_FAMILY_NAME = re.compile(r"[A-Za-z0-9]{1,16}")
+_LOG_TAIL_LENGTH = 2000  # characters at the end of a log that are looked at
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class LaunchedCampaign:
         """Give the last line that it printed which is not a progress bar's; empty if there is none."""
         try:
             with Path(self.log).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _LINE))
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL_LENGTH))
                 text = file.read().decode(errors="replace")
         except OSError:
             return ""
@@ -127,7 +127,7 @@ def start_campaign(
     fs, root = locate(url)
     if not dataset["id"].size:
         raise CampaignError(f"{os.fspath(archive)} holds no cutouts: ingest some first")
-    if wrong := [name for name in families if not _FAMILY.fullmatch(name)]:
+    if wrong := [name for name in families if not _FAMILY_NAME.fullmatch(name)]:
         raise CampaignError(f"no family {wrong[0]!r}: name them in letters and digits, like rb")
     most = os.cpu_count() or 1
     if workers is not None and not 1 <= workers <= most:
@@ -225,10 +225,10 @@ def _as_it_was(provenance: dict[str, Any], families: Sequence[str], zoo: str | N
         raise CampaignError(
             f"this run is of the families {', '.join(began)}: give another name to a run of others"
         )
-    if provenance["zoo"] != (zoo or SHIPPED):
+    if provenance["zoo"] != (zoo or SHIPPED_ZOO):
         raise CampaignError(
             f"the networks of this run are those of {provenance['zoo']}, and this dashboard takes "
-            f"{zoo or 'those that are ' + SHIPPED}: start it with that --zoo"
+            f"{zoo or 'those that are ' + SHIPPED_ZOO}: start it with that --zoo"
         )
     arguments = [f"--families={','.join(began)}"]
     arguments += [f"--zoo={zoo}"] if zoo else []

@@ -29,15 +29,15 @@ from deepstreaks_dask.archive.dataset import open_archive, shard_bounds
 from deepstreaks_dask.errors import CampaignError, did_you_mean
 from deepstreaks_dask.utils.storage import is_local, locate
 
-SHIPPED = "shipped with deepstreaks_dask"
+SHIPPED_ZOO = "shipped with deepstreaks_dask"
 """What a run says of its zoo where its networks came with this package."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_LONGEST = 30.0  # seconds within which anybody has changed what a run says of itself
-_PAUSE = 0.2  # seconds
-_AT_ONCE = 64  # shards that are read in one call
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_PROVENANCE_AGE = 30.0  # seconds within which anybody has changed what a run says of itself
+_RETRY_PAUSE = 0.2  # seconds
+_SHARDS_PER_READ = 64  # shards that are read in one call
 
-_BESIDE: dict[str, tuple[str, Any]] = {
+_EXTRA_ARRAYS: dict[str, tuple[str, Any]] = {
     "first_look": ("float32", np.nan),
     "rejected": ("bool", False),
 }
@@ -166,7 +166,7 @@ class Run:
             url, path=f"runs/{name}", mode="w", zarr_format=3, attributes=attributes
         )
         # scores last: with them the run exists
-        for array, (dtype, missing) in _BESIDE.items() if attributes["triage"] else ():
+        for array, (dtype, missing) in _EXTRA_ARRAYS.items() if attributes["triage"] else ():
             group.create_array(
                 array,
                 shape=(total,),
@@ -291,7 +291,7 @@ class Run:
 
     def grow(self, total: int) -> None:
         """Make room for cutouts that were appended since."""
-        beside = _BESIDE if self.provenance["triage"] is not None else ()
+        beside = _EXTRA_ARRAYS if self.provenance["triage"] is not None else ()
         for array in (self.scores, *map(self._array, beside)):
             if array.shape[0] < total:  # never less: another campaign may know of more
                 array.resize((total, *array.shape[1:]))
@@ -363,19 +363,19 @@ def alone(url: str, name: str) -> Iterator[None]:
     if is_local(fs):
         Path(lock).parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(lock, timeout=_LONGEST):
+            with FileLock(lock, timeout=_MAX_PROVENANCE_AGE):
                 yield
         except Timeout:
             raise CampaignError(
                 f"another campaign does not let go of run {name!r} of {url}: end it"
             ) from None
         return
-    for _ in range(int(_LONGEST / _PAUSE)):
+    for _ in range(int(_MAX_PROVENANCE_AGE / _RETRY_PAUSE)):
         try:
             fs.pipe_file(lock, b"", mode="create")
             break
         except FileExistsError:
-            time.sleep(_PAUSE)
+            time.sleep(_RETRY_PAUSE)
     try:
         yield
     finally:
@@ -395,7 +395,7 @@ def check_name(name: str) -> None:
     CampaignError
         Which characters may be in one.
     """
-    if not _NAME.fullmatch(name):
+    if not _RUN_NAME.fullmatch(name):
         raise CampaignError(f"run name {name!r}: use letters, digits, '.', '_' and '-'")
 
 
@@ -450,7 +450,7 @@ def open_scores(
     scores = xr.DataArray(values, dims=(row, *names), attrs={"long_name": "score"})
     dataset = dataset.assign(scores=scores).assign_coords(names)
     if provenance["triage"] is not None:
-        looked = {name: (row, stored.read(name, total)) for name in _BESIDE}
+        looked = {name: (row, stored.read(name, total)) for name in _EXTRA_ARRAYS}
         dataset = dataset.assign(looked)
     dataset.attrs |= {"run": run, **provenance}
     return dataset
@@ -461,8 +461,8 @@ def _read(
 ) -> Iterator[tuple[int, int, np.ndarray | None]]:
     """Read an array shard by shard, many shards in one call; None is what a torn one gives."""
     bounds = shard_bounds(total, shard)
-    for k in range(0, len(bounds), _AT_ONCE):
-        some = bounds[k : k + _AT_ONCE]
+    for k in range(0, len(bounds), _SHARDS_PER_READ):
+        some = bounds[k : k + _SHARDS_PER_READ]
         start, stop = some[0][0], some[-1][1]
         values = _whole(array, start, stop)
         for first, last in some:

@@ -19,7 +19,7 @@ from deepstreaks_dask.scoring.heartbeat import Pulse, read_pulse
 from deepstreaks_dask.scoring.runs import Run
 from deepstreaks_dask.utils.storage import locate
 
-WINDOW = 300.0
+RATE_WINDOW = 300.0
 """Seconds before the last shard over which the rate is taken."""
 
 
@@ -37,7 +37,7 @@ class Standing:
     written : pandas.DataFrame
         ``time`` (seconds since 1970) and ``cutouts`` (so far), a row for each shard that is done, in order of time.
     rate : float
-        Cutouts a second over the last :data:`WINDOW` seconds of work; NaN with fewer than two shards.
+        Cutouts a second over the last :data:`RATE_WINDOW` seconds of work; NaN with fewer than two shards.
     seconds_left : float
         Seconds at that rate; NaN if it is not known, 0 if all is done.
     pulse : Pulse or None
@@ -169,7 +169,9 @@ def _partly(stored: Run, total: int) -> int:
 
 
 def _rate(written: pd.DataFrame) -> float:
-    recent = written[written["time"] >= written["time"].max() - WINDOW] if len(written) else written
+    recent = (
+        written[written["time"] >= written["time"].max() - RATE_WINDOW] if len(written) else written
+    )
     if len(recent) < 2:
         return np.nan
     span = float(recent["time"].iloc[-1] - recent["time"].iloc[0])

@@ -31,8 +31,8 @@ from deepstreaks_dask.utils.storage import locate, write_whole
 FORMAT = "deepstreaks-thresholds"
 VERSION = 1
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
-_LARGEST = 1_000_000
+_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
+_MAX_FILE_BYTES = 1_000_000
 
 
 def to_toml(decision: Decision, name: str, *, run: str = "", archive: str = "") -> str:
@@ -120,7 +120,7 @@ def read_thresholds(path: str | os.PathLike[str]) -> Decision:
     """
     try:
         fs, root = locate(path)
-        if fs.size(root) > _LARGEST:
+        if fs.size(root) > _MAX_FILE_BYTES:
             raise DeepStreaksError(f"{path} is too large for a file of thresholds")
         text = fs.cat_file(root).decode()
     except (OSError, ValueError, ImportError) as error:
@@ -154,7 +154,7 @@ def save_thresholds(
     DeepStreaksError
         If the name could not be a file's, or the archive cannot be written to.
     """
-    if not _NAME.fullmatch(name):
+    if not _SET_NAME.fullmatch(name):
         raise DeepStreaksError(
             f"{name!r} is no name for thresholds: use up to 64 letters, digits, spaces, '.', '_' and '-'"
         )

@@ -35,24 +35,26 @@ from deepstreaks_dask.utils.storage import locate, write_whole
 
 FORMAT = "deepstreaks-triage"
 VERSION = 1
-LOSS = 0.001
+MAX_LOSS = 0.001
 """Share of the plausible cutouts that may be lost."""
 
-CONFIDENCE = 0.95
+CONFIDENCE_LEVEL = 0.95
 """Of the statement that no more is lost."""
 
-LEVEL = 0.05
+DRIFT_SIGNIFICANCE = 0.05
 """Of the test for drift, night by night: among nights like the calibration's so many are taken for drifted at most
 (or one in as many as there are calibration nights, and one, where these are fewer). It is not corrected for the number
 of nights: a false alarm costs time, and a correction would hide drift."""
 
-FEWEST_NIGHTS = 5
+MIN_NIGHTS = 5
 """Calibration nights without which there is no telling what drift is."""
 
-_BINS = 64
-_TAIL = 0.02  # share of the plausible cutouts whose spread over the nights tells the design effect
-_LARGEST = 50_000_000  # bytes of a file
-_MOST = 2**53  # cutouts in a bin
+_SCORE_BINS = 64
+_TAIL_FRACTION = (
+    0.02  # share of the plausible cutouts whose spread over the nights tells the design effect
+)
+_MAX_FILE_BYTES = 50_000_000  # bytes of a file
+_MAX_BIN_COUNT = 2**53  # cutouts in a bin
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class Triage:
     @property
     def level(self) -> float:
         """Level of the test for drift of one night, which has drifted if :meth:`drift` gives no more."""
-        return max(LEVEL, 1 / (len(self.nights) + 1))
+        return max(DRIFT_SIGNIFICANCE, 1 / (len(self.nights) + 1))
 
     def to_dict(self) -> dict[str, Any]:
         """Give all of it as JSON can hold it."""
@@ -232,7 +234,10 @@ class Triage:
 
 
 def losses_allowed(
-    plausible: int, loss: float = LOSS, confidence: float = CONFIDENCE, effect: float = 1.0
+    plausible: int,
+    loss: float = MAX_LOSS,
+    confidence: float = CONFIDENCE_LEVEL,
+    effect: float = 1.0,
 ) -> int:
     """Give how many plausible calibration cutouts a threshold may lose.
 
@@ -255,7 +260,9 @@ def losses_allowed(
     return int(np.sum(bound <= loss)) - 1  # the bound grows with what is lost
 
 
-def cutouts_needed(loss: float = LOSS, confidence: float = CONFIDENCE, effect: float = 1.0) -> int:
+def cutouts_needed(
+    loss: float = MAX_LOSS, confidence: float = CONFIDENCE_LEVEL, effect: float = 1.0
+) -> int:
     """Give the fewest plausible calibration cutouts that allow any threshold.
 
     Parameters
@@ -287,7 +294,7 @@ def design_effect(scores: np.ndarray, nights: np.ndarray) -> float:
         Variance of the share in the lower tail with nights drawn as a whole, over that with cutouts drawn one by
         one; at least 1 (Kish 1965, Survey Sampling).
     """
-    low = scores <= np.quantile(scores, _TAIL)
+    low = scores <= np.quantile(scores, _TAIL_FRACTION)
     _, place, sizes = np.unique(nights, return_inverse=True, return_counts=True)
     share, number, total = low.mean(), len(sizes), len(low)
     if number < 2 or share == 1:
@@ -301,8 +308,8 @@ def design_effect(scores: np.ndarray, nights: np.ndarray) -> float:
 def choose_threshold(
     scores: np.ndarray,
     nights: np.ndarray,
-    loss: float = LOSS,
-    confidence: float = CONFIDENCE,
+    loss: float = MAX_LOSS,
+    confidence: float = CONFIDENCE_LEVEL,
 ) -> tuple[float, float]:
     """Choose the highest threshold that loses few enough plausible cutouts.
 
@@ -361,8 +368,8 @@ def calibrate_triage(
     nights: np.ndarray,
     checked: Sequence[int] | np.ndarray,
     *,
-    loss: float = LOSS,
-    confidence: float = CONFIDENCE,
+    loss: float = MAX_LOSS,
+    confidence: float = CONFIDENCE_LEVEL,
     **known: Any,
 ) -> Triage:
     """Calibrate a first look on nights whose decisions are known.
@@ -395,15 +402,15 @@ def calibrate_triage(
     """
     mine = ~np.isin(nights, checked)
     names = np.unique(nights[mine])
-    if len(names) < FEWEST_NIGHTS:
+    if len(names) < MIN_NIGHTS:
         raise TriageError(
-            f"{len(names)} calibration nights: at least {FEWEST_NIGHTS} are needed to tell a night that drifted"
+            f"{len(names)} calibration nights: at least {MIN_NIGHTS} are needed to tell a night that drifted"
         )
     threshold, effect = choose_threshold(
         looked[mine & plausible], nights[mine & plausible], loss, confidence
     )
     rejected = looked < np.float32(threshold)
-    inner = np.quantile(looked[mine], np.arange(1, _BINS) / _BINS, method="lower")
+    inner = np.quantile(looked[mine], np.arange(1, _SCORE_BINS) / _SCORE_BINS, method="lower")
     edges = np.unique(np.append(inner, np.float32(threshold)))
     lost = plausible & rejected
     return Triage(
@@ -468,7 +475,7 @@ def read_triage(path: str | os.PathLike[str]) -> Triage:
     """
     try:
         fs, root = locate(path)
-        if fs.size(root) > _LARGEST:
+        if fs.size(root) > _MAX_FILE_BYTES:
             raise TriageError(f"{path} is too large for a triage")
         values = json.loads(fs.cat_file(root))
     except (OSError, ValueError, RecursionError, ImportError) as error:
@@ -532,9 +539,9 @@ def _checked(values: dict[str, Any]) -> Triage:
         or sorted(name for family in triage.order for name in family) != sorted(triage.limits)
         or list(triage.edges) != sorted(set(triage.edges))
         or counts.shape != (len(triage.nights), len(triage.edges) + 1)
-        or len(triage.nights) < FEWEST_NIGHTS
+        or len(triage.nights) < MIN_NIGHTS
         or counts.min() < 0
-        or counts.max() > _MOST
+        or counts.max() > _MAX_BIN_COUNT
         or not 1 <= triage.design_effect <= max(1, triage.plausible)
         or counts.sum(axis=1).min() < 1
         or triage.lost

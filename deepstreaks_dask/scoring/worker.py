@@ -24,7 +24,7 @@ from deepstreaks_dask.utils.storage import is_local, locate
 if TYPE_CHECKING:
     from deepstreaks_dask.scoring.ensemble import Networks, Sample
 
-_EVERY_CHUNK: Any = {"write_empty_chunks": True}
+_ZARR_WRITE_CONFIG: Any = {"write_empty_chunks": True}
 _device = threading.Lock()  # one forward pass at a time in a worker; the other thread reads ahead
 _disk = threading.Lock()
 
@@ -78,7 +78,7 @@ def score_unit(unit: Unit) -> Outcome:
             scores = networks.score(pixels, unit.cascade)
         size = networks.halved
         # a shard whose cutouts are all rejected is written too: it is done
-        array = (run.first_look if unit.first_look else run.scores).with_config(_EVERY_CHUNK)
+        array = (run.first_look if unit.first_look else run.scores).with_config(_ZARR_WRITE_CONFIG)
         start = 0
         for first, last, kept, cutouts in read:
             values = np.full((last - first, *array.shape[1:]), np.nan, np.float32)
@@ -91,7 +91,7 @@ def score_unit(unit: Unit) -> Outcome:
 def _score_sequences(unit: Unit) -> Outcome:
     """Read, score and store the objects of shards; one that cannot be used stays NaN, and is named."""
     run = Run.attach(unit.url, unit.run, write=True)
-    array = run.scores.with_config(_EVERY_CHUNK)
+    array = run.scores.with_config(_ZARR_WRITE_CONFIG)
     failures: list[tuple[int, int, str]] = []
     for together in _neighbours(unit.shards):
         for shards, stretch in _read_stretches(unit.url, together):

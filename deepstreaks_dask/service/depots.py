@@ -29,12 +29,12 @@ USER, PASSWORD = "DEEPSTREAKS_DEPOT_USER", "DEEPSTREAKS_DEPOT_PASSWORD"
 """Environment variables with the credentials."""
 
 _T = TypeVar("_T")
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,200}", re.ASCII)
-_ENDS = TARBALL, TABLE, ADES
-_MOST_LISTING = 2**26
-_BLOCK = 2**13  # so little is lost when a download breaks off, or we are killed
-_RESERVE = 2**26  # bytes of disk left free
-_SLOWEST = 1024  # bytes a second, once a download has lasted for its time-out
+_FILE_NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,200}", re.ASCII)
+_PRODUCT_SUFFIXES = TARBALL, TABLE, ADES
+_MAX_LISTING_BYTES = 2**26
+_BLOCK_BYTES = 2**13  # so little is lost when a download breaks off, or we are killed
+_FREE_SPACE_RESERVE = 2**26  # bytes of disk left free
+_MIN_BYTES_PER_SECOND = 1024  # bytes a second, once a download has lasted for its time-out
 
 
 @dataclass(frozen=True)
@@ -323,9 +323,9 @@ class HttpDepot:
             if response.status_code == requests.codes.not_found:
                 return None
             self._check(response, url)
-            page = response.raw.read(_MOST_LISTING + 1, decode_content=True)
-            if len(page) > _MOST_LISTING:
-                raise DepotError(f"{url}: the listing has more than {_MOST_LISTING} bytes")
+            page = response.raw.read(_MAX_LISTING_BYTES + 1, decode_content=True)
+            if len(page) > _MAX_LISTING_BYTES:
+                raise DepotError(f"{url}: the listing has more than {_MAX_LISTING_BYTES} bytes")
             length = response.headers.get("Content-Length", "")
             if length.isdecimal() and not response.headers.get("Content-Encoding"):
                 _expect(len(page), int(length))
@@ -367,13 +367,13 @@ class HttpDepot:
         began = time.monotonic()
         with part.open("ab" if begins else "wb", buffering=0) as opened:
             written = begins
-            for block in response.raw.stream(_BLOCK, decode_content=False):
-                if shutil.disk_usage(part.parent).free < _RESERVE + len(block):
+            for block in response.raw.stream(_BLOCK_BYTES, decode_content=False):
+                if shutil.disk_usage(part.parent).free < _FREE_SPACE_RESERVE + len(block):
                     raise OSError(errno.ENOSPC, "the disk is full", str(part))
                 opened.write(block)
                 written += len(block)
                 lasted = time.monotonic() - began
-                if lasted > self.timeout and (written - begins) / lasted < _SLOWEST:
+                if lasted > self.timeout and (written - begins) / lasted < _MIN_BYTES_PER_SECOND:
                     raise _AgainError(f"{written - begins} bytes in {lasted:.0f} s")
             os.fsync(opened.fileno())
         if total is not None and written != total:
@@ -420,7 +420,7 @@ class _Listing(HTMLParser):
 
 
 def _is_product(name: str) -> bool:
-    return bool(_NAME.fullmatch(name)) and name.endswith(_ENDS)
+    return bool(_FILE_NAME.fullmatch(name)) and name.endswith(_PRODUCT_SUFFIXES)
 
 
 def _note(spool: Path, name: str) -> Path:

@@ -29,7 +29,7 @@ from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError, DepotError, StoppedError
 from deepstreaks_dask.readers.depot import (
-    CUT_SHORT,
+    CUT_SHORT_REASON,
     TABLE,
     TARBALL,
     Products,
@@ -436,7 +436,9 @@ def _check(file: Path) -> Refused | None:
         return check_tarball(file)
     if file.name.endswith(TABLE):
         wrong = read_table(file)[1]  # single bad rows get no better by waiting
-        return next((why for where, why in wrong if not where or why.detail == CUT_SHORT), None)
+        return next(
+            (why for where, why in wrong if not where or why.detail == CUT_SHORT_REASON), None
+        )
     return None
 
 

@@ -1,6 +1,6 @@
 from .archives import simulate_into
 from .camera import Conditions, Scene
-from .injection import CONTROL, NOISE, inject, paint
+from .injection import CONTROL_KIND, NOISE_LEVEL, inject, paint
 from .nights import ZERO_POINT, Night, calendar, simulate_nights, write_images
 from .products import write_depot
 from .sequences import LAYOUT, simulate_object, simulate_sequences
@@ -11,11 +11,11 @@ from .surveys import SURVEYS, ObservingLog, Shift, SimulationError, get_survey
 from .tasks import TASKS, get_task
 
 __all__ = [
-    "CONTROL",
+    "CONTROL_KIND",
     "Conditions",
     "KINDS",
     "LAYOUT",
-    "NOISE",
+    "NOISE_LEVEL",
     "Night",
     "ObservingLog",
     "SURVEYS",

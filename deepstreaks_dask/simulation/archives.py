@@ -15,7 +15,7 @@ from deepstreaks_dask.simulation.tasks import get_task
 from deepstreaks_dask.utils.progress import progress_bar
 from deepstreaks_dask.utils.storage import locate
 
-_COMMITTED = 1024  # objects in a commit
+_OBJECTS_PER_COMMIT = 1024  # objects in a commit
 
 
 def simulate_into(
@@ -63,8 +63,8 @@ def simulate_into(
         progress_bar(what, objects, unit="objects") as bar,
         ProcessPoolExecutor(mp_context=get_context("spawn")) as executor,
     ):
-        for start in range(first, first + objects, _COMMITTED):
-            number = min(_COMMITTED, first + objects - start)
+        for start in range(first, first + objects, _OBJECTS_PER_COMMIT):
+            number = min(_OBJECTS_PER_COMMIT, first + objects - start)
             batches = simulate_sequences(
                 number, survey, task, seed=seed, first=start, executor=executor
             )

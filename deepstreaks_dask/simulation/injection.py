@@ -34,23 +34,23 @@ from deepstreaks_dask.errors import InjectionError
 from deepstreaks_dask.readers.images import to_cutout
 from deepstreaks_dask.simulation.camera import FWHM_PER_SIGMA, Conditions, Scene
 from deepstreaks_dask.simulation.nights import ZERO_POINT, Night, calendar
-from deepstreaks_dask.simulation.streaks import LABELS, add_asteroid, simulate_asteroid
+from deepstreaks_dask.simulation.streaks import LABEL_FAMILIES, add_asteroid, simulate_asteroid
 from deepstreaks_dask.utils.progress import progress_bar
 
-NOISE = 24.0
+NOISE_LEVEL = 24.0
 """Electrons, standard deviation of an empty pixel of a difference image: that of the simulator's median night."""
 
-NATIVE = 157
+NATIVE_SIZE = 157
 """Pixels on a side of a ZTF cutout before it was resized."""
 
-CONTROL = "control"
+CONTROL_KIND = "control"
 """Kind of a cutout into which nothing was put: what passes there is recovered by chance."""
 
-_SIGMA = 0.95  # detector pixels, of the PSF, where the archive does not say
-_FLAT = 0.3  # of the picture's noise: less is a mask
-_BATCH = 256
-_NIGHTS = 28
-_MOST = 1_000_000  # streaks in a grid
+_DEFAULT_SIGMA = 0.95  # detector pixels, of the PSF, where the archive does not say
+_MIN_RELATIVE_NOISE = 0.3  # of the picture's noise: less is a mask
+_BATCH_CUTOUTS = 256
+_MAX_NIGHTS = 28
+_MAX_STREAKS = 1_000_000  # streaks in a grid
 
 
 def inject(
@@ -61,7 +61,7 @@ def inject(
     *,
     each: int = 50,
     where: str = "",
-    noise: float = NOISE,
+    noise: float = NOISE_LEVEL,
     zero_point: float = ZERO_POINT,
     seed: int = 0,
     progress: bool = True,
@@ -105,9 +105,9 @@ def inject(
         If ``out`` is there already.
     """
     cells = [(float(m), float(length)) for m in magnitudes for length in lengths]
-    if not cells or each < 1 or len(cells) * each > _MOST:
+    if not cells or each < 1 or len(cells) * each > _MAX_STREAKS:
         raise InjectionError(
-            f"give magnitudes, lengths, and 1 or more streaks a cell, {_MOST:,} in all at most"
+            f"give magnitudes, lengths, and 1 or more streaks a cell, {_MAX_STREAKS:,} in all at most"
         )
     known = [length for length in lengths if not 1 <= length <= CUTOUT_SIZE]
     if known or not np.isfinite(magnitudes).all() or not 0 < noise < np.inf:
@@ -122,8 +122,8 @@ def inject(
     with progress_bar("inject", len(plan), show=progress) as bar:
 
         def batches() -> Iterator[CutoutBatch]:
-            for first in range(0, len(plan), _BATCH):
-                some = plan[first : first + _BATCH]
+            for first in range(0, len(plan), _BATCH_CUTOUTS):
+                some = plan[first : first + _BATCH_CUTOUTS]
                 made = []
                 for cell, k in some:
                     mag, length = cells[cell] if cell >= 0 else (np.nan, np.nan)
@@ -169,7 +169,7 @@ class _Hosts:
             name: columns[name].values for name in ("id", "night", "jd", "filter", "ra", "dec")
         }
         sigma = columns["sigma"].values
-        self._sigma = np.where(np.isfinite(sigma) & (sigma > 0), sigma, _SIGMA)
+        self._sigma = np.where(np.isfinite(sigma) & (sigma > 0), sigma, _DEFAULT_SIGMA)
 
     def painted(
         self, mag: float, length: float, flux: float, k: int, rng: np.random.Generator
@@ -201,8 +201,8 @@ class _Made:
     ) -> None:
         self.pixels, self.mag, self.length, self.flux = pixels, mag, length, flux
         self.snr, self.host, self.columns = snr, host, columns
-        self.kind = "nea" if flux else CONTROL
-        cell = f"m{mag:g}-l{length:g}" if flux else CONTROL
+        self.kind = "nea" if flux else CONTROL_KIND
+        cell = f"m{mag:g}-l{length:g}" if flux else CONTROL_KIND
         self.name = f"injected-{cell}-{k:05d}"
 
 
@@ -232,7 +232,7 @@ def paint(
     ndarray, float
         uint8 ``(144, 144)``, and the ratio of signal to noise of the ideal matched filter on the detector.
     """
-    scale = CUTOUT_SIZE / NATIVE
+    scale = CUTOUT_SIZE / NATIVE_SIZE
     grey = picture.astype(np.float32)
     spread = 1.4826 * float(np.median(np.abs(grey - np.median(grey)))) / _smoothing()
     spread = max(spread, 1.0)  # a picture that is flat all over has its noise below one level
@@ -245,7 +245,7 @@ def paint(
     signal += np.sqrt(np.clip(scene.light, 0, None)) / noise * rng.standard_normal(signal.shape)
     mean = uniform_filter(grey, 5)
     roughness = np.sqrt(np.clip(uniform_filter(grey**2, 5) - mean**2, 0, None))
-    signal[roughness < _FLAT * spread * _smoothing()] = 0
+    signal[roughness < _MIN_RELATIVE_NOISE * spread * _smoothing()] = 0
     painted = np.clip(np.rint(grey - signal * spread), 0, 255).astype(np.uint8)
     return painted, truth.snr / scale
 
@@ -254,14 +254,14 @@ def paint(
 def _smoothing() -> float:
     """What resizing leaves of the standard deviation of white noise."""
     rng = np.random.default_rng(0)
-    noise = np.clip(rng.normal(128, 25, (NATIVE, NATIVE)), 0, 255).astype(np.uint8)
+    noise = np.clip(rng.normal(128, 25, (NATIVE_SIZE, NATIVE_SIZE)), 0, 255).astype(np.uint8)
     return float(to_cutout(Image.fromarray(noise)).std() / noise.std())
 
 
 def _simulated(
     mag: float, length: float, flux: float, k: int, seed: int, rng: np.random.Generator
 ) -> _Made:
-    night = Night.draw(calendar(20260101, _NIGHTS)[k % _NIGHTS], seed)
+    night = Night.draw(calendar(20260101, _MAX_NIGHTS)[k % _MAX_NIGHTS], seed)
     conditions = night.conditions(rng)
     cutout = simulate_asteroid(length if flux else 10.0, flux, conditions, rng)
     columns: dict[str, object] = {"night": night.night}
@@ -288,5 +288,5 @@ def _batch(made: list[_Made]) -> CutoutBatch:
         for name in ("mag", "length", "flux", "snr")
     }
     truth = np.array([1 if one.flux else -1 for one in made], np.int8)
-    columns |= {f"label_{family}": truth for family in LABELS}
+    columns |= {f"label_{family}": truth for family in LABEL_FAMILIES}
     return CutoutBatch(np.stack([one.pixels for one in made]), columns)

@@ -17,12 +17,17 @@ from astropy.time import Time
 from deepstreaks_dask.archive.append import CutoutBatch
 from deepstreaks_dask.readers.images import to_cutout
 from deepstreaks_dask.simulation.camera import PIXEL_SCALE, Conditions
-from deepstreaks_dask.simulation.streaks import KINDS, LABELS, SimulatedCutout, simulate_cutout
+from deepstreaks_dask.simulation.streaks import (
+    KINDS,
+    LABEL_FAMILIES,
+    SimulatedCutout,
+    simulate_cutout,
+)
 
 ZERO_POINT = 29.5
 """Magnitude of one electron in a 30 s exposure; round, about that of ZTF."""
 
-_BLOCK = 256  # cutouts a task: large enough to hide the cost of handing it out
+_CUTOUTS_PER_TASK = 256  # cutouts a task: large enough to hide the cost of handing it out
 
 
 @dataclass(frozen=True)
@@ -140,9 +145,9 @@ def simulate_nights(
         Up to 256 cutouts of one night, uint8 ``(n, 144, 144)``, with the kind, labels and truth of each.
     """
     blocks = [
-        (Night.draw(night, seed), range(start, min(start + _BLOCK, cutouts)))
+        (Night.draw(night, seed), range(start, min(start + _CUTOUTS_PER_TASK, cutouts)))
         for night in calendar(first, nights)
-        for start in range(0, cutouts, _BLOCK)
+        for start in range(0, cutouts, _CUTOUTS_PER_TASK)
     ]
     run = map if executor is None else executor.map
     yield from run(_simulate_block, *zip(*blocks, strict=True))
@@ -246,7 +251,7 @@ def simulated_columns(
         "source": np.array([f"simulation, seed {night.seed}"] * n, dtype=object),
         "kind": np.array(kinds, dtype=object),
     }
-    for family in LABELS:
+    for family in LABEL_FAMILIES:
         columns[f"label_{family}"] = np.array(
             [KINDS[k].labels.get(family, -1) for k in kinds], np.int8
         )

@@ -15,13 +15,13 @@ import pandas as pd
 from astropy.time import Time, TimeDelta
 from PIL import Image
 
-from deepstreaks_dask.readers.depot import ADES, FILTERS, STREAK_COLUMNS, TABLE, TARBALL
+from deepstreaks_dask.readers.depot import ADES, FILTER_NAMES, STREAK_COLUMNS, TABLE, TARBALL
 from deepstreaks_dask.simulation.nights import Night, simulated_columns
 
-EXPOSURE = 30.0
+EXPOSURE_TIME = 30.0
 """Seconds of an exposure."""
 
-_STATION = "I41"  # Palomar Mountain - ZTF
+_STATION_NAME = "I41"  # Palomar Mountain - ZTF
 
 
 def write_depot(folder: Path, night: Night, cutouts: int, *, in_tarball: int = 100) -> Path:
@@ -96,7 +96,7 @@ def write_tarball(streaks: list[dict[str, Any]], pictures: list[Image.Image]) ->
 
 def write_table(streaks: list[dict[str, Any]]) -> str:
     """Make a table of streaks: two lines of header, a row each, one line of footer."""
-    numbers = {letter: fid for fid, letter in FILTERS.items()}
+    numbers = {letter: fid for fid, letter in FILTER_NAMES.items()}
     lines = [" | ".join(STREAK_COLUMNS), "-+-".join("-" * len(name) for name in STREAK_COLUMNS)]
     for streak in streaks:
         start, end = _exposure(streak)
@@ -137,7 +137,7 @@ def write_ades(streak: Mapping[str, Any]) -> bytes:
     root = Element("ades", version="2017")
     block = SubElement(root, "obsBlock")
     context = SubElement(block, "obsContext")
-    SubElement(SubElement(context, "observatory"), "mpcCode").text = _STATION
+    SubElement(SubElement(context, "observatory"), "mpcCode").text = _STATION_NAME
     SubElement(SubElement(context, "submitter"), "name").text = "deepstreaks_dask simulation"
     SubElement(SubElement(context, "telescope"), "design").text = "Schmidt"
     data = SubElement(block, "obsData")
@@ -147,14 +147,14 @@ def write_ades(streak: Mapping[str, Any]) -> bytes:
         for name, value in {
             "trkSub": f"s{streak['number']:06d}",
             "mode": "CCD",
-            "stn": _STATION,
+            "stn": _STATION_NAME,
             "obsTime": f"{time.isot}Z",
             "ra": f"{streak['ra' + end]:.7f}",
             "dec": f"{streak['dec' + end]:.7f}",
             "astCat": "Gaia1",
             "mag": f"{streak['mag']:.2f}" if np.isfinite(streak["mag"]) else None,
             "band": streak["filter"],
-            "exp": f"{EXPOSURE:.0f}",
+            "exp": f"{EXPOSURE_TIME:.0f}",
         }.items():
             if value is not None:
                 SubElement(optical, name).text = value
@@ -164,7 +164,7 @@ def write_ades(streak: Mapping[str, Any]) -> bytes:
 
 def _exposure(streak: Mapping[str, Any]) -> tuple[Time, Time]:
     middle = Time(streak["jd"], format="jd", scale="utc")
-    half = TimeDelta(EXPOSURE / 2, format="sec")
+    half = TimeDelta(EXPOSURE_TIME / 2, format="sec")
     return middle - half, middle + half
 
 

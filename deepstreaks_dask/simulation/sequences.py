@@ -30,18 +30,23 @@ from deepstreaks_dask.simulation.surveys import (
     Survey,
     get_survey,
 )
-from deepstreaks_dask.simulation.tasks import DISC, get_task
+from deepstreaks_dask.simulation.tasks import DISC_DRAWS, get_task
 from deepstreaks_dask.simulation.variables import asteroid, constant, galaxy, proper_motion_star
 
-_BLOCK = 64  # objects a task
-_TRIES = 200
-_SEEN = 5.0  # signal-to-noise ratio of a detection
-_DETECTIONS = 2  # so many an object needs, a moving one half as many
-_STEADY = (constant, galaxy, asteroid, proper_motion_star)  # are not known by their light curves
+_OBJECTS_PER_TASK = 64  # objects a task
+_MAX_TRIES = 200
+_DETECTION_SNR = 5.0  # signal-to-noise ratio of a detection
+_MIN_DETECTIONS = 2  # so many an object needs, a moving one half as many
+_STEADY_CLASSES = (
+    constant,
+    galaxy,
+    asteroid,
+    proper_motion_star,
+)  # are not known by their light curves
 # what Sesar et al. (2007, AJ 134, 2236) ask of a variable source, for one band
-_SCATTER = 0.05  # magnitudes, root mean square
-_CHI2 = 3.0  # per degree of freedom, about constant light
-_UNTOLD = "zero_point", "fwhm", "sky", "exposure", "gain", "read_noise"
+_MIN_SCATTER = 0.05  # magnitudes, root mean square
+_MIN_CHI2 = 3.0  # per degree of freedom, about constant light
+_HIDDEN_COLUMNS = "zero_point", "fwhm", "sky", "exposure", "gain", "read_noise"
 
 LAYOUT: Mapping[str, Any] = {
     **sequences.LAYOUT,
@@ -103,12 +108,14 @@ def simulate_object(survey: Survey, task: str, seed: int, number: int) -> Simula
     kinds = chosen.kinds[label]
     draw = kinds[rng.integers(len(kinds))]
     survey = survey.drawn(rng)
-    for _ in range(_TRIES):
+    for _ in range(_MAX_TRIES):
         log = survey.generate(rng)
         depth = float(np.median(log.depth(survey.instrument)))
         source = draw(rng, log, _magnitude(rng, survey.brightest, depth - 0.3))
-        if _is_seen(survey, log, source) and (draw in _STEADY or _is_noticed(survey, log, source)):
-            crowding = survey.crowding_at(rng, disc=draw in DISC)
+        if _is_seen(survey, log, source) and (
+            draw in _STEADY_CLASSES or _is_noticed(survey, log, source)
+        ):
+            crowding = survey.crowding_at(rng, disc=draw in DISC_DRAWS)
             stamps = expose(rng, survey.instrument, log, source, crowding)
             shining = np.where(np.isfinite(source.brightness), source.brightness, np.nan)
             return Simulated(label, stamps, log, survey.instrument, shining)
@@ -155,8 +162,8 @@ def simulate_sequences(
     get_task(task)
     stop = first + objects
     blocks = [
-        (survey, task, seed, range(start, min(start + _BLOCK, stop)))
-        for start in range(first, stop, _BLOCK)
+        (survey, task, seed, range(start, min(start + _OBJECTS_PER_TASK, stop)))
+        for start in range(first, stop, _OBJECTS_PER_TASK)
     ]
     if blocks:
         run = map if executor is None else executor.map
@@ -193,7 +200,7 @@ def _simulate_block(survey: Survey, task: str, seed: int, numbers: range) -> Cut
         "true_mag": np.concatenate([one.magnitude for one in made]),
     }
     if not survey.told:
-        for name in _UNTOLD:
+        for name in _HIDDEN_COLUMNS:
             epochs[name][:] = EPOCHS[name].missing
     stamps = np.concatenate([one.stamps for one in made])
     return CutoutBatch(stamps, columns, counts=counts, epochs=epochs)
@@ -213,8 +220,8 @@ def _is_seen(survey: Survey, log: ObservingLog, source: Source) -> bool:
     snr = log.snr(survey.instrument, source.brightness)
     half = STAMP_SIZE * survey.instrument.pixel_scale / 2
     inside = (np.abs(source.x) < half) & (np.abs(source.y) < half)
-    needed = 1 if any(source.trail) else min(_DETECTIONS, len(log))
-    return int(((snr > _SEEN) & inside).sum()) >= needed
+    needed = 1 if any(source.trail) else min(_MIN_DETECTIONS, len(log))
+    return int(((snr > _DETECTION_SNR) & inside).sum()) >= needed
 
 
 def _is_noticed(survey: Survey, log: ObservingLog, source: Source) -> bool:
@@ -231,7 +238,7 @@ def _is_noticed(survey: Survey, log: ObservingLog, source: Source) -> bool:
     # the noise itself adds one for each degree of freedom
     chi2 = 1 + ((flux - mean) ** 2 / variance).sum() / (len(log) - 1)
     scatter = 2.5 / np.log(10) * flux.std() / (flux.mean() + beneath)
-    return bool(chi2 > _CHI2 and scatter > _SCATTER)
+    return bool(chi2 > _MIN_CHI2 and scatter > _MIN_SCATTER)
 
 
 def _within(host: Sersic, area: float, scale: float) -> float:

@@ -9,7 +9,12 @@ import numpy as np
 
 from deepstreaks_dask.simulation.surveys import ObservingLog
 
-_AMPLITUDE = {"g": 1.0, "r": 0.72, "i": 0.57, "C": 0.85}  # of pulsators (Madore & Freedman 1991)
+_AMPLITUDE_RATIOS = {
+    "g": 1.0,
+    "r": 0.72,
+    "i": 0.57,
+    "C": 0.85,
+}  # of pulsators (Madore & Freedman 1991)
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def fourier_light_curve(
         return total
 
     whole = series(np.linspace(0, 2 * np.pi, 100))
-    factor = np.array([_AMPLITUDE.get(band, 1.0) if chromatic else 1.0 for band in log.band])
+    factor = np.array([_AMPLITUDE_RATIOS.get(band, 1.0) if chromatic else 1.0 for band in log.band])
     curve: np.ndarray = amplitude * factor * series(random_phases(rng, log, period)) / np.ptp(whole)
     return curve
 

@@ -13,9 +13,9 @@ from deepstreaks_dask.readers.sequences import STAMP_SIZE
 from deepstreaks_dask.simulation.source import Sersic, Source
 from deepstreaks_dask.simulation.surveys import Instrument, ObservingLog
 
-_MARGIN = 6  # pixels around a stamp from where a galaxy's light still comes in
-_COARSE = 2.6  # pixels of FWHM up to which the PSF must be integrated over pixels
-_STEPS = 5  # positions along a trail
+_MARGIN_PIXELS = 6  # pixels around a stamp from where a galaxy's light still comes in
+_MAX_INTEGRATED_FWHM = 2.6  # pixels of FWHM up to which the PSF must be integrated over pixels
+_TRAIL_STEPS = 5  # positions along a trail
 
 
 def expose(
@@ -53,7 +53,7 @@ def expose(
     x, y = source.x / scale, source.y / scale
     seen = np.flatnonzero((flux > 0) & (np.abs(x) < reach) & (np.abs(y) < reach))
     moved = np.hypot(*source.trail) * log.exposure / scale
-    steps = np.linspace(-0.5, 0.5, _STEPS) if moved.max(initial=0) > 0.5 else np.zeros(1)
+    steps = np.linspace(-0.5, 0.5, _TRAIL_STEPS) if moved.max(initial=0) > 0.5 else np.zeros(1)
     for step in steps:
         along = step * log.exposure / scale
         places = np.stack([x + source.trail[0] * along, y + source.trail[1] * along]) + shift
@@ -94,13 +94,16 @@ class _Optics:
         """Light of a point source at ``places``, pixels ``(2, epoch)`` from the middle, in each exposure."""
         if not len(flux):
             return np.zeros((0, STAMP_SIZE, STAMP_SIZE), np.float32)
-        fine = 3 if self.fwhm.min() < _COARSE else 1
+        fine = 3 if self.fwhm.min() < _MAX_INTEGRATED_FWHM else 1
         light = self._profile(places, STAMP_SIZE, fine) * flux[:, None, None].astype(np.float32)
         return _binned(light, fine) / np.float32(fine**2)
 
     def extended(self, host: Sersic, shift: np.ndarray, scale: float) -> np.ndarray:
         """Fraction of a galaxy's light in each pixel, through the PSF."""
-        fine, side = 3, STAMP_SIZE + 2 * _MARGIN  # odd, so that the middle is that of a sub-pixel
+        fine, side = (
+            3,
+            STAMP_SIZE + 2 * _MARGIN_PIXELS,
+        )  # odd, so that the middle is that of a sub-pixel
         axis = _axis(side, fine) * scale
         surface = host.surface(axis[None, :], axis[:, None]) * (scale / fine) ** 2
         psf = self._profile(shift, side, fine) / np.float32(fine**2)
@@ -110,7 +113,7 @@ class _Optics:
         # the PSF's middle is the array's, not its first pixel
         middle = side * fine // 2
         blurred = np.roll(blurred, (-middle, -middle), axis=(-2, -1))
-        inner = slice(_MARGIN, _MARGIN + STAMP_SIZE)
+        inner = slice(_MARGIN_PIXELS, _MARGIN_PIXELS + STAMP_SIZE)
         return np.maximum(_binned(blurred, fine)[:, inner, inner], 0).astype(np.float32)
 
     def _profile(self, places: np.ndarray, side: int, fine: int) -> np.ndarray:

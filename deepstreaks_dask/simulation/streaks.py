@@ -103,7 +103,7 @@ def _brightness(
     return peak * noise, peak * norm
 
 
-_MOST_MASKED = 0.7  # nobody cuts out a picture that is hardly there
+_MAX_MASKED_FRACTION = 0.7  # nobody cuts out a picture that is hardly there
 
 
 def _mask_patches(scene: Scene, keep: np.ndarray | None = None, most: int = 4) -> None:
@@ -112,7 +112,7 @@ def _mask_patches(scene: Scene, keep: np.ndarray | None = None, most: int = 4) -
     most_hidden = rng.uniform(0, 0.25)
 
     def too_much() -> bool:
-        if scene.masked.mean() > _MOST_MASKED:
+        if scene.masked.mean() > _MAX_MASKED_FRACTION:
             return True
         return keep is not None and bool((keep * scene.masked).sum() > most_hidden * keep.sum())
 
@@ -414,23 +414,23 @@ class Kind:
     labels: dict[str, int]
 
 
-_BOGUS = {"rb": 0, "kd": 0, "os": 0}
-_LONG = {"rb": 1, "sl": 0, "os": 0}
+_BOGUS_LABELS = {"rb": 0, "kd": 0, "os": 0}
+_LONG_LABELS = {"rb": 1, "sl": 0, "os": 0}
 
 KINDS: dict[str, Kind] = {
     "nea": Kind(_near_earth_asteroid, 0.20, {"rb": 1, "sl": 1, "kd": 1, "os": 1}),
-    "satellite": Kind(_satellite, 0.12, _LONG),
-    "tumbler": Kind(_tumbler, 0.06, _LONG),
+    "satellite": Kind(_satellite, 0.12, _LONG_LABELS),
+    "tumbler": Kind(_tumbler, 0.06, _LONG_LABELS),
     "cosmic_ray": Kind(_cosmic_ray, 0.18, {"rb": 1, "sl": 1, "kd": 0, "os": 0}),
-    "dipole": Kind(_dipole, 0.16, _BOGUS),
-    "ghost": Kind(_ghost, 0.06, _BOGUS),
-    "bleed": Kind(_bleed, 0.09, _BOGUS),
-    "mask_edge": Kind(_mask_edge, 0.07, _BOGUS),
-    "noise": Kind(_noise, 0.06, _BOGUS),
+    "dipole": Kind(_dipole, 0.16, _BOGUS_LABELS),
+    "ghost": Kind(_ghost, 0.06, _BOGUS_LABELS),
+    "bleed": Kind(_bleed, 0.09, _BOGUS_LABELS),
+    "mask_edge": Kind(_mask_edge, 0.07, _BOGUS_LABELS),
+    "noise": Kind(_noise, 0.06, _BOGUS_LABELS),
 }
 """What a simulated night holds. The shares are a choice, not a survey's statistics."""
 
-LABELS = ("rb", "sl", "kd", "os")
+LABEL_FAMILIES = ("rb", "sl", "kd", "os")
 """Families that the simulator labels."""
 
 

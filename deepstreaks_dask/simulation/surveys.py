@@ -23,7 +23,7 @@ _LOG_RANGES = {
     "exposure": (0.001, 1e5),
     "cloud": (0.0, 10.0),
 }
-_MOST_EPOCHS = 100_000
+_MAX_EPOCHS = 100_000
 
 
 class SimulationError(DeepStreaksError):
@@ -150,8 +150,8 @@ class ObservingLog:
             frame["cloud"] = 0.0
         if missing := sorted({*_LOG_RANGES, "filter"} - set(frame)):
             raise SimulationError(f"log {path} has no column {', '.join(missing)}: add it")
-        if not 1 <= len(frame) <= _MOST_EPOCHS:
-            raise SimulationError(f"log {path} has {len(frame)} rows: give 1 to {_MOST_EPOCHS:,}")
+        if not 1 <= len(frame) <= _MAX_EPOCHS:
+            raise SimulationError(f"log {path} has {len(frame)} rows: give 1 to {_MAX_EPOCHS:,}")
         columns = {"band": frame["filter"].astype(str).to_numpy(object)}
         if unknown := sorted(set(columns["band"]) - set(instrument.zero_points)):
             raise SimulationError(

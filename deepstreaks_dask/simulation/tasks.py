@@ -29,7 +29,7 @@ from deepstreaks_dask.simulation.variables import (
 Draw = Callable[[np.random.Generator, ObservingLog, float], Source]
 
 
-DISC: tuple[Draw, ...] = (cataclysmic, long_period)
+DISC_DRAWS: tuple[Draw, ...] = (cataclysmic, long_period)
 """What lies towards the plane of the Galaxy more often than elsewhere."""
 
 
@@ -63,7 +63,7 @@ class Task:
 
 # a search against a catalogue reports what is two magnitudes brighter, so that supernovae on bright galaxies are
 # missed, and hosts are faint (Drake et al. 2009, ApJ 696, 870)
-_CRTS: dict[str, tuple[Draw, ...]] = {
+_CRTS_CLASSES: dict[str, tuple[Draw, ...]] = {
     "AGN": (active_nucleus,),
     "BZ": (blazar,),
     "CV": (cataclysmic,),
@@ -84,8 +84,8 @@ TASKS = {
             "asteroid": (asteroid,),
         }
     ),
-    "taonet": Task(_CRTS, _CRTS_COUNTS),
-    "taonet6": Task({**_CRTS, "NON": (constant, galaxy)}, {**_CRTS_COUNTS, "NON": 12500}),
+    "taonet": Task(_CRTS_CLASSES, _CRTS_COUNTS),
+    "taonet6": Task({**_CRTS_CLASSES, "NON": (constant, galaxy)}, {**_CRTS_COUNTS, "NON": 12500}),
 }
 """The classes of Carrasco-Davis et al. (2019, PASP 131, 108006), and those of Gómez et al. (2020, MNRAS 499, 3130) with
 their counts, without and with non-transients.

@@ -1,6 +1,6 @@
 from .all_members import train_all_members
 from .batches import Batches, InMemory, Streamed
-from .checkpoints import FILE, Checkpoints, OnEpoch
+from .checkpoints import CHECKPOINT_FILE, Checkpoints, OnEpoch
 from .distillation import Plan, certainty, fit_triage
 from .fit import adam, groups_of, hash_weights, train
 from .recipe import RECIPES, Recipe, Split, read_recipe, split_groups
@@ -13,15 +13,15 @@ from .records import (
     train_member,
     write_record,
 )
-from .retraining import VERDICTS, next_version, retrain
+from .retraining import VERDICTS_FILE, next_version, retrain
 from .seeds import seeded
 from .sweeps import sweep
 from .workers import on_workers
 
 __all__ = [
     "Batches",
+    "CHECKPOINT_FILE",
     "Checkpoints",
-    "FILE",
     "InMemory",
     "OnEpoch",
     "Plan",
@@ -29,7 +29,7 @@ __all__ = [
     "Recipe",
     "Split",
     "Streamed",
-    "VERDICTS",
+    "VERDICTS_FILE",
     "adam",
     "alone_in",
     "certainty",

@@ -31,7 +31,7 @@ from deepstreaks_dask.training.recipe import Recipe, Split, split_groups
 from deepstreaks_dask.training.records import score_rows, train_member
 from deepstreaks_dask.utils.storage import write_text
 
-_SPANS = ("binary_accuracy", "loss")
+_CURVE_NAMES = ("binary_accuracy", "loss")
 
 
 def train_all_members(
@@ -141,7 +141,7 @@ def _write_page(
         }
         curves += [
             plots.learning_curves(histories, which, title=f"{family}: {words}")
-            for which, words in zip(_SPANS, ("accuracy", "loss"), strict=True)
+            for which, words in zip(_CURVE_NAMES, ("accuracy", "loss"), strict=True)
         ]
     matrices = [plots.confusion(evaluation.joint, title="Decision of all families at 0.5")]
     for k, name in enumerate(records):

@@ -29,7 +29,7 @@ from deepstreaks_dask.scoring import triage as triages
 from deepstreaks_dask.scoring.campaign import learn_order, score
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.families import Families, Family, Member
-from deepstreaks_dask.scoring.runs import SHIPPED, open_scores
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, open_scores
 from deepstreaks_dask.scoring.triage import Triage
 from deepstreaks_dask.scoring.worker import Unit
 from deepstreaks_dask.training.batches import Batches, Streamed, naming_damage
@@ -38,14 +38,14 @@ from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.training.seeds import seeded
 from deepstreaks_dask.utils.progress import progress_bar
 
-FAMILY = "first"
+TRIAGE_FAMILY = "first"
 """Family of students, in a zoo."""
 
-FEWEST_PIXELS, MOST_PIXELS = 24, 512
+MIN_SIZE, MAX_SIZE = 24, 512
 """On a side of what a student sees."""
 
-_MOST = 60_000  # cutouts to learn from
-_WINDOW = 8192  # of them are read and shuffled together, 21 kB of memory each
+_MAX_TRAINING_CUTOUTS = 60_000  # cutouts to learn from
+_SHUFFLE_WINDOW = 8192  # of them are read and shuffled together, 21 kB of memory each
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,16 @@ class Plan:
     precision: str = "float32"
     learn: float = 0.3
     check: float = 0.2
-    loss: float = triages.LOSS
-    confidence: float = triages.CONFIDENCE
+    loss: float = triages.MAX_LOSS
+    confidence: float = triages.CONFIDENCE_LEVEL
     seed: int = 1
 
     def __post_init__(self) -> None:
         shares = (self.loss, self.confidence, self.learn, self.check)
         if not all(0 < share < 1 for share in shares) or self.learn + self.check >= 1:
             raise TriageError("loss, confidence, learn and check are shares that leave nights over")
-        if self.side is not None and not FEWEST_PIXELS <= self.side <= MOST_PIXELS:
-            raise TriageError(
-                f"a side of {self.side} pixels: give {FEWEST_PIXELS} to {MOST_PIXELS}"
-            )
+        if self.side is not None and not MIN_SIZE <= self.side <= MAX_SIZE:
+            raise TriageError(f"a side of {self.side} pixels: give {MIN_SIZE} to {MAX_SIZE}")
         if self.epochs < 1 or self.seed < 0:
             raise TriageError("give at least one epoch, and a seed of 0 or more")
         check_precision(self.precision)
@@ -196,7 +194,7 @@ def fit_triage(
         str(attrs["url"]),
         run,
         ((0, len(nights)),),
-        None if attrs["zoo"] == SHIPPED else attrs["zoo"],
+        None if attrs["zoo"] == SHIPPED_ZOO else attrs["zoo"],
         tuple((f"{m['name']}@{m['version']}", m["sha256"]) for m in attrs["members"]),
         attrs["batch"],
         attrs["dtype"],
@@ -248,10 +246,10 @@ def _part(nights: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     order = np.random.default_rng(plan.seed).permutation(nights)
     learn = 0 if plan.first is not None else max(1, round(plan.learn * len(nights)))
     check = max(1, round(plan.check * len(nights)))
-    if len(nights) - learn - check < triages.FEWEST_NIGHTS:
+    if len(nights) - learn - check < triages.MIN_NIGHTS:
         raise TriageError(
             f"{len(nights)} nights leave {max(0, len(nights) - learn - check)} to calibrate on: at least "
-            f"{triages.FEWEST_NIGHTS} are needed to tell a night that drifted"
+            f"{triages.MIN_NIGHTS} are needed to tell a night that drifted"
         )
     return np.sort(order[:learn]), np.sort(order[learn : learn + check])
 
@@ -272,13 +270,13 @@ def _distil(
     if not len(ours) or not len(others):
         raise TriageError("the nights to learn from hold one kind of decision only: give more")
     # as many plausible ones as there are, up to half; the others fill up
-    ours = ours[: _MOST // 2]
-    rows = np.sort(np.concatenate([ours, others[: _MOST - len(ours)]]))
+    ours = ours[: _MAX_TRAINING_CUTOUTS // 2]
+    rows = np.sort(np.concatenate([ours, others[: _MAX_TRAINING_CUTOUTS - len(ours)]]))
     rows = rows[~np.isnan(target[rows])]
     dataset = open_archive(archive)
     if dataset["cutouts"].dtype != np.uint8:
         raise TriageError("a student looks at bytes: name a network of the zoo to look first")
-    pixels = Streamed(dataset, rows, _WINDOW)
+    pixels = Streamed(dataset, rows, _SHUFFLE_WINDOW)
     truth = decided["plausible"].values[rows]
     both = np.array([(~truth).sum(), truth.sum()])
     weights = (both.min() / both)[truth.astype(int)].astype(np.float32)
@@ -287,7 +285,7 @@ def _distil(
     shape = (*side, planes)
     with seeded(plan.seed):
         student = build(plan.architecture, shape)
-    teachers = Zoo(None if decided.attrs["zoo"] == SHIPPED else decided.attrs["zoo"])
+    teachers = Zoo(None if decided.attrs["zoo"] == SHIPPED_ZOO else decided.attrs["zoo"])
     start = _start(decided.isel(cutout=rows), teachers, plan.architecture, shape)
     if start is not None:
         student.set_weights(teachers.load(start).get_weights())
@@ -309,13 +307,13 @@ def _distil(
         with naming_damage([pixels]):
             apart.fit(batches, epochs=plan.epochs, shuffle=False, callbacks=[counting], verbose=0)
     set_precision(student, "float32")
-    name = f"{FAMILY}_{plan.architecture}"
+    name = f"{TRIAGE_FAMILY}_{plan.architecture}"
     have = sum(card.name == name for card in zoo.list())
     card = Card(
         name,
         str(have + 1),
         plan.architecture,
-        family=FAMILY,
+        family=TRIAGE_FAMILY,
         input_shape=shape,
         resizes=side != (height, width),
         recipe={

@@ -29,7 +29,7 @@ from deepstreaks_dask.training.checkpoints import Checkpoints, OnEpoch
 from deepstreaks_dask.training.recipe import Recipe, Split, split_groups
 from deepstreaks_dask.training.seeds import seeded
 
-_VALIDATED = 64  # cutouts in a step of the validation, which does not change what it gives
+_VALIDATION_BATCH = 64  # cutouts in a step of the validation, which does not change what it gives
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def train(
         pixels["validation"],
         y["validation"],
         weights["validation"],
-        Recipe(batch=_VALIDATED),
+        Recipe(batch=_VALIDATION_BATCH),
         shuffled=False,
     )
     with naming_damage(pixels.values()):

@@ -27,12 +27,12 @@ from deepstreaks_dask.models.inference import compile_forward
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.training.batches import Streamed
-from deepstreaks_dask.training.checkpoints import FILE, OnEpoch
+from deepstreaks_dask.training.checkpoints import CHECKPOINT_FILE, OnEpoch
 from deepstreaks_dask.training.fit import Training, groups_of, train
 from deepstreaks_dask.training.recipe import Recipe, Split
 from deepstreaks_dask.utils.storage import write_text
 
-_LISTED = 2000  # groups that a card names one by one
+_MAX_LISTED_GROUPS = 2000  # groups that a card names one by one
 
 
 def train_member(
@@ -230,7 +230,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         The record as it is read again.
     """
     write_text(folder / "record.json", json.dumps(record, indent=1, allow_nan=False))
-    (folder / FILE).unlink(missing_ok=True)
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     found = read_record(folder)
     assert found is not None
     return found
@@ -432,6 +432,6 @@ def _listed(split: Split) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for part, groups in asdict(split).items():
         hashed = hashlib.sha256("\n".join(map(str, groups)).encode()).hexdigest()
-        few = len(groups) <= _LISTED
+        few = len(groups) <= _MAX_LISTED_GROUPS
         parts[part] = list(groups) if few else {"count": len(groups), "sha256": hashed}
     return parts

@@ -36,7 +36,7 @@ from deepstreaks_dask.training.recipe import RECIPES, Recipe, Split, split_group
 from deepstreaks_dask.training.records import alone_in, read_record, score_rows, train_member
 from deepstreaks_dask.utils.storage import write_text
 
-VERDICTS = "verdicts.csv"
+VERDICTS_FILE = "verdicts.csv"
 """What reviewers had said when a retraining began, in its folder."""
 
 
@@ -169,7 +169,7 @@ def next_version(card: Card) -> str:
 
 def _verdicts(folder: Path, review: Review, key: str) -> pd.DataFrame:
     """Give labels by id as people say now, or said when what is under way in the folder began; 2 is disputed, 3 unsure."""
-    path = folder / VERDICTS
+    path = folder / VERDICTS_FILE
     if path.exists() and read_record(folder) is None:
         return pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")
     table = review.labels(key)[[f"label_{family}" for family in FAMILIES]].astype(int)

@@ -8,12 +8,12 @@ from helpers import random_batch, write_run
 
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
-from deepstreaks_dask.review.catalogue import EXPOSURE, Catalogue
+from deepstreaks_dask.review.catalogue import EXPOSURE_TIME, Catalogue
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import open_scores
 
 JD, LENGTH, ANGLE = 2461041.8, 20.0, 70.0  # arcseconds in an exposure, degrees east of north
-RATE = LENGTH / EXPOSURE
+RATE = LENGTH / EXPOSURE_TIME
 
 
 def detection(minutes, *, off=0.0, turned=0.0, start, night=20260101, known=True):

@@ -40,7 +40,7 @@ def member(tmp_path):
 
 def test_a_map_is_made_once_and_few_are_kept(member, monkeypatch):
     zoo, members = member
-    monkeypatch.setattr(explanations, "_PICTURES", 2)
+    monkeypatch.setattr(explanations, "_MAX_CACHED_MAPS", 2)
     asked = []
     monkeypatch.setattr(Explainer, "__call__", _counting(Explainer.__call__, asked))
     pixels = random_batch(3).cutouts[:, :24, :24]

@@ -264,7 +264,7 @@ def test_quarantine_is_counted_and_cut(tmp_path):
     write_run(url, "default", MODELS, np.full((5, 3), 0.7))
     page = written(url, tmp_path)
     assert "71 inputs could not become a cutout: 70 empty, 1 damaged. The first 50:" in page.text
-    assert page.text.count(".jpg") == report.QUARANTINE
+    assert page.text.count(".jpg") == report.MAX_QUARANTINE_ROWS
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_a_hundred_thousand_scores_fit_a_small_page(labelled, tmp_path, monkeypa
     page = Page(path.read_text("utf-8"))
     assert "The 40 commonest of 500 kinds" in page.text
     assert "rb, any member" in page.text
-    assert sum(tag == "img" for tag, _ in page.tags) == 3 * report.GALLERY
+    assert sum(tag == "img" for tag, _ in page.tags) == 3 * report.GALLERY_SIZE
 
 
 def test_a_place_that_cannot_be_written_is_named(labelled, tmp_path):

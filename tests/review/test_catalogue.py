@@ -39,8 +39,8 @@ def made(decided):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Make the archive a large one: four blocks of rows, two of which are kept."""
-    monkeypatch.setattr(module, "_BLOCK", 64)
-    monkeypatch.setattr(module, "_BLOCKS", 2)
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(module, "_MAX_CACHED_BLOCKS", 2)
 
 
 @pytest.mark.parametrize("whole_first", [False, True])
@@ -98,7 +98,7 @@ def test_ids_are_found_and_others_are_not(decided, small_blocks):
 
 
 def test_pictures_are_the_pixels_whoever_asks(decided, url, monkeypatch):
-    monkeypatch.setattr(module, "_PIXELS", 64 * 144 * 144)  # one chunk is kept
+    monkeypatch.setattr(module, "_MAX_CACHED_PIXEL_BYTES", 64 * 144 * 144)  # one chunk is kept
     catalogue = made(decided)
     pixels = open_archive(url)["cutouts"].values
     rows, wrong = np.random.default_rng(2).integers(0, 240, (4, 30)), []

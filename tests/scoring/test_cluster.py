@@ -123,7 +123,7 @@ def _wait_for_two(_, scheduler):
     ],
 )
 def test_mistakes_are_one_line(arguments, match, monkeypatch):
-    monkeypatch.setattr(cluster, "_TIMEOUT", "1s")
+    monkeypatch.setattr(cluster, "_SCHEDULER_TIMEOUT", "1s")
     with pytest.raises(DeepStreaksError, match=match) as error:
         connect(**arguments)
     assert "\n" not in str(error.value)
@@ -158,7 +158,7 @@ def test_a_running_scheduler_is_found_by_address_and_by_file(tmp_path, tls):
 
 
 def test_strangers_certificates_are_refused(tmp_path, tls, monkeypatch):
-    monkeypatch.setattr(cluster, "_TIMEOUT", "2s")
+    monkeypatch.setattr(cluster, "_SCHEDULER_TIMEOUT", "2s")
     other = tmp_path / "other"
     subprocess.run([CERTIFICATES, other], check=True, capture_output=True)
     strange = _read(other)
@@ -323,7 +323,7 @@ def test_a_campaign_queues_more_as_workers_come(monkeypatch):
     """Else an adaptive cluster would see no reason to grow."""
     from deepstreaks_dask.scoring import campaign
 
-    monkeypatch.setattr(campaign, "_ASKED_EVERY", -1)
+    monkeypatch.setattr(campaign, "_THREAD_COUNT_INTERVAL", -1)
     client = types.SimpleNamespace(nthreads=lambda: {})
     room = campaign._Room(client)
     few = room.tasks

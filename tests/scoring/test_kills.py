@@ -200,7 +200,7 @@ def test_one_campaign_at_a_time_makes_a_run(place, tmp_path):
 
 
 def test_a_lock_that_a_killed_campaign_left_at_an_object_store_is_taken_over(monkeypatch):
-    monkeypatch.setattr(runs, "_LONGEST", 0.4)
+    monkeypatch.setattr(runs, "_MAX_PROVENANCE_AGE", 0.4)
     fs = fsspec.filesystem("memory")
     fs.pipe_file("/left.zarr/runs/.r.lock", b"")
     with runs.alone("memory://left.zarr", "r"):

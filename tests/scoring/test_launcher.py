@@ -13,7 +13,7 @@ from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.scoring import launcher as launch
-from deepstreaks_dask.scoring.runs import SHIPPED
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 
 
@@ -86,7 +86,7 @@ def test_sequences_are_begun_by_the_same_command(tmp_path, asleep):
 
 def test_a_run_goes_on_as_it_began(archive, asleep):
     scores = np.full((150, 2), np.nan, np.float32)
-    made = {"decided": {"rb_a": 0.5, "kd_a": 0.25}, "zoo": SHIPPED}
+    made = {"decided": {"rb_a": 0.5, "kd_a": 0.25}, "zoo": SHIPPED_ZOO}
     write_run(archive, "half", ["rb_a", "kd_a"], scores, **made)
     with pytest.raises(CampaignError, match="families rb, kd"):
         launch.start_campaign(archive, "half", families=["sl"])
@@ -101,7 +101,7 @@ def test_a_run_goes_on_as_it_began(archive, asleep):
 
 def test_processes_of_others_are_left_alone(archive, bystander, asleep, state):
     """Neither what an archive says nor a number that was given anew stops a process."""
-    write_run(archive, "default", ["rb_a"], np.full((150, 1), np.nan, np.float32), zoo=SHIPPED)
+    write_run(archive, "default", ["rb_a"], np.full((150, 1), np.nan, np.float32), zoo=SHIPPED_ZOO)
     beat = {"host": "elsewhere", "workers": 1, "threads": 1, "dashboard": "", "pausing": False}
     pulse = {**beat, "beat": time.time(), "pid": bystander.pid}
     (archive / "runs" / "default" / "pulse.json").write_text(json.dumps(pulse))

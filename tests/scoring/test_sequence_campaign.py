@@ -17,7 +17,7 @@ from deepstreaks_dask.errors import CampaignError, DeepStreaksError, ModelError
 from deepstreaks_dask.models.registry import build
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.scoring.campaign import _STAMPS_A_TASK, _stretches, score
+from deepstreaks_dask.scoring.campaign import _STAMPS_PER_TASK, _stretches, score
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.families import Families
 
@@ -250,10 +250,10 @@ def test_shards_are_put_together_to_tasks_of_one_size_and_no_thread_is_left_with
     short = _stretches(client, shards, np.full(800, 20))
     assert [one for together in short for one in together] == shards
     assert {len(together) for together in short} == {20}  # two tasks for each of two threads
-    long = _stretches(client, shards, np.full(800, _STAMPS_A_TASK // 25))
+    long = _stretches(client, shards, np.full(800, _STAMPS_PER_TASK // 25))
     assert [one for together in long for one in together] == shards
     assert len(long) == 32  # as many for each thread
     assert {len(together) for together in long} == {2, 3}  # two and a half would be a task
     assert _stretches(client, shards[:3], np.full(800, 20)) == [(one,) for one in shards[:3]]
-    assert _stretches(client, shards[:1], np.full(10, _STAMPS_A_TASK)) == [(shards[0],)]
+    assert _stretches(client, shards[:1], np.full(10, _STAMPS_PER_TASK)) == [(shards[0],)]
     assert _stretches(client, [], np.full(10, 20)) == []

@@ -8,7 +8,7 @@ from helpers import random_batch, write_run
 
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.errors import CampaignError
-from deepstreaks_dask.scoring.heartbeat import FRESH
+from deepstreaks_dask.scoring.heartbeat import MAX_HEARTBEAT_AGE
 from deepstreaks_dask.scoring.status import run_status
 
 
@@ -53,7 +53,9 @@ def test_whether_a_campaign_is_at_work_is_told_by_its_pulse(archive):
     found = run_status(archive)
     assert found.at_work
     assert (found.pulse.workers, found.pulse.here) == (3, False)
-    path.write_text(json.dumps({**beat, "beat": time.time() - 2 * FRESH, "pausing": False}))
+    path.write_text(
+        json.dumps({**beat, "beat": time.time() - 2 * MAX_HEARTBEAT_AGE, "pausing": False})
+    )
     found = run_status(archive)
     assert not found.at_work
     assert found.pulse is not None  # it was killed

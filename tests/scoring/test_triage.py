@@ -94,7 +94,7 @@ def test_the_guarantee_holds_in_as_many_calibrations_as_it_says():
         assert effect == 1
         true = beta.cdf(threshold, a, b)
         losses.append(true)
-        wrong += true > triages.LOSS
+        wrong += true > triages.MAX_LOSS
     assert wrong <= binom.ppf(0.999, draws, 0.05)
     assert wrong >= draws * 0.005, "so careful that nothing is rejected"
     assert 0.0001 < np.mean(losses) < 0.001

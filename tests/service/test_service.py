@@ -340,7 +340,7 @@ def test_a_full_disk_ends_a_pass_and_not_the_service(server, settings, written, 
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no small disk can be mounted here")
     try:
-        monkeypatch.setattr(depots, "_RESERVE", 0)
+        monkeypatch.setattr(depots, "_FREE_SPACE_RESERVE", 0)
         with pytest.raises(DepotError, match=r"full|No space"):
             look(server.url, settings)
         subprocess.run(["mount", "-o", "remount,size=64m", str(spool)], check=True)
@@ -351,7 +351,7 @@ def test_a_full_disk_ends_a_pass_and_not_the_service(server, settings, written, 
 
 
 def test_space_is_left_on_the_disk(server, settings, monkeypatch):
-    monkeypatch.setattr(depots, "_RESERVE", 2**60)
+    monkeypatch.setattr(depots, "_FREE_SPACE_RESERVE", 2**60)
     with pytest.raises(DepotError, match="the disk is full"):
         look(server.url, settings)
 

@@ -17,7 +17,7 @@ from deepstreaks_dask.evaluation.completeness import recovery
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import open_scores
 from deepstreaks_dask.simulation.camera import Conditions, Scene
-from deepstreaks_dask.simulation.injection import CONTROL, _smoothing, inject, paint
+from deepstreaks_dask.simulation.injection import CONTROL_KIND, _smoothing, inject, paint
 from deepstreaks_dask.simulation.nights import simulate_nights
 from deepstreaks_dask.simulation.streaks import add_asteroid
 
@@ -75,12 +75,12 @@ def test_an_archive_of_injected_streaks(survey, tmp_path, real):
     assert done.total == 30
     dataset = open_archive(out)
     kinds = dataset["kind"].values.astype(object)
-    assert (kinds == CONTROL).sum() == 6
+    assert (kinds == CONTROL_KIND).sum() == 6
     streaks = dataset.isel(cutout=kinds == "nea")
     cells = {*zip(streaks["mag"].values.tolist(), streaks["length"].values.tolist(), strict=True)}
     assert cells == {(15.0, 8.0), (15.0, 30.0), (18.5, 8.0), (18.5, 30.0)}
     assert (streaks["label_os"].values == 1).all()
-    assert (dataset["label_rb"].values[kinds == CONTROL] == -1).all()
+    assert (dataset["label_rb"].values[kinds == CONTROL_KIND] == -1).all()
     assert simulated(dataset["kind"].values, dataset["source"].values).all()
     flux = streaks["flux"].values
     np.testing.assert_allclose(flux, 10 ** (0.4 * (29.5 - streaks["mag"].values)), rtol=1e-4)

@@ -13,14 +13,14 @@ from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.evaluation.model_comparison import RULE
+from deepstreaks_dask.evaluation.model_comparison import ACCEPTANCE_RULE
 from deepstreaks_dask.models.registry import build
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.review.database import Review, archive_key, default_url
-from deepstreaks_dask.training.checkpoints import FILE
+from deepstreaks_dask.training.checkpoints import CHECKPOINT_FILE
 from deepstreaks_dask.training.recipe import Recipe
-from deepstreaks_dask.training.retraining import VERDICTS, next_version, retrain
+from deepstreaks_dask.training.retraining import VERDICTS_FILE, next_version, retrain
 
 SIDE, NIGHTS = 24, 20
 QUICK = Recipe(epochs=6, batch=16, test=0.4, validation=0.2, patience=6)
@@ -110,7 +110,7 @@ def test_verdicts_are_what_is_learned(taught, survey, truth):
 def test_the_comparison_is_in_the_record_and_on_the_card(taught, old):
     folder, record = taught
     found = record["comparison"]
-    assert (found["better"], found["why_not"], found["rule"]) == (True, "", RULE)
+    assert (found["better"], found["why_not"], found["rule"]) == (True, "", ACCEPTANCE_RULE)
     assert found["auc_gain"]["low"] > 0
     assert found["nights"] == 8
     assert found["with"] == f"rb_vgg6@1, {Zoo(old).card('rb_vgg6@1').sha256}"
@@ -137,7 +137,7 @@ def test_it_goes_on_with_the_verdicts_that_it_began_with(taught, survey, review,
     arguments = (again, survey, review, "rb_vgg6")
     with pytest.raises(KilledError):
         retrain(*arguments, zoo=old, recipe=QUICK, on_epoch=kill)
-    assert (again / FILE).exists()
+    assert (again / CHECKPOINT_FILE).exists()
     key = archive_key(survey)
     review.judge(key, "05", "ben", verdict="unsure")
     review.judge(key, "05", "anna", verdict="unsure")
@@ -145,7 +145,7 @@ def test_it_goes_on_with_the_verdicts_that_it_began_with(taught, survey, review,
         resumed = retrain(*arguments, zoo=old, recipe=QUICK)
         assert resumed["history"] == record["history"]
         assert resumed["comparison"] == record["comparison"]
-        assert (again / VERDICTS).read_bytes() == (folder / VERDICTS).read_bytes()
+        assert (again / VERDICTS_FILE).read_bytes() == (folder / VERDICTS_FILE).read_bytes()
         with pytest.raises(
             TrainingError, match="labels"
         ):  # it is done, and people changed their minds

@@ -22,14 +22,14 @@ from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.scoring.launcher import LaunchedCampaign
 from deepstreaks_dask.scoring.status import Standing
 
-EVERY = 3000
+REFRESH_MILLISECONDS = 3000
 """Milliseconds between two looks at the store."""
 
-ALL = 10
+FULL_REFRESH_CYCLES = 10
 """Looks at one run to each at all of them."""
 
-LISTED = 100
-CELLS = 400
+MAX_LISTED_FAILURES = 100
+MAX_CELLS = 400
 """Shards, or groups of as many shards, in the picture of all."""
 
 
@@ -105,7 +105,7 @@ class Watcher:
         do = message.get("do")
         if do == "hello":
             self.dark = message.get("dark") is True
-            self._repeat = pn.state.add_periodic_callback(self._look, EVERY)
+            self._repeat = pn.state.add_periodic_callback(self._look, REFRESH_MILLISECONDS)
             self._look()
         elif do == "theme":
             self.dark = message.get("dark") is True
@@ -123,7 +123,7 @@ class Watcher:
             return
         self._looking = True
 
-        every = self._looks % ALL == 0
+        every = self._looks % FULL_REFRESH_CYCLES == 0
         self._looks += 1
 
         def find() -> dict[str, Any] | DeepStreaksError:
@@ -172,12 +172,12 @@ class Watcher:
                     str(row["reason"]),
                     str(row["detail"]),
                 ]
-                for _, row in refused.head(LISTED).iterrows()
+                for _, row in refused.head(MAX_LISTED_FAILURES).iterrows()
             ],
         )
 
 
-_SAYS = {
+_STATE_TEXT = {
     "starting": "The campaign is starting: its networks are being loaded.",
     "at work": "Shards are being scored.",
     "stopping": "It stops as soon as the shards under way are stored.",
@@ -192,7 +192,7 @@ def _told(state: Standing | None, campaign: LaunchedCampaign | None) -> dict[str
     word = state_of(state, campaign)
     pulse = state.pulse if state is not None and state.at_work else None
     mine = campaign is not None and campaign.alive
-    words = _SAYS[word]
+    words = _STATE_TEXT[word]
     if word == "at work" and pulse is not None and not mine:
         words = f"It was started elsewhere: end process {pulse.pid} on {pulse.host} to pause it."
     return {
@@ -271,7 +271,9 @@ def _words(state: Standing, archive: str) -> dict[str, Any]:
         "share": share,
         "tiles": tiles,
         "cells": _cells(state),
-        "failures": [[first, last, why] for first, last, why in state.failures[:LISTED]],
+        "failures": [
+            [first, last, why] for first, last, why in state.failures[:MAX_LISTED_FAILURES]
+        ],
         "failed": len(state.failures),
         "members": [
             [str(m.get("name")), str(m.get("version")), str(m.get("family")), str(m.get("sha256"))]
@@ -283,8 +285,8 @@ def _words(state: Standing, archive: str) -> dict[str, Any]:
 
 
 def _cells(state: Standing) -> list[dict[str, Any]]:
-    """Group the shards into at most :data:`CELLS`, each with how many are done and failed."""
-    each = max(1, -(-len(state.shards) // CELLS))
+    """Group the shards into at most :data:`MAX_CELLS`, each with how many are done and failed."""
+    each = max(1, -(-len(state.shards) // MAX_CELLS))
     groups = [state.shards[k : k + each] for k in range(0, len(state.shards), each)]
     return [
         {

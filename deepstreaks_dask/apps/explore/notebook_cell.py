@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from deepstreaks_dask.evaluation.interactive import DECISION
+from deepstreaks_dask.evaluation.interactive import DECISION_NAME
 
 if TYPE_CHECKING:
     from deepstreaks_dask.apps.explore.page import Explorer
@@ -54,7 +54,7 @@ def notebook_cell(explorer: Explorer) -> str:
             )
         lines.append(f"view = {' + '.join(drawn)}")
     elif explorer.tab == "drift":
-        name = explorer.drift.name or DECISION
+        name = explorer.drift.name or DECISION_NAME
         lines.append(f"view = plots.drift(exploration.drift({name!r}), {name!r})")
     elif explorer.tab == "compare" and explorer.compare.other is not None:
         other = explorer.compare.other

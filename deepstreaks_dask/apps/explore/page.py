@@ -24,13 +24,13 @@ from deepstreaks_dask.apps.explore.tiles import confusion, tiles
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.provenance import begins_simulated
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.evaluation.interactive import DECISION, Exploration, open_exploration
-from deepstreaks_dask.report.explanation_maps import WORDS
+from deepstreaks_dask.evaluation.interactive import DECISION_NAME, Exploration, open_exploration
+from deepstreaks_dask.report.explanation_maps import CAPTION
 from deepstreaks_dask.scoring import threshold_sets as thresholds
-from deepstreaks_dask.scoring.decision import DESCRIPTIONS, Decision, family_of
+from deepstreaks_dask.scoring.decision import FAMILY_DESCRIPTIONS, Decision, family_of
 from deepstreaks_dask.scoring.runs import Run, list_runs
 
-TABS = {
+TAB_TITLES = {
     "decision": "Decision",
     "scores": "Scores",
     "joint": "Joint views",
@@ -57,7 +57,7 @@ class Explorer:
     filter : str, optional
         Count only cutouts in this filter.
     tab : str
-        One of :data:`TABS`.
+        One of :data:`TAB_TITLES`.
     figures, places : dict
         Figures that are shown, and where, by name.
     lock : threading.RLock
@@ -125,8 +125,8 @@ class Explorer:
             cutouts=self.cutouts,
             simulated="simulation" in str(self.attrs.get("zoo", "")) or self.simulated,
             decided=bool(self.attrs.get("decided")),
-            tabs=list(TABS.items()),
-            explained=WORDS,
+            tabs=list(TAB_TITLES.items()),
+            explained=CAPTION,
         )
 
     def limit(self, name: str) -> float | None:
@@ -135,7 +135,7 @@ class Explorer:
         limits = {
             decision.threshold(member)
             for member in self.exploration.members
-            if name in (DECISION, member, family_of(member))
+            if name in (DECISION_NAME, member, family_of(member))
         }
         return limits.pop() if len(limits) == 1 else None
 
@@ -165,7 +165,7 @@ class Explorer:
             families=[
                 {
                     "name": family,
-                    "description": DESCRIPTIONS.get(family, ""),
+                    "description": FAMILY_DESCRIPTIONS.get(family, ""),
                     "members": [exploration.members[k] for k in exploration.of_family(family)],
                 }
                 for family in exploration.families
@@ -189,7 +189,7 @@ class Explorer:
             self.joint.open()
 
     def _open_tab(self, message: dict[str, Any]) -> None:
-        self.tab = one_of(message.get("name"), TABS)
+        self.tab = one_of(message.get("name"), TAB_TITLES)
         if self.tab == "joint":
             self.joint.open()
         elif self.tab == "compare":

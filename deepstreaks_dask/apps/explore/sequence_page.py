@@ -29,9 +29,9 @@ from deepstreaks_dask.evaluation.sequence_metrics import (
 from deepstreaks_dask.photometry.core import Photometry
 from deepstreaks_dask.scoring.runs import list_runs, open_scores
 
-_LISTED = 300  # objects in the list
-_FOLLOWED = 256  # objects that are followed epoch by epoch
-_ANY = "*"
+_MAX_LISTED_OBJECTS = 300  # objects in the list
+_MAX_FOLLOWED_OBJECTS = 256  # objects that are followed epoch by epoch
+_ANY_CLASS = "*"
 
 
 class SequenceExplorer:
@@ -93,7 +93,7 @@ class SequenceExplorer:
             run=self.run,
             objects=self.objects,
             simulated=self.simulated,
-            followed=_FOLLOWED,
+            followed=_MAX_FOLLOWED_OBJECTS,
         )
 
     def _receive(self, message: dict[str, Any]) -> None:
@@ -161,19 +161,19 @@ class SequenceExplorer:
                 ],
                 classes=rows.to_dict("records"),
             )
-        self._list({"truth": _ANY, "taken": _ANY})
+        self._list({"truth": _ANY_CLASS, "taken": _ANY_CLASS})
 
     def _list(self, message: dict[str, Any]) -> None:
         """List objects of a class that the member took for a class, the surest first."""
-        known = (_ANY, "", *self.classes)
+        known = (_ANY_CLASS, "", *self.classes)
         truth, taken = (one_of(message.get(name), known) for name in ("truth", "taken"))
         values = self.scores["scores"].values[:, self.members.index(self.member)]
         scored = np.isfinite(values).all(axis=1)
         best = np.where(scored, np.nan_to_num(values).argmax(axis=1), -1)
         chosen = np.ones(len(values), bool)
-        if truth != _ANY:
+        if truth != _ANY_CLASS:
             chosen &= self.kinds == truth
-        if taken != _ANY:
+        if taken != _ANY_CLASS:
             chosen &= best == (self.classes.index(taken) if taken else -1)
         rows = np.flatnonzero(chosen)
         sure = np.where(scored, np.nan_to_num(values).max(axis=1), 0)
@@ -186,7 +186,7 @@ class SequenceExplorer:
                 "taken": self.classes[best[row]] if best[row] >= 0 else "",
                 "sure": float(sure[row]),
             }
-            for row in rows[:_LISTED]
+            for row in rows[:_MAX_LISTED_OBJECTS]
         ]
         self.bridge.send("list", objects=listed, total=len(rows))
 
@@ -196,7 +196,7 @@ class SequenceExplorer:
         def work() -> Any:
             from deepstreaks_dask.evaluation.epoch_by_epoch import follow
 
-            return follow(self.scores, objects=_FOLLOWED, zoos=(self.zoo, None))
+            return follow(self.scores, objects=_MAX_FOLLOWED_OBJECTS, zoos=(self.zoo, None))
 
         def show(curves: Any) -> None:
             if not curves:

@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import Cookie, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from deepstreaks_dask.apps.server.auth import COOKIE, csrf_of
+from deepstreaks_dask.apps.server.auth import SESSION_COOKIE, csrf_of
 from deepstreaks_dask.apps.server.context import Site, site_of
 from deepstreaks_dask.apps.server.review_api import api as review_api
 from deepstreaks_dask.apps.server.session_api import api as session_api
@@ -34,8 +34,8 @@ from deepstreaks_dask.review.schema import MAX_NOTE_LENGTH
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import Run, list_runs
 
-PAGES = Path(__file__).parents[1] / "pages"
-_ASSETS = {
+PAGES_FOLDER = Path(__file__).parents[1] / "pages"
+_ASSET_TYPES = {
     name: {"css": "text/css", "js": "text/javascript"}[name.rpartition(".")[2]]
     for name in (
         "style.css",
@@ -47,7 +47,7 @@ _ASSETS = {
         "admin.js",
     )
 }
-Secret = Annotated[str, Cookie(alias=COOKIE)]
+Secret = Annotated[str, Cookie(alias=SESSION_COOKIE)]
 
 
 def serve(
@@ -235,7 +235,7 @@ def door(archive: str, port: str = "5007") -> Any:
 
 def _add_pages(app: FastAPI, begin: str) -> None:
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGES),
+        loader=jinja2.FileSystemLoader(PAGES_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -282,7 +282,7 @@ def _add_pages(app: FastAPI, begin: str) -> None:
             sorts=sorts,
             note=MAX_NOTE_LENGTH,
             simulated=simulated,
-            explained=explanations.WORDS,
+            explained=explanations.CAPTION,
         )
 
     @app.get("/account", include_in_schema=False)
@@ -298,10 +298,10 @@ def _add_pages(app: FastAPI, begin: str) -> None:
 
     @app.get("/assets/{name}", include_in_schema=False)
     def asset(name: str) -> Response:
-        if name not in _ASSETS:
+        if name not in _ASSET_TYPES:
             return Response("There is no such file.", 404)
         return Response(
-            (PAGES / name).read_bytes(),
-            media_type=_ASSETS[name],
+            (PAGES_FOLDER / name).read_bytes(),
+            media_type=_ASSET_TYPES[name],
             headers={"Cache-Control": "no-cache"},
         )

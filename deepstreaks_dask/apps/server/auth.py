@@ -20,8 +20,8 @@ from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.report.explanation_maps import TooManyError
 from deepstreaks_dask.review.accounts import Person, RefusedError, Role, WaitError
 
-COOKIE = "deepstreaks_session"
-CSRF = "X-CSRF-Token"
+SESSION_COOKIE = "deepstreaks_session"
+CSRF_HEADER = "X-CSRF-Token"
 
 
 class Door(Protocol):
@@ -60,7 +60,7 @@ def place_of(request: Request) -> AccountStore:
 
 
 _bearer = HTTPBearer(auto_error=False, description="A token of the page 'Account'")
-_cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="A browser's session")
+_cookie = APIKeyCookie(name=SESSION_COOKIE, auto_error=False, description="A browser's session")
 
 
 def person(
@@ -94,7 +94,7 @@ def person(
     else:
         found = place.door.person_of(cookie) if cookie else None
         if found and cookie and request.method not in ("GET", "HEAD"):
-            shown = request.headers.get(CSRF, "").encode()
+            shown = request.headers.get(CSRF_HEADER, "").encode()
             if not hmac.compare_digest(shown, csrf_of(cookie).encode()):
                 raise HTTPException(403, "this change was not asked for by a page of this site")
     if found is None:
@@ -147,7 +147,7 @@ class SessionInfo(Strict):
     """To be sent as the header ``X-CSRF-Token`` with whatever a page changes."""
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "Not as it must be"},
     401: {"model": Problem, "description": "Not logged in"},
     403: {"model": Problem, "description": "Not allowed"},
@@ -155,7 +155,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "Too much at once"},
     422: {"model": Problem, "description": "Not of the form described here"},
 }
-access = APIRouter(prefix="/api/v1", responses=PROBLEMS)
+access = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
 
 
 @access.get("/session")

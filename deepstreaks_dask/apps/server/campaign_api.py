@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path
 from pydantic import Field
 
 from deepstreaks_dask.apps.server.auth import (
-    PROBLEMS,
+    PROBLEM_RESPONSES,
     AccountStore,
     Administrator,
     Strict,
@@ -23,7 +23,7 @@ from deepstreaks_dask.scoring.status import Standing, run_status
 
 State = Literal["starting", "at work", "stopping", "stopped", "killed", "done"]
 
-campaigns = APIRouter(prefix="/api/v1", responses=PROBLEMS)
+campaigns = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
 Here = Annotated[AccountStore, Depends(place_of)]
 Run = Annotated[
     str, Path(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of a run")

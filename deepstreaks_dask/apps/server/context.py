@@ -10,14 +10,14 @@ from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
 
-from deepstreaks_dask.apps.server.auth import COOKIE
+from deepstreaks_dask.apps.server.auth import SESSION_COOKIE
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.review.catalogue import Catalogue, newest_commit
 from deepstreaks_dask.review.database import Review
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import open_scores
 
-_FRESH = 5.0  # seconds for which an archive is taken not to have changed
+_MAX_CATALOGUE_AGE = 5.0  # seconds for which an archive is taken not to have changed
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Site:
     decision: Decision | None = None
     hosts: frozenset[str] = frozenset()
     zoo: str | None = None
-    cookie: str = COOKIE
+    cookie: str = SESSION_COOKIE
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _catalogue: Catalogue | None = None
     _commit: str = ""
@@ -68,7 +68,7 @@ class Site:
     def catalogue(self) -> Catalogue:
         """Give the run as it is now."""
         with self._lock:
-            if time.monotonic() - self._looked > _FRESH:
+            if time.monotonic() - self._looked > _MAX_CATALOGUE_AGE:
                 commit = newest_commit(self.archive, self.run)
                 if self._catalogue is None or commit != self._commit:
                     scores = open_scores(self.archive, self.run)

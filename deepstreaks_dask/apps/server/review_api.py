@@ -19,7 +19,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from deepstreaks_dask.apps.server.auth import (
-    PROBLEMS,
+    PROBLEM_RESPONSES,
     Administrator,
     Problem,
     Reviewer,
@@ -90,7 +90,7 @@ class Said(Strict):
     """When, UTC in ISO 8601."""
 
 
-api = APIRouter(prefix="/api/v1", responses=PROBLEMS)
+api = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
 _lines: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
 }

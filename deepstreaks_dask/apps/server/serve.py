@@ -10,7 +10,7 @@ from contextlib import suppress
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.scoring.runs import list_runs
 
-APPS = ("explore", "campaign", "review")
+APP_NAMES = ("explore", "campaign", "review")
 
 
 def serve(
@@ -35,7 +35,7 @@ def serve(
     archive : str or path
         Path or URL. What is served comes from this archive alone.
     app : str
-        One of :data:`APPS`.
+        One of :data:`APP_NAMES`.
     run : str
         Run that is shown first.
     database : str, optional
@@ -59,8 +59,8 @@ def serve(
     """
     from deepstreaks_dask.apps.server.site import is_loopback, listen, own_machine, run_app
 
-    if app not in APPS:
-        raise DeepStreaksError(f"no dashboard {app!r}: there are {', '.join(APPS)}")
+    if app not in APP_NAMES:
+        raise DeepStreaksError(f"no dashboard {app!r}: there are {', '.join(APP_NAMES)}")
     if app == "review" or origin is not None or not is_loopback(address):
         from deepstreaks_dask.apps.review import app as review
 

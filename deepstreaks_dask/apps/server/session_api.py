@@ -10,8 +10,8 @@ from fastapi import Path as Place
 from pydantic import Field
 
 from deepstreaks_dask.apps.server.auth import (
-    COOKIE,
-    PROBLEMS,
+    PROBLEM_RESPONSES,
+    SESSION_COOKIE,
     Administrator,
     Problem,
     SessionInfo,
@@ -83,7 +83,7 @@ class TokenName(Strict):
     """For one's own list."""
 
 
-api = APIRouter(prefix="/api/v1", responses=PROBLEMS)
+api = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
 _slowed: dict[int | str, dict[str, Any]] = {
     429: {"model": Problem, "description": "Too many failed attempts"}
 }
@@ -107,7 +107,7 @@ def login(given: Login, request: Request, response: Response, site: Here) -> Ses
     assert who is not None
     secure = request.url.scheme == "https"
     response.set_cookie(
-        COOKIE, secret, httponly=True, secure=secure, samesite="strict", max_age=12 * 3600
+        SESSION_COOKIE, secret, httponly=True, secure=secure, samesite="strict", max_age=12 * 3600
     )
     return SessionInfo(name=who.name, role=who.role, csrf=csrf_of(secret))
 
@@ -115,8 +115,8 @@ def login(given: Login, request: Request, response: Response, site: Here) -> Ses
 @api.post("/logout", status_code=204)
 def logout(request: Request, response: Response, who: Viewer, site: Here) -> None:
     """End this session."""
-    site.review.log_out(request.cookies.get(COOKIE, ""))
-    response.delete_cookie(COOKIE)
+    site.review.log_out(request.cookies.get(SESSION_COOKIE, ""))
+    response.delete_cookie(SESSION_COOKIE)
 
 
 @api.post("/password", status_code=204, responses=_slowed)

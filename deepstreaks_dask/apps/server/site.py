@@ -31,13 +31,13 @@ from deepstreaks_dask.apps.server.campaign_api import campaigns
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.review.accounts import Person
 
-_OPEN = re.compile(r"/(login|enter|assets/[a-z]+\.(css|js)|favicon\.ico)|/api/v1/.*")
+_PUBLIC_PATHS = re.compile(r"/(login|enter|assets/[a-z]+\.(css|js)|favicon\.ico)|/api/v1/.*")
 _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" '
     'fill="#141a24"/><path d="M3 13 13 3" stroke="#56b4e9" stroke-width="2.4" stroke-linecap="round"/></svg>'
 )
-_LARGEST = 64 * 1024  # bytes of what a request may bring
-_ASK_AGAIN = 10.0  # seconds after which an open websocket must be somebody's again
+_MAX_REQUEST_BYTES = 64 * 1024  # bytes of what a request may bring
+_WEBSOCKET_RECHECK_SECONDS = 10.0  # seconds after which an open websocket must be somebody's again
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -51,7 +51,9 @@ _PANEL_POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; frame-ancestors 'none'"
 )
-_AWAY = "Open the address that 'deepstreaks dashboard' printed when it began: there is a key in it."
+_UNKNOWN_HOST_MESSAGE = (
+    "Open the address that 'deepstreaks dashboard' printed when it began: there is a key in it."
+)
 
 
 @dataclass
@@ -115,7 +117,7 @@ def own_machine(
     @app.get("/enter", include_in_schema=False)
     def enter(key: Annotated[str, Query(max_length=100)] = "") -> Response:
         if place.person_of(key) is None:
-            return Response(_AWAY, 401)
+            return Response(_UNKNOWN_HOST_MESSAGE, 401)
         response = RedirectResponse(begin, 303)
         response.set_cookie(place.cookie, key, httponly=True, samesite="strict")
         return response
@@ -299,20 +301,22 @@ class Guard:
         if not known:
             await Response("This site has another name.", 421)(scope, receive, send)
             return
-        if not _OPEN.fullmatch(scope["path"]) and await self._who(scope) is None:
-            away: Response = Response(_AWAY if self.entrance is None else "Log in first.", 401)
+        if not _PUBLIC_PATHS.fullmatch(scope["path"]) and await self._who(scope) is None:
+            away: Response = Response(
+                _UNKNOWN_HOST_MESSAGE if self.entrance is None else "Log in first.", 401
+            )
             reads = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
             if reads and self.entrance is not None:
                 away = RedirectResponse(self.entrance, 303)
             await away(scope, receive, send)
             return
         body = b""
-        while len(body) <= _LARGEST:
+        while len(body) <= _MAX_REQUEST_BYTES:
             message = await receive()
             body += message.get("body", b"")
             if message["type"] != "http.request" or not message.get("more_body"):
                 break
-        if len(body) > _LARGEST:
+        if len(body) > _MAX_REQUEST_BYTES:
             await Response('{"detail":"too much at once"}', 413, media_type="application/json")(
                 scope, receive, send
             )
@@ -337,7 +341,10 @@ class Guard:
         async def checked() -> Message:
             nonlocal asked
             message = await receive()
-            if message["type"] == "websocket.receive" and time.monotonic() - asked > _ASK_AGAIN:
+            if (
+                message["type"] == "websocket.receive"
+                and time.monotonic() - asked > _WEBSOCKET_RECHECK_SECONDS
+            ):
                 asked = time.monotonic()
                 if await self._who(scope) is None:
                     await send({"type": "websocket.close", "code": 1008})

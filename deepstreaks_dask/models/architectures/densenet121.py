@@ -3,8 +3,8 @@
 import keras
 from keras import layers
 
-BLOCKS = (6, 12, 24, 16)
-GROWTH = 32
+BLOCK_SIZES = (6, 12, 24, 16)
+GROWTH_RATE = 32
 COMPRESSION = 0.5
 EPSILON = 1.001e-5
 
@@ -35,7 +35,7 @@ def densenet121(input_shape: tuple[int, int, int] = (144, 144, 1), outputs: int 
     x = _norm_relu(x)
     x = layers.ZeroPadding2D(1)(x)
     x = layers.MaxPooling2D(3, strides=2)(x)
-    for stage, count in enumerate(BLOCKS):
+    for stage, count in enumerate(BLOCK_SIZES):
         if stage:
             x = _transition(x)
         for _ in range(count):
@@ -51,9 +51,9 @@ def _norm_relu(x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _dense_layer(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Make `GROWTH` new feature maps from all earlier ones and lay them beside those."""
-    new = layers.Conv2D(4 * GROWTH, 1, use_bias=False)(_norm_relu(x))
-    new = layers.Conv2D(GROWTH, 3, padding="same", use_bias=False)(_norm_relu(new))
+    """Make `GROWTH_RATE` new feature maps from all earlier ones and lay them beside those."""
+    new = layers.Conv2D(4 * GROWTH_RATE, 1, use_bias=False)(_norm_relu(x))
+    new = layers.Conv2D(GROWTH_RATE, 3, padding="same", use_bias=False)(_norm_relu(new))
     return layers.Concatenate()([x, new])
 
 

@@ -12,4 +12,4 @@ def keras2_hard_sigmoid(x: Any) -> Any:
     return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
-REGISTERED = frozenset({"deepstreaks_dask>keras2_hard_sigmoid"})
+REGISTERED_NAMES = frozenset({"deepstreaks_dask>keras2_hard_sigmoid"})

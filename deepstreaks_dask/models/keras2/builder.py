@@ -23,10 +23,10 @@ from deepstreaks_dask.models.keras2.options import (
     MAX_ACTIVATION,
     MAX_DEPTH,
     MAX_LAYERS,
-    MERGES,
+    MERGE_LAYERS,
     NETWORKS,
-    RECURRENT,
-    RENAMED,
+    RECURRENT_LAYERS,
+    RENAMED_OPTIONS,
     first_line,
     layer_name,
     layer_options,
@@ -263,7 +263,7 @@ class Builder:
         if not isinstance(config, dict):
             raise ModelError(f"{self.origin}: a {spec['class_name']} has no configuration")
         label = str(config.get("name") or spec.get("name") or spec["class_name"].lower())
-        kind = RENAMED.get(spec["class_name"], spec["class_name"])
+        kind = RENAMED_OPTIONS.get(spec["class_name"], spec["class_name"])
         if kind not in LAYERS or str(spec.get("module") or "keras").split(".")[0] not in (
             "keras",
             "tf_keras",
@@ -296,10 +296,10 @@ class Builder:
 
     def _call(self, node: Node, tensors: list[Any]) -> Any:
         where = f"{self.origin}: layer {node.name!r} ({node.kind})"
-        if node.kind in RECURRENT and len(tensors) > 1:
+        if node.kind in RECURRENT_LAYERS and len(tensors) > 1:
             outputs = self._made(node.layer, tensors[0], initial_state=tensors[1:], where=where)
         else:
-            alone = len(tensors) == 1 and node.kind not in MERGES
+            alone = len(tensors) == 1 and node.kind not in MERGE_LAYERS
             outputs = self._made(node.layer, tensors[0] if alone else tensors, where=where)
         for output in outputs if isinstance(outputs, (list, tuple)) else [outputs]:
             if math.prod(size or 1 for size in output.shape[1:]) > MAX_ACTIVATION:

@@ -28,7 +28,7 @@ from deepstreaks_dask.models.registry import ARCHITECTURES, build
 from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
 from deepstreaks_dask.models.zoo.store import Zoo
 
-NEEDED = ("rb_", "sl_", "kd_")
+NEEDED_PREFIXES = ("rb_", "sl_", "kd_")
 """Networks that the published decision needs."""
 
 PROJECTS = {
@@ -39,12 +39,14 @@ PROJECTS = {
 }
 """Families of the projects that the published networks were trained for."""
 
-PAPER = "Duev et al. 2019, MNRAS 486, 4158, arXiv:1904.05920"
+PAPER_REFERENCE = "Duev et al. 2019, MNRAS 486, 4158, arXiv:1904.05920"
 JSON_SUFFIX, WEIGHTS_SUFFIX, WHOLE_SUFFIX = ".architecture.json", ".weights.h5", ".h5"
-MAX_JSON = 64 * 2**20
+MAX_JSON_BYTES = 64 * 2**20
 MAX_FILES = 1000
-TOLERANCE = 1e-5  # of a score
-_BASE = re.compile(r"(?P<project>[0-9a-f]{24})_(?P<architecture>[A-Za-z0-9]+)_(?P<date>[0-9_]+)")
+SCORE_TOLERANCE = 1e-5  # of a score
+_BASE_NAME = re.compile(
+    r"(?P<project>[0-9a-f]{24})_(?P<architecture>[A-Za-z0-9]+)_(?P<date>[0-9_]+)"
+)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def find_sources(
         return {
             name: _source(root, base)
             for name, base in table.items()
-            if name.startswith(NEEDED) or _is_there(root, base)
+            if name.startswith(NEEDED_PREFIXES) or _is_there(root, base)
         }
     bases = sorted({base for path in root.iterdir() if (base := _base(path.name)) is not None})
     if not bases:
@@ -167,7 +169,7 @@ def find_sources(
         raise ModelError(f"{root} holds {len(bases)} networks, more than {MAX_FILES}")
     found: dict[str, Source] = {}
     for base in bases:
-        match = _BASE.fullmatch(base)
+        match = _BASE_NAME.fullmatch(base)
         family = PROJECTS.get(match["project"]) if match else None
         if match is None or family is None:
             raise ModelError(
@@ -299,7 +301,7 @@ def _card(legacy: Legacy, source: Source, name: str, version: str) -> tuple[kera
     architecture = KERAS_FILE
     if (found := as_ours(model)) is not None:
         architecture, model = found
-    match = _BASE.fullmatch(source.base)
+    match = _BASE_NAME.fullmatch(source.base)
     published = match is not None and match["project"] in PROJECTS
     return model, Card(
         name,
@@ -312,15 +314,15 @@ def _card(legacy: Legacy, source: Source, name: str, version: str) -> tuple[kera
             "keras_version": legacy.keras_version,
             "files": dict(legacy.files),
         },
-        training_data={"paper": PAPER} if published else {},
+        training_data={"paper": PAPER_REFERENCE} if published else {},
         description=f"{source.base}, imported from Keras 2"
-        + (f"; published by {PAPER}." if published else "."),
+        + (f"; published by {PAPER_REFERENCE}." if published else "."),
         limits="Its scores were not measured here: see its paper." if published else "",
     )
 
 
 def _read(path: Path) -> bytes:
-    limit = MAX_JSON if path.name.endswith(".json") else MAX_BYTES
+    limit = MAX_JSON_BYTES if path.name.endswith(".json") else MAX_BYTES
     try:
         if path.stat().st_size > limit:
             raise ModelError(f"{path} is larger than the {limit:,} bytes allowed")
@@ -503,5 +505,5 @@ def _same_scores(
         and np.allclose(
             my_features, their_features, rtol=1e-4, atol=1e-4 * np.abs(my_features).max()
         )
-        and np.allclose(my_scores, their_scores, rtol=0, atol=TOLERANCE)
+        and np.allclose(my_scores, their_scores, rtol=0, atol=SCORE_TOLERANCE)
     )

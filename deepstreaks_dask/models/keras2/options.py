@@ -23,7 +23,7 @@ _WITH_DIMENSIONS = (
     "UpSampling",
     "ZeroPadding",
 )
-_OTHERS = """
+_OTHER_LAYERS = """
 Activation ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average BatchNormalization Bidirectional
 CenterCrop Concatenate Conv1DTranspose Conv2DTranspose Conv3DTranspose Dense DepthwiseConv1D DepthwiseConv2D Dot Dropout
 ELU Embedding Flatten GRU GRUCell GaussianDropout GaussianNoise GroupNormalization Identity LSTM LSTMCell
@@ -31,30 +31,30 @@ LayerNormalization LeakyReLU Masking Maximum Minimum Multiply PReLU Permute RNN 
 SeparableConv1D SeparableConv2D SimpleRNN SimpleRNNCell Softmax StackedRNNCells Subtract TimeDistributed
 UnitNormalization
 """
-LAYERS = frozenset(_OTHERS.split()) | {
+LAYERS = frozenset(_OTHER_LAYERS.split()) | {
     f"{name}{k}D" for name in _WITH_DIMENSIONS for k in (1, 2, 3)
 }
 """Layers of Keras 2 that Keras 3 has too."""
 
 NETWORKS = frozenset({"Model", "Functional", "Sequential"})
-MERGES = frozenset(
+MERGE_LAYERS = frozenset(
     {"Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot"}
 )
-RECURRENT = frozenset(
+RECURRENT_LAYERS = frozenset(
     {"SimpleRNN", "GRU", "LSTM", "RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "Bidirectional"}
 )
-RENAMED = {
+RENAMED_OPTIONS = {
     "BatchNormalizationV1": "BatchNormalization",
     "BatchNormalizationV2": "BatchNormalization",
     "CuDNNGRU": "GRU",
     "CuDNNLSTM": "LSTM",
     "ThresholdedReLU": "ReLU",
 }
-_UNCHANGED = (
+_UNCHANGED_OPTIONS = (
     "elu selu softmax softplus softsign relu relu6 tanh sigmoid exponential linear gelu mish"
 )
 ACTIVATIONS: dict[str, str | Callable[..., Any]] = {
-    **{name: name for name in _UNCHANGED.split()},
+    **{name: name for name in _UNCHANGED_OPTIONS.split()},
     "swish": "silu",
     "silu": "silu",
     "hard_sigmoid": keras2_hard_sigmoid,
@@ -62,14 +62,14 @@ ACTIVATIONS: dict[str, str | Callable[..., Any]] = {
 ACTIVATION_LAYERS = frozenset({"ELU", "LeakyReLU", "ReLU", "Softmax", "ThresholdedReLU"})
 
 # Without effect on what a trained network gives.
-TRAINING_ONLY = ("_initializer", "_regularizer", "_constraint")
-_NO_EFFECT = """
+TRAINING_SUFFIXES = ("_initializer", "_regularizer", "_constraint")
+_INERT_OPTIONS_TEXT = """
 autocast batch_input_shape batch_size dtype fused implementation input_length num_constants rank seed sparse trainable
 unroll
 """
-NO_EFFECT = frozenset(_NO_EFFECT.split())
+INERT_OPTIONS = frozenset(_INERT_OPTIONS_TEXT.split())
 # Options that Keras 3 has no more, and the values that change nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "adjustment": (None,),
     "causal": (False,),
     "data_format": ("channels_last", None),
@@ -114,7 +114,7 @@ def layer_options(
     for key, value in given.items():
         if key in ("layer", "backward_layer", "cell", "cells"):
             continue
-        if key.endswith(TRAINING_ONLY) or key in NO_EFFECT:
+        if key.endswith(TRAINING_SUFFIXES) or key in INERT_OPTIONS:
             continue
         value = plain_value(value)
         if key in accepted:
@@ -124,7 +124,7 @@ def layer_options(
                 value = value[0] if len(value) == 1 else value
             _check_numbers(value, f"{where}: option {layer_name(key)}")
             options[key] = value
-        elif key not in NEUTRAL or value not in NEUTRAL[key]:
+        elif key not in NEUTRAL_VALUES or value not in NEUTRAL_VALUES[key]:
             raise ModelError(
                 f"{where}: option {layer_name(key)}={str(value)[:80]} is not supported"
             )
@@ -156,7 +156,7 @@ def _activation(value: Any, where: str) -> Any:
     if isinstance(value, dict):
         name, config = value.get("class_name"), value.get("config")
         if isinstance(name, str) and name in ACTIVATION_LAYERS and isinstance(config, dict):
-            cls = getattr(keras.layers, RENAMED.get(name, name))
+            cls = getattr(keras.layers, RENAMED_OPTIONS.get(name, name))
             return cls(**layer_options(name, config, cls, where))
         value = config if isinstance(config, str) else name
     raise ModelError(

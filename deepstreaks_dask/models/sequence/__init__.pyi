@@ -11,7 +11,17 @@ from .layers import (
     Visits,
 )
 from .periodogram import OnePeriodogram, Periodogram, memory
-from .preprocessing import FEATURES, STAMPS, Batch, Prepared, batched, cut, pad, padding, prepare
+from .preprocessing import (
+    FEATURES,
+    STAMPS_PER_BATCH,
+    Batch,
+    Prepared,
+    batched,
+    cut,
+    pad,
+    padding,
+    prepare,
+)
 from .rcnn import Rcnn
 from .recurrent import STAMP_SIZE, Recurrent
 from .taonet import Drift, Reference, TaoNet
@@ -34,7 +44,7 @@ __all__ = [
     "Recurrent",
     "Reference",
     "Relative",
-    "STAMPS",
+    "STAMPS_PER_BATCH",
     "STAMP_SIZE",
     "StructureFunction",
     "TaoNet",

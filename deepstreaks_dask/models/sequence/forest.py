@@ -15,14 +15,16 @@ import numpy as np
 from deepstreaks_dask.archive.sequences import Sequences
 from deepstreaks_dask.errors import ModelError
 
-TREES = 400
-METHOD = "psf"
+TREE_COUNT = 400
+FLUX_METHOD = "psf"
 
-_UNKNOWN = np.float32(-1e6)  # what a feature that nobody knows is to a tree: below all others
-_SMALLEST_LEAF = 2
-_MOST_NODES = 20_000_000
-_MOST_BANDS, _LONGEST_BAND = 16, 16
-_AT_ONCE = 4096  # objects that go through the trees together
+_MISSING_FEATURE = np.float32(
+    -1e6
+)  # what a feature that nobody knows is to a tree: below all others
+_MIN_LEAF_SIZE = 2
+_MAX_NODES = 20_000_000
+_MAX_BANDS, _MAX_BAND_LENGTH = 16, 16
+_OBJECTS_PER_PASS = 4096  # objects that go through the trees together
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Trees:
             if array.dtype != dtype or array.ndim != (2 if name == "share" else 1):
                 raise ModelError(f"a forest's {name} is {array.dtype} {array.shape}")
         nodes, leaves = len(self.feature), len(self.share)
-        if not 0 < nodes <= _MOST_NODES or {
+        if not 0 < nodes <= _MAX_NODES or {
             len(self.threshold),
             len(self.left),
             len(self.right),
@@ -128,8 +130,11 @@ class Trees:
         ndarray
             float32 ``(object, class)``.
         """
-        table = np.where(np.isfinite(table), table, _UNKNOWN)
-        given = [self._predict(table[k : k + _AT_ONCE]) for k in range(0, len(table), _AT_ONCE)]
+        table = np.where(np.isfinite(table), table, _MISSING_FEATURE)
+        given = [
+            self._predict(table[k : k + _OBJECTS_PER_PASS])
+            for k in range(0, len(table), _OBJECTS_PER_PASS)
+        ]
         return np.concatenate(given) if given else np.empty((0, self.share.shape[1]), np.float32)
 
     def _predict(self, table: np.ndarray) -> np.ndarray:
@@ -174,14 +179,14 @@ class Forest:
     """
 
     def __init__(
-        self, classes: Sequence[str], trees: Trees, bands: Sequence[str], method: str = METHOD
+        self, classes: Sequence[str], trees: Trees, bands: Sequence[str], method: str = FLUX_METHOD
     ) -> None:
         self.classes, self.trees = tuple(classes), trees
         self.bands, self.method = tuple(bands), method
         if method not in (known := _library().METHODS):
             raise ModelError(f"a forest of {method!r} photometry: it is one of {', '.join(known)}")
-        if not 0 < len(self.bands) <= _MOST_BANDS or not all(
-            isinstance(band, str) and 0 < len(band) <= _LONGEST_BAND for band in self.bands
+        if not 0 < len(self.bands) <= _MAX_BANDS or not all(
+            isinstance(band, str) and 0 < len(band) <= _MAX_BAND_LENGTH for band in self.bands
         ):
             raise ModelError(f"a forest of the filters {self.bands}")
         trees.check(len(_library().feature_names(self.bands)), len(self.classes))
@@ -194,7 +199,7 @@ class Forest:
         classes: Sequence[str],
         *,
         seed: int = 0,
-        method: str = METHOD,
+        method: str = FLUX_METHOD,
     ) -> Forest:
         """Grow a forest.
 
@@ -226,12 +231,12 @@ class Forest:
         bands = _bands(sequences)
         table = _library().extract(sequences, bands, method)
         grown = RandomForestClassifier(
-            TREES,
+            TREE_COUNT,
             class_weight="balanced_subsample",
-            min_samples_leaf=_SMALLEST_LEAF,
+            min_samples_leaf=_MIN_LEAF_SIZE,
             random_state=seed,
             n_jobs=-1,
-        ).fit(np.where(np.isfinite(table), table, _UNKNOWN), numbers)
+        ).fit(np.where(np.isfinite(table), table, _MISSING_FEATURE), numbers)
         trees = Trees.of(grown)
         if len(grown.classes_) < len(classes):  # a class that nobody gave an example of
             share = np.zeros((len(trees.share), len(classes)), np.float16)
@@ -303,7 +308,7 @@ def _bands(sequences: Sequences) -> list[str]:
     """Filters of some objects, the most used first."""
     names, counts = np.unique(np.asarray(sequences.epochs["band"], str), return_counts=True)
     order = np.lexsort((names, -counts))
-    return [str(name) for name in names[order] if name][:_MOST_BANDS]
+    return [str(name) for name in names[order] if name][:_MAX_BANDS]
 
 
 def _rounded_down(values: np.ndarray) -> np.ndarray:

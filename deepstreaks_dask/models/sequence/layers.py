@@ -13,18 +13,18 @@ from keras import layers, ops
 
 from deepstreaks_dask.models.sequence.recurrent import STAMP_SIZE, Shape, feature, gaussians, hours
 
-YEAR = 24 * 365.25
+HOURS_PER_YEAR = 24 * 365.25
 """Hours in it."""
 
 _WIDTHS = 1.0, 1.4, 2.0  # pixels: standard deviations of apertures of which nothing is learned
 _APERTURES = gaussians(_WIDTHS).astype(np.float32)
-_SEEN = 3.0  # signal-to-noise ratio of a detection
-_STEPS = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96
-_LAGS = 2.0, 36.0, 240.0, 1080.0, 2400.0, 4800.0, 10800.0  # hours: they part pairs of epochs
-_VISIT = 2.0  # hours: exposures within these show the same
-_NEAR = -3, -2, -1, 1, 2, 3  # places of exposures that may be of the same visit
+_DETECTION_SNR = 3.0  # signal-to-noise ratio of a detection
+_EPOCH_STEPS = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96
+_LAG_EDGES = 2.0, 36.0, 240.0, 1080.0, 2400.0, 4800.0, 10800.0  # hours: they part pairs of epochs
+_VISIT_HOURS = 2.0  # hours: exposures within these show the same
+_VISIT_NEIGHBOURS = -3, -2, -1, 1, 2, 3  # places of exposures that may be of the same visit
 _FREQUENCIES = np.linspace(1 / 1000, 1 / 40, 192)  # a day: closer than six years can part
-_GROUPS = 8  # of these
+_FREQUENCY_GROUPS = 8  # of these
 _QUANTILES = 0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0
 
 
@@ -119,7 +119,7 @@ class Detections(layers.Layer):
         """Compute them."""
         there, count = counted(seen, flux.dtype)
         ratio = flux / error
-        found = there * ops.cast(ratio > _SEEN, flux.dtype)
+        found = there * ops.cast(ratio > _DETECTION_SNR, flux.dtype)
         place = ops.cumsum(ops.ones_like(found), axis=1)
         share = ops.log(ops.sum(found, axis=1) / count[:, 0] + 0.01)
         order = ops.argsort(ops.where(found > 0, place, place + 1e6), axis=1)
@@ -215,8 +215,8 @@ class Visits(layers.Layer):
         elapsed, place, last = _times(features, seen)
         count = ops.ones_like(elapsed)[..., None]
         total, squares = ops.zeros_like(values), ops.zeros_like(values)
-        for step in _NEAR:
-            near = ops.abs(ops.roll(elapsed, -step, axis=1) - elapsed) < _VISIT
+        for step in _VISIT_NEIGHBOURS:
+            near = ops.abs(ops.roll(elapsed, -step, axis=1) - elapsed) < _VISIT_HOURS
             there = (place + step >= 1) & (place + step <= last)
             weight = ops.cast(near & there, values.dtype)[..., None]
             more = weight * (ops.roll(values, -step, axis=1) - values)
@@ -275,13 +275,13 @@ class StructureFunction(layers.Layer):
         """Compute them."""
         elapsed, place, last = _times(features, seen)
         squares, lags, known = [], [], []
-        for step in _STEPS:
+        for step in _EPOCH_STEPS:
             square = ops.square(ops.roll(values, -step, axis=1) - values)
             squares.append(sum(ops.split(square, self.axes, axis=-1)))
             lags.append(ops.roll(elapsed, -step, axis=1) - elapsed)
             known.append(ops.cast(place + step <= last, elapsed.dtype))
         lag = ops.concatenate(lags, axis=1)[..., None]
-        edges = ops.convert_to_tensor(np.array([-1.0, *_LAGS, 1e9], np.float32))
+        edges = ops.convert_to_tensor(np.array([-1.0, *_LAG_EDGES, 1e9], np.float32))
         group = ops.cast((lag > edges[:-1]) & (lag <= edges[1:]), elapsed.dtype)
         group = group * ops.concatenate(known, axis=1)[..., None]
         square = ops.concatenate(squares, axis=1)
@@ -292,13 +292,13 @@ class StructureFunction(layers.Layer):
         some = ops.cast(count > 0, elapsed.dtype)
         found = ops.concatenate([ops.log(mean / 0.1) * some, some], axis=-1)
         n = values.shape[-1] // self.axes
-        flat = ops.reshape(found, (-1, (len(_LAGS) + 1) * (n + 1)))
+        flat = ops.reshape(found, (-1, (len(_LAG_EDGES) + 1) * (n + 1)))
         return ops.concatenate([flat, 0.5 * ops.log(largest / 0.01 + 0.01)], axis=-1)
 
     def compute_output_shape(self, values_shape: Shape) -> Shape:
         """Tell the shape."""
         n = (values_shape[-1] or 0) // self.axes
-        return (values_shape[0], (len(_LAGS) + 1) * (n + 1) + n)
+        return (values_shape[0], (len(_LAG_EDGES) + 1) * (n + 1) + n)
 
 
 class LongPeriods(layers.Layer):
@@ -312,7 +312,7 @@ class LongPeriods(layers.Layer):
         """Compute them."""
         there, count = counted(seen, values.dtype)
         speeds = (2 * np.pi * 365.25 * _FREQUENCIES).astype(np.float32)  # a year
-        turns = hours(features) / YEAR * ops.convert_to_tensor(speeds)
+        turns = hours(features) / HOURS_PER_YEAR * ops.convert_to_tensor(speeds)
         values, even, odd = (
             centred(v, there, count) for v in (values, ops.cos(turns), ops.sin(turns))
         )
@@ -323,13 +323,16 @@ class LongPeriods(layers.Layer):
         fitted = oo * ops.square(along) + ee * ops.square(across) - 2.0 * eo * along * across
         power = fitted / (ee * oo - ops.square(eo) + 1e-3 * ops.square(count)) / variance
         n = values.shape[-1]
-        grouped = ops.reshape(power, (-1, _GROUPS, len(_FREQUENCIES) // _GROUPS, n))
+        grouped = ops.reshape(
+            power, (-1, _FREQUENCY_GROUPS, len(_FREQUENCIES) // _FREQUENCY_GROUPS, n)
+        )
         highest = ops.max(grouped, axis=2)
         left = variance[:, 0] / count[:, 0] * ops.maximum(1.0 - ops.max(highest, axis=1), 1e-4)
         return ops.concatenate(
-            [ops.reshape(highest, (-1, _GROUPS * n)), 0.5 * ops.log(left / 0.01 + 1e-3)], axis=-1
+            [ops.reshape(highest, (-1, _FREQUENCY_GROUPS * n)), 0.5 * ops.log(left / 0.01 + 1e-3)],
+            axis=-1,
         )
 
     def compute_output_shape(self, values_shape: Shape) -> Shape:
         """Tell the shape."""
-        return (values_shape[0], (_GROUPS + 1) * (values_shape[-1] or 0))
+        return (values_shape[0], (_FREQUENCY_GROUPS + 1) * (values_shape[-1] or 0))

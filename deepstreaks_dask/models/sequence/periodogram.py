@@ -11,9 +11,9 @@ from deepstreaks_dask.models.sequence.recurrent import Shape, hours
 
 # a day; close enough for visits of a week
 _FREQUENCIES = np.linspace(0.1, 8.0, 48).astype(np.float32)
-_RIDGE = 0.3  # epochs whose worth a wave must fit before it is believed
-_FLOOR = 0.02  # natural logarithm of a flux: what is not worth a period
-_LARGEST = 3.0  # change that is looked at
+_RIDGE_EPOCHS = 0.3  # epochs whose worth a wave must fit before it is believed
+_LOG_FLUX_FLOOR = 0.02  # natural logarithm of a flux: what is not worth a period
+_MAX_CHANGE = 3.0  # change that is looked at
 
 
 class Periodogram(layers.Layer):
@@ -69,7 +69,7 @@ def _terms(changes: Any, features: Any) -> Any:
     days = hours(features) / 24.0
     turns = days * ops.convert_to_tensor(2 * np.pi * _FREQUENCIES)
     c, s = ops.cos(turns), ops.sin(turns)
-    y = ops.clip(changes, -_LARGEST, _LARGEST)
+    y = ops.clip(changes, -_MAX_CHANGE, _MAX_CHANGE)
     waves = [y[..., k, None] * wave for k in range(changes.shape[-1]) for wave in (c, s)]
     return ops.concatenate([ops.ones_like(days), y, y**2, c, s, c**2, c * s, *waves], axis=-1)
 
@@ -81,14 +81,14 @@ def _powers(sums: Any, fluxes: int) -> Any:
     c, s, cc, cs, *with_flux = (
         waves[..., k * count : (k + 1) * count] for k in range(4 + 2 * fluxes)
     )
-    ridge = _RIDGE / n
+    ridge = _RIDGE_EPOCHS / n
     ss = 1.0 - cc - s**2 + ridge
     cc, cs = cc - c**2 + ridge, cs - c * s
     powers = []
     for k in range(fluxes):
         mean = y[..., k, None]
         yc, ys = with_flux[2 * k] - mean * c, with_flux[2 * k + 1] - mean * s
-        spread = ops.maximum(yy[..., k, None] - mean**2, 0.0) + _FLOOR**2
+        spread = ops.maximum(yy[..., k, None] - mean**2, 0.0) + _LOG_FLUX_FLOOR**2
         fit = ss * yc**2 + cc * ys**2 - 2.0 * cs * yc * ys
         powers.append(fit / (spread * (cc * ss - cs**2)))
     return ops.concatenate(powers, axis=-1)

@@ -16,7 +16,7 @@ import numpy as np
 
 from deepstreaks_dask.archive.sequences import Sequences, read_objects
 
-STAMPS = 1024
+STAMPS_PER_BATCH = 1024
 """Stamps in a batch, padding included, at most; an object that has more is alone in its batch."""
 
 BANDS = "g", "r", "i"
@@ -30,12 +30,12 @@ point; so a network can tell an object that fades from a sky that brightens. ``f
 ``log(pixels / 3)``. The rest says the filter. What an archive does not know is 0.
 """
 
-LOG_HOURS = 5.0
+LOG_HOURS_SCALE = 5.0
 """Unit of what tells times, e-folds of hours: so years are about as large as the other features."""
 
-_BRIGHTEST = 1e5  # of a pixel, in units of the noise
-_AT_ONCE = 256  # stamps that a processor's cache holds while they are scaled
-_BORDER = 3  # pixels at a stamp's edge that tell the sky where nobody noted it
+_MAX_PIXEL_SNR = 1e5  # of a pixel, in units of the noise
+_STAMPS_PER_BLOCK = 256  # stamps that a processor's cache holds while they are scaled
+_BORDER_WIDTH = 3  # pixels at a stamp's edge that tell the sky where nobody noted it
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,12 @@ def prepare(sequences: Sequences, begun: Begun | None = None) -> Prepared:
     sky, noise = _background(sequences)
     pixels = np.empty(sequences.stamps.shape, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        for first in range(0, len(pixels), _AT_ONCE):
-            some = slice(first, first + _AT_ONCE)
+        for first in range(0, len(pixels), _STAMPS_PER_BLOCK):
+            some = slice(first, first + _STAMPS_PER_BLOCK)
             block = pixels[some]
             np.subtract(sequences.stamps[some], sky[some, None, None], out=block)
             block /= noise[some, None, None]
-            np.clip(block, -_BRIGHTEST, _BRIGHTEST, out=block)
+            np.clip(block, -_MAX_PIXEL_SNR, _MAX_PIXEL_SNR, out=block)
             block[np.isnan(block)] = 0.0
     starts, ends, mjd = sequences.starts, sequences.ends, sequences.epochs["mjd"]
     unit = np.log(noise.astype(np.float64)) - 0.4 * np.log(10) * _known(
@@ -147,7 +147,7 @@ def prepare(sequences: Sequences, begun: Begun | None = None) -> Prepared:
     return Prepared(pixels, features, sequences.counts, left)
 
 
-def batched(prepared: Prepared, stamps: int = STAMPS) -> Iterator[Batch]:
+def batched(prepared: Prepared, stamps: int = STAMPS_PER_BATCH) -> Iterator[Batch]:
     """Pad objects into batches, the shortest first.
 
     Parameters
@@ -166,7 +166,7 @@ def batched(prepared: Prepared, stamps: int = STAMPS) -> Iterator[Batch]:
         yield pad(prepared, order[rows])
 
 
-def cut(counts: np.ndarray, stamps: int = STAMPS) -> Iterator[slice]:
+def cut(counts: np.ndarray, stamps: int = STAMPS_PER_BATCH) -> Iterator[slice]:
     """Cut objects, the shortest first, into batches of at most so many stamps, padding included.
 
     Parameters
@@ -217,7 +217,7 @@ def pad(prepared: Prepared, rows: np.ndarray, length: int = 0) -> Batch:
     return Batch(rows, stamps, features, mask)
 
 
-def padding(counts: np.ndarray, stamps: int = STAMPS) -> float:
+def padding(counts: np.ndarray, stamps: int = STAMPS_PER_BATCH) -> float:
     """Tell what share of all batches of objects with so many epochs is padding.
 
     Parameters
@@ -237,7 +237,9 @@ def padding(counts: np.ndarray, stamps: int = STAMPS) -> float:
     return 1 - float(ordered.sum()) / sum(sizes) if sizes else 0.0
 
 
-def read_batches(url: str, total: int, shard: int, stamps: int = STAMPS) -> Iterator[Batch]:
+def read_batches(
+    url: str, total: int, shard: int, stamps: int = STAMPS_PER_BATCH
+) -> Iterator[Batch]:
     """Read an archive of sequences shard by shard, and give its batches as they are needed.
 
     Parameters
@@ -283,11 +285,11 @@ def _background(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
 def _edges(stamps: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Median of some stamps' edges and its spread as a standard deviation, float64 ``(row,)``; 0 where nothing is known."""
     edge = np.ones(stamps.shape[1:], bool)
-    edge[_BORDER:-_BORDER, _BORDER:-_BORDER] = False
+    edge[_BORDER_WIDTH:-_BORDER_WIDTH, _BORDER_WIDTH:-_BORDER_WIDTH] = False
     places = np.flatnonzero(edge)
     middle, spread = np.empty(len(rows)), np.empty(len(rows))
-    for first in range(0, len(rows), _AT_ONCE):
-        some = slice(first, first + _AT_ONCE)
+    for first in range(0, len(rows), _STAMPS_PER_BLOCK):
+        some = slice(first, first + _STAMPS_PER_BLOCK)
         pixels = stamps[rows[some]]
         values = pixels.reshape(len(pixels), -1).take(places, axis=1)
         finite = np.isfinite(values)
@@ -315,5 +317,5 @@ def _known(values: np.ndarray, otherwise: float) -> np.ndarray:
 
 
 def _hours(days: np.ndarray) -> np.ndarray:
-    hours: np.ndarray = np.log1p(24 * np.clip(days, 0, None)) / LOG_HOURS
+    hours: np.ndarray = np.log1p(24 * np.clip(days, 0, None)) / LOG_HOURS_SCALE
     return hours

@@ -30,9 +30,9 @@ from deepstreaks_dask.models.sequence.recurrent import (
 _UNITS = 128
 _APERTURES = 16
 _FLUXES = 2  # whose periods are looked for
-_PARTS = _UNITS, _UNITS, 5 * _APERTURES + 1, memory(_FLUXES)
-_STATE = sum(_PARTS)  # numbers that a step leaves to the next
-_AT_ONCE = 1024  # stamps of an update that are looked at in one call
+_STATE_PARTS = _UNITS, _UNITS, 5 * _APERTURES + 1, memory(_FLUXES)
+_STATE_SIZE = sum(_STATE_PARTS)  # numbers that a step leaves to the next
+_STAMPS_PER_CALL = 1024  # stamps of an update that are looked at in one call
 
 
 def rcnn(classes: int) -> keras.Model:
@@ -164,13 +164,13 @@ class Rcnn(Recurrent):
         if state is not None and (sequences.epochs["mjd"] < state.begun.last).any():
             raise ModelError("an epoch is earlier than the last one: give epochs as they come")
         prepared = prepare(sequences, None if state is None else state.begun)
-        before = np.zeros((n, _STATE), np.float32) if state is None else state.values
+        before = np.zeros((n, _STATE_SIZE), np.float32) if state is None else state.values
         inputs = [prepared.pixels, prepared.features, before]
         parts = [
-            self._one(*(values[k : k + _AT_ONCE] for values in inputs))
-            for k in range(0, n, _AT_ONCE)
+            self._one(*(values[k : k + _STAMPS_PER_CALL] for values in inputs))
+            for k in range(0, n, _STAMPS_PER_CALL)
         ]
-        given = np.concatenate([np.empty((0, len(self.classes) + _STATE), np.float32), *parts])
+        given = np.concatenate([np.empty((0, len(self.classes) + _STATE_SIZE), np.float32), *parts])
         scores, values = np.split(given, [len(self.classes)], axis=1)
         return scores, State(prepared.begun, values)
 
@@ -178,8 +178,8 @@ class Rcnn(Recurrent):
     def _one(self) -> Any:
         """One epoch as a compiled function of stamps, features and states: probabilities and new states side by side."""
         stamps, features = keras.Input((STAMP_SIZE, STAMP_SIZE)), keras.Input((len(FEATURES),))
-        states = keras.Input((_STATE,))
-        first, second, changed, sums = keras.ops.split(states, np.cumsum(_PARTS)[:-1], axis=1)
+        states = keras.Input((_STATE_SIZE,))
+        first, second, changed, sums = keras.ops.split(states, np.cumsum(_STATE_PARTS)[:-1], axis=1)
         layer = self.model.get_layer
         seen = layer("stamp")(keras.ops.expand_dims(stamps, -1))
         epoch = layers.Concatenate()([seen, features])

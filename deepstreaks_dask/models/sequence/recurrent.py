@@ -15,7 +15,7 @@ from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models.inference import compile_arrays
 from deepstreaks_dask.models.sequence.preprocessing import (
     FEATURES,
-    LOG_HOURS,
+    LOG_HOURS_SCALE,
     Batch,
     batched,
     prepare,
@@ -272,7 +272,7 @@ def hours(epochs: Any) -> Any:
     tensor
         Hours, (…, 1).
     """
-    return ops.expm1(LOG_HOURS * feature(epochs, "elapsed"))
+    return ops.expm1(LOG_HOURS_SCALE * feature(epochs, "elapsed"))
 
 
 def encode(encoder: keras.Model, images: Any, features: Any) -> Any:

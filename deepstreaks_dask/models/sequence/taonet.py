@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers, ops
 
 from deepstreaks_dask.models.sequence.layers import (
-    YEAR,
+    HOURS_PER_YEAR,
     Apertures,
     Detections,
     Distribution,
@@ -38,12 +38,12 @@ from deepstreaks_dask.models.sequence.recurrent import (
 
 _UNITS = 64
 _APERTURES = 12
-_PLACES = 0.8, 1.6, 3.2, 6.4  # pixels: widths of what tells where an object is
-_BLUR = 1.5  # pixels by which stars are blurred before they are compared, more than seeing and misalignment move them
-_OWN = 5.0  # pixels around the middle that are the object's own
-_PRIOR = 0.15  # standard deviation of a transparency that no star tells
-_FINEST = 0.02  # of a flux: no photometry of a survey's stamps is better
-_FAINT = 5.0  # units of noise: fluxes below tell no place
+_POSITION_WIDTHS = 0.8, 1.6, 3.2, 6.4  # pixels: widths of what tells where an object is
+_BLUR_SIGMA = 1.5  # pixels by which stars are blurred before they are compared, more than seeing and misalignment move them
+_OBJECT_RADIUS = 5.0  # pixels around the middle that are the object's own
+_TRANSPARENCY_PRIOR = 0.15  # standard deviation of a transparency that no star tells
+_FLUX_PRECISION = 0.02  # of a flux: no photometry of a survey's stamps is better
+_FAINT_SNR = 5.0  # units of noise: fluxes below tell no place
 
 
 def taonet(classes: int) -> keras.Model:
@@ -114,7 +114,7 @@ def _described(name: str, light: Any, steady: Any, features: Any, mask: Any) -> 
 def _learned_curve(measured: Any, signal: Any, features: Any, mask: Any) -> Any:
     """Describe light curves of learned apertures, whose arcsinh of the signal-to-noise ratio tells their errors."""
     # the derivative of the arcsinh; and what no photometry does better than
-    error = 1.0 / ops.cosh(ops.clip(ops.stop_gradient(signal), -12.0, 12.0)) + _FINEST
+    error = 1.0 / ops.cosh(ops.clip(ops.stop_gradient(signal), -12.0, 12.0)) + _FLUX_PRECISION
     there, _ = counted(mask, "float32")
     return LightCurve(name="curve")(measured, error, hours(features) / 24, there)
 
@@ -175,7 +175,7 @@ class Reference(layers.Layer):
         expected = around * ops.matmul(ops.matmul(blur, mean), blur) * dim
         stars = ops.sum(ops.square(expected), axis=(2, 3))
         # blurred pixels share their noise: as if each were one of unit noise
-        prior = 1.0 / _PRIOR**2
+        prior = 1.0 / _TRANSPARENCY_PRIOR**2
         light = (ops.sum(around_it * expected, axis=(2, 3)) + prior) / (stars + prior)
         light = ops.log(ops.clip(light, 0.05, 5.0))[..., None]
         more = stamps - mean * dim * ops.exp(light)[..., None]
@@ -211,7 +211,7 @@ class Place(layers.Layer):
     def build(self, stamps_shape: tuple[int | None, ...]) -> None:
         """Make the weights."""
         y, x = (np.indices((STAMP_SIZE, STAMP_SIZE)) - (STAMP_SIZE - 1) / 2).reshape(2, -1, 1)
-        widths = np.array(_PLACES)
+        widths = np.array(_POSITION_WIDTHS)
         light = gaussians(widths)
         kernels = np.concatenate([light, light * x / widths, light * y / widths], axis=1)
         self.kernel = self.add_weight(
@@ -224,13 +224,13 @@ class Place(layers.Layer):
         """Compute them."""
         flat = ops.reshape(stamps, (-1, ops.shape(stamps)[1], STAMP_SIZE * STAMP_SIZE))
         sums = ops.matmul(flat, self.kernel)
-        light, away = sums[..., : len(_PLACES)], sums[..., len(_PLACES) :]
-        whole = ops.sqrt(ops.square(light) + _FAINT**2)
+        light, away = sums[..., : len(_POSITION_WIDTHS)], sums[..., len(_POSITION_WIDTHS) :]
+        whole = ops.sqrt(ops.square(light) + _FAINT_SNR**2)
         return ops.clip(away / ops.concatenate([whole, whole], axis=-1), -3.0, 3.0)
 
     def compute_output_shape(self, stamps_shape: Shape) -> Shape:
         """Tell the shape."""
-        return (*stamps_shape[:2], 2 * len(_PLACES))
+        return (*stamps_shape[:2], 2 * len(_POSITION_WIDTHS))
 
 
 class Drift(layers.Layer):
@@ -243,7 +243,9 @@ class Drift(layers.Layer):
     def call(self, places: Any, features: Any, seen: Any) -> Any:
         """Compute them."""
         there, count = counted(seen, places.dtype)
-        years, places = (centred(v, there, count) for v in (hours(features) / YEAR, places))
+        years, places = (
+            centred(v, there, count) for v in (hours(features) / HOURS_PER_YEAR, places)
+        )
         span = ops.sum(years**2, axis=1) + 0.01
         slope = ops.sum(years * places, axis=1) / span
         left = ops.square(places - slope[:, None] * years)
@@ -305,15 +307,15 @@ def _encoder(shape: tuple[int, int, int], name: str, growth: int) -> keras.Model
 def _blurred() -> np.ndarray:
     """Weights of a row's pixels in each blurred one, float32 ``(x, x)``, with a unit of noise as before."""
     apart = np.subtract.outer(np.arange(STAMP_SIZE), np.arange(STAMP_SIZE))
-    kernel = np.exp(-0.5 * (apart / _BLUR) ** 2)
+    kernel = np.exp(-0.5 * (apart / _BLUR_SIGMA) ** 2)
     return (kernel / np.sqrt(np.median((kernel**2).sum(axis=1)))).astype(np.float32)
 
 
 def _around() -> np.ndarray:
     """Weights of the pixels around the object, float32 ``(y, x)``: how many are one, blurred."""
     y, x = np.indices((STAMP_SIZE, STAMP_SIZE)) - (STAMP_SIZE - 1) / 2
-    one = 1 / np.sqrt(4 * np.pi * _BLUR**2)
-    return np.where(np.hypot(x, y) > _OWN, one, 0.0).astype(np.float32)
+    one = 1 / np.sqrt(4 * np.pi * _BLUR_SIGMA**2)
+    return np.where(np.hypot(x, y) > _OBJECT_RADIUS, one, 0.0).astype(np.float32)
 
 
 _BLURRED, _AROUND = _blurred(), _around()

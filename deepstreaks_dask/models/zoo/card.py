@@ -18,9 +18,9 @@ KERAS_FILE = "keras"
 SCALINGS = "bytes", "l2", "none"
 """How pixels become what a network takes: 8-bit ones to 0..1, each plane to a norm of 1, or as they are."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|keras)")
-_LONGEST_CLASS = 64  # characters
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|keras)")
+_MAX_CLASS_LENGTH = 64  # characters
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -120,7 +120,7 @@ class Card:
         for what in ("dtype", "file", "sha256", "created", "description", "limits"):
             if not isinstance(getattr(self, what), str):
                 raise ModelError(f"model {self.name!r}: {what} is no text")
-        for what, pattern in (("file", _FILE), ("sha256", _SHA256)):
+        for what, pattern in (("file", _FILE_PATTERN), ("sha256", _SHA256)):
             value = getattr(self, what)
             if value and not pattern.fullmatch(value):
                 raise ModelError(f"model {self.name!r}: {what} {value!r} in its card is not valid")
@@ -130,7 +130,7 @@ class Card:
     def _check_classes(self) -> None:
         classes = self.classes
         if not isinstance(classes, (list, tuple)) or not all(
-            isinstance(name, str) and 0 < len(name) <= _LONGEST_CLASS for name in classes
+            isinstance(name, str) and 0 < len(name) <= _MAX_CLASS_LENGTH for name in classes
         ):
             raise ModelError(f"model {self.name!r}: classes is {classes!r}; give a list of names")
         if (self.architecture in CLASSIFIERS) != bool(classes) or len(set(classes)) < len(classes):
@@ -226,7 +226,7 @@ def check_name(value: Any, what: str) -> None:
 
 def valid_name(value: Any) -> bool:
     """Tell whether something can be the name or the version of a model."""
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+    return isinstance(value, str) and _NAME_PATTERN.fullmatch(value) is not None
 
 
 def _whole(value: Any) -> bool:

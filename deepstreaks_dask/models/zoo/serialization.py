@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from deepstreaks_dask.errors import ModelError
-from deepstreaks_dask.models.keras2.activations import REGISTERED
+from deepstreaks_dask.models.keras2.activations import REGISTERED_NAMES
 from deepstreaks_dask.models.registry import build, classifier_class
 from deepstreaks_dask.models.sequence.classifier import Classifier
 from deepstreaks_dask.models.zoo.card import DTYPES, KERAS_FILE, Card
@@ -234,7 +234,7 @@ def _parse_keras(data: bytes, origin: str) -> keras.Model:
         raise ModelError(f"{origin!r} is no .keras file: its configuration is no table")
     config.pop("compile_config", None)  # never loaded
     for module, name, value in _classes(config):
-        if (module, name) == ("builtins", "function") and value in REGISTERED:
+        if (module, name) == ("builtins", "function") and value in REGISTERED_NAMES:
             continue
         if "lambda" in name.lower():
             raise ModelError(f"{origin!r} holds a Lambda, code that could do anything: refused")

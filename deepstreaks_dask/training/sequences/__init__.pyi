@@ -2,14 +2,14 @@ from .batches import Feed
 from .experiments import finetune_in, train_folds
 from .fit import figures, passes, probabilities, train_classifier
 from .folds import draw_samples, fold_splits
-from .head import PASSES, train_head
+from .head import HEAD_EPOCHS, train_head
 from .labelled import Labelled
 from .reproduce import settings_for
 
 __all__ = [
     "Feed",
+    "HEAD_EPOCHS",
     "Labelled",
-    "PASSES",
     "draw_samples",
     "figures",
     "finetune_in",

@@ -19,13 +19,13 @@ from deepstreaks_dask.models.sequence.recurrent import Recurrent
 from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.utils.progress import progress_bar
 
-MOST = 128
+MAX_BATCH_OBJECTS = 128
 """Epochs of an object in a training step; of more, so many are drawn each time."""
 
-FIRST = 32
+FIRST_BATCH_SIZE = 32
 """The same in nearly the first half of the passes, which are the quicker for it."""
 
-_TOGETHER = 8  # batches whose objects are sorted by length together
+_SORTED_BATCHES = 8  # batches whose objects are sorted by length together
 
 
 class Shards:
@@ -139,16 +139,16 @@ class Feed(keras.utils.PyDataset):
         self.shards, self.labels, self.weights = shards, labels, weights
         self.classifier, self.recipe = classifier, recipe
         self.shuffled, self.epoch = shuffled, epoch
-        self._longest = MOST if shuffled else int(shards.counts.max())
+        self._longest = MAX_BATCH_OBJECTS if shuffled else int(shards.counts.max())
         self._begin()
 
     def _begin(self) -> None:
-        self._most = FIRST if self.epoch < self.recipe.epochs // 2 else MOST
+        self._most = FIRST_BATCH_SIZE if self.epoch < self.recipe.epochs // 2 else MAX_BATCH_OBJECTS
         rng = np.random.default_rng((self.recipe.seed, self.epoch)) if self.shuffled else None
         size, self._steps = self.recipe.batch, []
         for window in self.shards.windows(rng):
             places = window if rng is None else rng.permutation(window)
-            together = len(places) if rng is None else _TOGETHER * size
+            together = len(places) if rng is None else _SORTED_BATCHES * size
             mine = []
             for first in range(0, len(places), together):
                 some = places[first : first + together]

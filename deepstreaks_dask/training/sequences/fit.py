@@ -28,8 +28,8 @@ from deepstreaks_dask.training.fit import adam, hash_weights
 from deepstreaks_dask.training.recipe import RECIPES, Recipe, Split, split_groups
 from deepstreaks_dask.training.records import alone_in, drawing_curves, find_record, write_record
 from deepstreaks_dask.training.seeds import seeded
-from deepstreaks_dask.training.sequences.batches import FIRST, MOST, Feed
-from deepstreaks_dask.training.sequences.head import LAST_LAYERS, PASSES, train_head
+from deepstreaks_dask.training.sequences.batches import FIRST_BATCH_SIZE, MAX_BATCH_OBJECTS, Feed
+from deepstreaks_dask.training.sequences.head import HEAD_EPOCHS, LAST_LAYERS, train_head
 from deepstreaks_dask.training.sequences.labelled import Labelled
 
 
@@ -159,7 +159,7 @@ def passes(architecture: str, recipe: Recipe, *, start: object = None) -> int:
     ModelError
         If there is no such architecture.
     """
-    return recipe.epochs + (PASSES if _has_head(architecture, start) else 0)
+    return recipe.epochs + (HEAD_EPOCHS if _has_head(architecture, start) else 0)
 
 
 def _has_head(architecture: str, start: object) -> bool:
@@ -355,8 +355,8 @@ def _card(
             "optimizer": "Adam, gradients clipped to a norm of 1",
             "loss": "categorical cross-entropy",
             "epochs_run": len(history["loss"]),
-            "epochs_of_an_object": f"{kind.fewest:.0%} to all of them, drawn in each pass, {MOST} at most, "
-            f"{FIRST} in nearly the first half of the passes",
+            "epochs_of_an_object": f"{kind.fewest:.0%} to all of them, drawn in each pass, {MAX_BATCH_OBJECTS} at most, "
+            f"{FIRST_BATCH_SIZE} in nearly the first half of the passes",
             "history": {key: [round(v, 5) for v in vs] for key, vs in history.items()},
             "keras": keras.__version__,
             "backend": keras.backend.backend(),

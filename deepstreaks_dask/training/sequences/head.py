@@ -18,19 +18,23 @@ from deepstreaks_dask.training.checkpoints import OnEpoch
 from deepstreaks_dask.training.seeds import seeded
 from deepstreaks_dask.training.sequences.batches import Feed
 
-PASSES = 25
+HEAD_EPOCHS = 25
 """Through all views of all objects."""
 
-_VIEWS = 3  # of each object, turned over and thinned; besides, it is seen whole
-_LEFT_OUT = 0.4  # of the numbers between the layers: there are many for the objects that there are
-_BATCH = 128
-_RATE = 1e-3
-_DECAY = 0.1  # of the weights
-_WORSE = 1.1  # a loss makes much of being too sure, which many passes teach beside the classes
+_VIEWS_PER_OBJECT = 3  # of each object, turned over and thinned; besides, it is seen whole
+_DROPOUT_RATE = (
+    0.4  # of the numbers between the layers: there are many for the objects that there are
+)
+_BATCH_SIZE = 128
+_LEARNING_RATE = 1e-3
+_WEIGHT_DECAY = 0.1  # of the weights
+_MAX_LOSS_RATIO = (
+    1.1  # a loss makes much of being too sure, which many passes teach beside the classes
+)
 
 LAST_LAYERS = (
-    f"trained anew by what the others say: {PASSES} passes through {_VIEWS + 1} views of each object, AdamW, "
-    f"dropout {_LEFT_OUT:.0%}"
+    f"trained anew by what the others say: {HEAD_EPOCHS} passes through {_VIEWS_PER_OBJECT + 1} views of each object, "
+    f"AdamW, dropout {_DROPOUT_RATE:.0%}"
 )
 """What a model card says of it."""
 
@@ -64,7 +68,7 @@ def train_head(
     model, recipe = classifier.model, train.recipe
     standard, head = model.get_layer(classifier.standard), model.get_layer(classifier.head)
     body = compile_arrays(keras.Model(model.inputs, standard.input))
-    views = [train.at(None), *(train.at(recipe.epochs + k) for k in range(_VIEWS))]
+    views = [train.at(None), *(train.at(recipe.epochs + k) for k in range(_VIEWS_PER_OBJECT))]
     told, labels, weights = _said(classifier, body, *views)
     others = _said(classifier, body, held_out)
     mean, variance = (f(told, axis=0, dtype=np.float64) for f in (np.mean, np.var))
@@ -76,9 +80,11 @@ def train_head(
 
     with seeded(recipe.seed):
         anew = keras.models.clone_model(head, clone_function=_with_more_left_out)
-    rate = keras.optimizers.schedules.CosineDecay(_RATE, -(-len(labels) // _BATCH) * PASSES)
+    rate = keras.optimizers.schedules.CosineDecay(
+        _LEARNING_RATE, -(-len(labels) // _BATCH_SIZE) * HEAD_EPOCHS
+    )
     anew.compile(
-        keras.optimizers.AdamW(rate, weight_decay=_DECAY, clipnorm=1.0),
+        keras.optimizers.AdamW(rate, weight_decay=_WEIGHT_DECAY, clipnorm=1.0),
         loss="sparse_categorical_crossentropy",
         jit_compile=keras.backend.backend() == "jax",
     )
@@ -92,12 +98,12 @@ def train_head(
         labels,
         sample_weight=weights,
         validation_data=(standardised(others[0]), *others[1:]),
-        batch_size=_BATCH,
-        epochs=PASSES,
+        batch_size=_BATCH_SIZE,
+        epochs=HEAD_EPOCHS,
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=after)],
         verbose=0,
     ).history
-    if history["val_loss"][-1] < _WORSE * limit:
+    if history["val_loss"][-1] < _MAX_LOSS_RATIO * limit:
         head.set_weights(anew.get_weights())
         standard.set_weights([np.ones_like(mean), np.zeros_like(mean), mean, variance])
     return {key: [float(value) for value in values] for key, values in history.items()}
@@ -106,7 +112,7 @@ def train_head(
 def _with_more_left_out(layer: keras.Layer) -> keras.Layer:
     """Make a layer like another; a dropout leaves out more, or so many passes would learn by heart."""
     if isinstance(layer, keras.layers.Dropout):
-        return keras.layers.Dropout(_LEFT_OUT)
+        return keras.layers.Dropout(_DROPOUT_RATE)
     return layer.__class__.from_config(layer.get_config())
 
 

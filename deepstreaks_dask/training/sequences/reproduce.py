@@ -38,19 +38,19 @@ from deepstreaks_dask.training.sequences.fit import passes, train_classifier
 from deepstreaks_dask.utils.progress import Bar, progress_bar
 from deepstreaks_dask.utils.storage import write_text
 
-SHIFTED = 700
+SHIFTED_OBJECTS = 700
 """Objects of the survey that the RCNN was not trained on: one half to fine-tune with, one to test on."""
 
-SAMPLES = (1, 2, 5, 10, 20)
+SAMPLES_PER_CLASS = (1, 2, 5, 10, 20)
 """Objects a class that the RCNN is fine-tuned with."""
 
-REPEATS = 2
+REPEAT_COUNT = 2
 """How often these are drawn."""
 
-FOLDS = 3
+FOLD_COUNT = 3
 """Of the TAO-Net and the forest."""
 
-_SETTINGS = "settings.json"
+_SETTINGS_FILE = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def reproduce(folder: Path, settings: Settings) -> SequenceEvaluation:
         If the folder holds something else or another process is at work in it, or there are too few objects.
     """
     asked = asdict(settings)
-    mark = folder / _SETTINGS
+    mark = folder / _SETTINGS_FILE
     if mark.exists():
         if (there := _read(mark)) != asked:
             raise DeepStreaksError(f"{folder} holds another one ({there}): choose another folder")
@@ -153,7 +153,7 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
     """Train on surveys that differ, test on one that was not trained on, and fine-tune with its objects."""
     train, shifted, zoo = folder / "train.zarr", folder / "shifted.zarr", str(folder / "zoo")
     _simulate(train, settings.objects, "hits-varied", "rcnn", settings.seed)
-    _simulate(shifted, SHIFTED, "hits-shifted", "rcnn", settings.seed + 1)
+    _simulate(shifted, SHIFTED_OBJECTS, "hits-shifted", "rcnn", settings.seed + 1)
     recipe = read_recipe("sequences", epochs=settings.epochs, seed=settings.seed)
     for architecture in ("forest", "rcnn"):
         record = folder / "training" / architecture
@@ -168,7 +168,7 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
                 on_epoch=_advancing(bar),
             )
         publish(record, zoo)
-    total = len(SAMPLES) * REPEATS
+    total = len(SAMPLES_PER_CLASS) * REPEAT_COUNT
     with connect(jobs=total) as client:
         score(shifted, Families.from_zoo(zoo, ["hits"]), client)
         with progress_bar("fine-tune", total, unit="trainings") as bar:
@@ -176,9 +176,9 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
                 folder / "finetuned",
                 open_archive(shifted),
                 "hits_rcnn@1",
-                SAMPLES,
+                SAMPLES_PER_CLASS,
                 start_zoo=zoo,
-                repeats=REPEATS,
+                repeats=REPEAT_COUNT,
                 recipe=read_recipe("few", seed=settings.seed),
                 client=client,
                 on_training=bar.advance,
@@ -194,15 +194,15 @@ def _taonet(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvalu
     _simulate(archive, settings.objects, "crts", settings.what, settings.seed)
     recipe = read_recipe("sequences", epochs=settings.epochs, seed=settings.seed)
     folds = [folder / "folds" / architecture for architecture in ("forest", "taonet")]
-    with connect(jobs=FOLDS) as client:
+    with connect(jobs=FOLD_COUNT) as client:
         for record in folds:
-            total = FOLDS * passes(record.name, recipe)
+            total = FOLD_COUNT * passes(record.name, recipe)
             with progress_bar(f"train {record.name}", total, unit="epochs") as bar:
                 train_folds(
                     record,
                     open_archive(archive),
                     record.name,
-                    FOLDS,
+                    FOLD_COUNT,
                     family="crts",
                     recipe=recipe,
                     client=client,

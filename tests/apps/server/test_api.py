@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.websockets import WebSocketDisconnect
 
 from deepstreaks_dask.apps.review.app import serve
-from deepstreaks_dask.apps.server.auth import COOKIE, CSRF
+from deepstreaks_dask.apps.server.auth import CSRF_HEADER, SESSION_COOKIE
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.report import explanation_maps as explanations
@@ -25,7 +25,7 @@ MEMBERS = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
 def log_in(client, name="anna"):
     answer = client.post("/api/v1/login", json={"name": name, "password": PASSWORD})
     assert answer.status_code == 200
-    return {CSRF: answer.json()["csrf"]}
+    return {CSRF_HEADER: answer.json()["csrf"]}
 
 
 def lines(answer):
@@ -82,7 +82,7 @@ def test_cookies_and_headers(client):
 def test_other_sites_cannot_act_for_a_browser(client):
     csrf = log_in(client)
     body = {"id": streaks(client)[0]["id"], "verdict": "keep"}
-    for headers in ({}, {CSRF: "wrong"}, {CSRF: "\xff"}):
+    for headers in ({}, {CSRF_HEADER: "wrong"}, {CSRF_HEADER: "\xff"}):
         raw = [(k.encode(), v.encode("latin-1")) for k, v in headers.items()]
         assert client.post("/api/v1/verdicts", json=body, headers=raw).status_code == 403
     assert client.post("/api/v1/verdicts", json=body, headers=csrf).status_code == 200
@@ -343,7 +343,7 @@ def test_schemathesis_finds_nothing(app, of):
 
         hold()
     assert len(tried) > 100
-    assert COOKIE not in headers
+    assert SESSION_COOKIE not in headers
 
 
 def test_scores_are_explained(of, client, monkeypatch):

@@ -8,7 +8,7 @@ from starlette.routing import Mount
 from starlette.websockets import WebSocketDisconnect
 
 from deepstreaks_dask.apps.review.app import create_app
-from deepstreaks_dask.apps.server.auth import COOKIE, CSRF
+from deepstreaks_dask.apps.server.auth import CSRF_HEADER, SESSION_COOKIE
 from deepstreaks_dask.apps.server.site import own_machine
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
@@ -110,7 +110,7 @@ def enter(site, name):
     client = TestClient(site, follow_redirects=False)
     answer = client.post("/api/v1/login", json={"name": name, "password": PASSWORD})
     assert answer.status_code == 200
-    client.headers[CSRF] = answer.json()["csrf"]
+    client.headers[CSRF_HEADER] = answer.json()["csrf"]
     return client
 
 
@@ -145,7 +145,7 @@ def test_nobody_gets_in(site):
             {"Origin": "http://testserver"},
             {"Authorization": "Bearer ds_wrong"},
             {"Authorization": "Basic x"},
-            {"Cookie": f"{COOKIE}=guessed"},
+            {"Cookie": f"{SESSION_COOKIE}=guessed"},
         ):
             assert ask(stranger, method, path, headers=headers) == 401, (method, path, headers)
         if method == "GET" and not path.startswith("/api/"):
@@ -177,7 +177,7 @@ def test_no_change_without_the_second_secret(site):
             continue
         client = enter(site, "root")
         for secret in ("", "wrong", "0" * 64):
-            client.headers[CSRF] = secret
+            client.headers[CSRF_HEADER] = secret
             assert ask(client, method, path) in (403, 422), (method, path)
             assert client.get("/api/v1/session").status_code == 200
 
@@ -204,7 +204,7 @@ def test_one_archives_session_opens_no_other(site, tmp_path, people):
     here, there = enter(site, "root"), enter(other, "root")
     assert there.get("/api/v1/cutout", params={"id": "c3"}).status_code == 200
     assert here.get("/api/v1/cutout", params={"id": "c3"}).status_code == 404
-    moved = TestClient(other, cookies={COOKIE: here.cookies[COOKIE]})
+    moved = TestClient(other, cookies={SESSION_COOKIE: here.cookies[SESSION_COOKIE]})
     assert moved.get("/api/v1/cutout", params={"id": "c3"}).status_code == 401
     token = site.state.site.review.add_token("root", "x")
     shown = {"Authorization": f"Bearer {token}"}
@@ -275,6 +275,6 @@ def test_ones_own_machine_opens_to_the_key_alone(reviewed):
     body = {"run": "default", "workers": 1000}
     assert stranger.post("/api/v1/campaigns", json=body).status_code == 403
     csrf = stranger.get("/api/v1/session").json()["csrf"]
-    refused = stranger.post("/api/v1/campaigns", json=body, headers={CSRF: csrf})
+    refused = stranger.post("/api/v1/campaigns", json=body, headers={CSRF_HEADER: csrf})
     assert (refused.status_code, "workers" in refused.json()["detail"]) == (400, True)
     assert made.state.site.key not in repr(made.state.site)

@@ -15,7 +15,7 @@ from helpers import random_batch, write_run
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from deepstreaks_dask.apps.server.auth import COOKIE
+from deepstreaks_dask.apps.server.auth import SESSION_COOKIE
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.review.database import Review, default_url
@@ -161,7 +161,7 @@ def test_websockets_through_tls(proxied, client, tls, page):
     log_in(client)
     token = re.search(r'"token":\s*"([^"]+)"', client.get(f"/{page}").text)[1]
     address = f"wss://localhost:{proxied[0]}/{page}/ws"
-    cookie = {"Cookie": f"{COOKIE}={client.cookies[COOKIE]}"}
+    cookie = {"Cookie": f"{SESSION_COOKIE}={client.cookies[SESSION_COOKIE]}"}
     origin = f"https://localhost:{proxied[0]}"
     given = {"subprotocols": ["bokeh", token], "ssl": tls}
     with connect(address, origin=origin, additional_headers=cookie, **given) as opened:

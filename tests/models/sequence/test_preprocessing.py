@@ -7,7 +7,7 @@ from deepstreaks_dask.archive.schema import EPOCHS
 from deepstreaks_dask.archive.sequences import Sequences
 from deepstreaks_dask.models.sequence.preprocessing import (
     FEATURES,
-    STAMPS,
+    STAMPS_PER_BATCH,
     batched,
     cut,
     pad,
@@ -136,7 +136,7 @@ def test_little_is_wasted():
         ordered = np.sort(counts)
         sizes = [len(ordered[part]) * ordered[part][-1] for part in cut(ordered)]
         assert padding(counts) == pytest.approx(1 - counts.sum() / sum(sizes))
-        assert max(sizes) <= STAMPS
+        assert max(sizes) <= STAMPS_PER_BATCH
         assert padding(counts) < 0.05
         # as they come, in as many batches
         parts = np.array_split(counts, len(sizes))

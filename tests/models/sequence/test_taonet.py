@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from deepstreaks_dask.models.sequence.layers import (
-    _LAGS,
+    _EPOCH_STEPS,
+    _LAG_EDGES,
     _QUANTILES,
-    _STEPS,
     Apertures,
     Detections,
     Distribution,
@@ -37,12 +37,12 @@ def given():
 def test_a_structure_function_is_that_of_the_pairs(given):
     values, features, _ = given
     whole = np.asarray(StructureFunction()(*given))
-    found = whole[:, :-3].reshape(2, len(_LAGS) + 1, 4)
+    found = whole[:, :-3].reshape(2, len(_LAG_EDGES) + 1, 4)
     for row, count in enumerate(COUNTS):
         v, hours = values[row], np.expm1(5 * features[row, :, ELAPSED])
-        pairs = [(k, k + s) for s in _STEPS for k in range(count - s)]
-        groups = np.digitize([hours[b] - hours[a] for a, b in pairs], _LAGS, right=True)
-        for group in range(len(_LAGS) + 1):
+        pairs = [(k, k + s) for s in _EPOCH_STEPS for k in range(count - s)]
+        groups = np.digitize([hours[b] - hours[a] for a, b in pairs], _LAG_EDGES, right=True)
+        for group in range(len(_LAG_EDGES) + 1):
             own = [pair for pair, g in zip(pairs, groups, strict=True) if g == group]
             assert found[row, group, 3] == bool(own)
             if own and not group:

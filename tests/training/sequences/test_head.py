@@ -15,7 +15,7 @@ from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.training.sequences import head as heads
 from deepstreaks_dask.training.sequences.batches import Feed
 from deepstreaks_dask.training.sequences.fit import passes, train_classifier
-from deepstreaks_dask.training.sequences.head import PASSES, train_head
+from deepstreaks_dask.training.sequences.head import HEAD_EPOCHS, train_head
 from deepstreaks_dask.training.sequences.labelled import Labelled
 
 RECIPE = Recipe(
@@ -61,7 +61,7 @@ def test_the_last_pass_is_what_the_network_has_afterwards(given):
     kept = network.model.get_layer("stamp").get_weights()
     told = []
     losses = train_head(network, train, held_out, before, on_epoch=lambda *it: told.append(it))
-    assert [epoch for epoch, _ in told] == list(range(1, 1 + PASSES))
+    assert [epoch for epoch, _ in told] == list(range(1, 1 + HEAD_EPOCHS))
     assert [one["val_loss"] for _, one in told] == pytest.approx(losses["val_loss"])
     assert losses["val_loss"][-1] < before
     again = TaoNet.from_arrays(network.classes, network.to_arrays())  # rounded, and compiled anew
@@ -74,7 +74,7 @@ def test_the_last_pass_is_what_the_network_has_afterwards(given):
 
 def test_what_is_worse_changes_nothing(given, monkeypatch):
     network, train, held_out = given
-    monkeypatch.setattr(heads, "PASSES", 2)
+    monkeypatch.setattr(heads, "HEAD_EPOCHS", 2)
     before = network.to_arrays()
     losses = train_head(network, train, held_out, 0.0)
     assert len(losses["val_loss"]) == 2
@@ -99,13 +99,13 @@ def test_a_training_that_was_killed_at_its_head_goes_on_there(labelled, tmp_path
     (card,) = train_classifier(tmp_path, labelled.archive, "taonet", **options)["cards"]
     history = card["recipe"]["history"]
     assert len(history["loss"]) == RECIPE.epochs == card["recipe"]["epochs_run"]
-    assert len(history["head_val_loss"]) == PASSES
+    assert len(history["head_val_loss"]) == HEAD_EPOCHS
     ended = [*history["loss"], history["head_loss"][0]]
     assert [loss for _, loss in told] == pytest.approx(ended, abs=1e-5)
 
 
 def test_only_a_network_that_begins_anew_gets_a_new_head():
-    assert passes("taonet", RECIPE) == 1 + PASSES
+    assert passes("taonet", RECIPE) == 1 + HEAD_EPOCHS
     assert passes("taonet", RECIPE, start="crts_taonet@4") == 1
     assert passes("rcnn", RECIPE) == passes("forest", RECIPE) == 1
     assert Recurrent.head == ""

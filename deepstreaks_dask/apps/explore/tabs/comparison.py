@@ -11,7 +11,7 @@ from deepstreaks_dask import plots
 from deepstreaks_dask.apps import bridge as style
 from deepstreaks_dask.apps.explore.messages import one_of, plain
 from deepstreaks_dask.evaluation.interactive import (
-    DECISION,
+    DECISION_NAME,
     Change,
     Cut,
     Exploration,
@@ -40,7 +40,7 @@ class DriftTab:
     def follow(self) -> None:
         """Draw the decision's drift the first time; the scores do not follow thresholds."""
         if not self.name:
-            self._choose({"name": DECISION})
+            self._choose({"name": DECISION_NAME})
 
     def _choose(self, message: dict[str, Any]) -> None:
         explorer = self.explorer

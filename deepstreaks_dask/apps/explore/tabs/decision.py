@@ -12,7 +12,7 @@ from bokeh.models import ColumnDataSource, GlyphRenderer, Scatter, Segment, TapT
 from deepstreaks_dask import plots
 from deepstreaks_dask.apps import bridge as style
 from deepstreaks_dask.apps.explore.messages import one_of
-from deepstreaks_dask.evaluation.interactive import DECISION, Counts, Selection
+from deepstreaks_dask.evaluation.interactive import DECISION_NAME, Counts, Selection
 from deepstreaks_dask.scoring.decision import family_of
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class DecisionTab:
         names = exploration.families
         if of != "families":
             names = [of, *(m for m in exploration.members if family_of(m) == of)]
-        curves = {name: exploration.curve(name) for name in dict.fromkeys([DECISION, *names])}
+        curves = {name: exploration.curve(name) for name in dict.fromkeys([DECISION_NAME, *names])}
         return {name: curve for name, curve in curves.items() if len(curve)}
 
     def _choose_curves(self, message: dict[str, Any]) -> None:

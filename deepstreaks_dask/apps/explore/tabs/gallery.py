@@ -18,19 +18,19 @@ from deepstreaks_dask import plots
 from deepstreaks_dask.apps.explore.messages import one_of, selection, whole
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.evaluation.interactive import DECISION, Selection
+from deepstreaks_dask.evaluation.interactive import DECISION_NAME, Selection
 from deepstreaks_dask.report.explanation_maps import Map, explanation_map
 from deepstreaks_dask.scoring.decision import family_of
 
 if TYPE_CHECKING:
     from deepstreaks_dask.apps.explore.page import Explorer
 
-CARDS = 24
+CARDS_PER_PAGE = 24
 """Cutouts that are added to the gallery at a time."""
 
-MOST_CARDS = 2400
+MAX_CARDS = 2400
 _ORDERS = ("surest", "doubtful", "time")
-_FACTS = ("jd", "ra", "dec", "length", "mag", "snr", "source")
+_CARD_COLUMNS = ("jd", "ra", "dec", "length", "mag", "snr", "source")
 
 
 class Galleries:
@@ -191,19 +191,19 @@ class Gallery:
         places = self.find()
         self.total = len(places)
         if self.order != "time":
-            joint = self.explorer.exploration.column(DECISION, places)
+            joint = self.explorer.exploration.column(DECISION_NAME, places)
             key = np.nan_to_num(joint, nan=-1.0)
             key = -key if self.order == "surest" else key
-            if len(key) > MOST_CARDS:
-                best = np.argpartition(key, MOST_CARDS)[:MOST_CARDS]
+            if len(key) > MAX_CARDS:
+                best = np.argpartition(key, MAX_CARDS)[:MAX_CARDS]
                 places, key = places[best], key[best]
             places = places[np.argsort(key, kind="stable")]
-        self.places, self._given = places[:MOST_CARDS], 0
+        self.places, self._given = places[:MAX_CARDS], 0
         return {**self.next(), "append": False}
 
     def next(self) -> dict[str, Any]:
         """Read the next ones."""
-        places = self.places[self._given : self._given + CARDS]
+        places = self.places[self._given : self._given + CARDS_PER_PAGE]
         self._given += len(places)
         return {"cards": cards(self.explorer, places), "append": True}
 
@@ -237,7 +237,7 @@ def cards(explorer: Explorer, places: np.ndarray) -> list[dict[str, Any]]:
     pixels = zarr.open_group(dataset.attrs["url"], mode="r")["cutouts"]
     columns = {
         name: dataset[name].isel(cutout=xr.DataArray(rows, dims="n")).values
-        for name in ("id", "night", "filter", "kind", *_FACTS)
+        for name in ("id", "night", "filter", "kind", *_CARD_COLUMNS)
     }
     limits = {member: decision.threshold(member) for member in exploration.members}
     shown = []
@@ -262,7 +262,7 @@ def cards(explorer: Explorer, places: np.ndarray) -> list[dict[str, Any]]:
         labels = [f"{f} {stratum[f]}" for f in ("rb", "sl", "kd", "os") if stratum[f] >= 0]
         where = [plots.night_name(int(known["night"])), known["filter"], known["kind"]]
         facts = [("labels", ", ".join(labels) or "none")]
-        facts += [(name, _fact(known[name])) for name in _FACTS]
+        facts += [(name, _fact(known[name])) for name in _CARD_COLUMNS]
         shown.append(
             {
                 "id": str(known["id"]),

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 PLOT_SIZE = 320
 """Pixels on a side of what is drawn."""
 
-WHOLE = (-0.01, 1.01)
-_TRUTHS = {-1: "no label", 0: "label 0", 1: "label 1"}
+FULL_RANGE = (-0.01, 1.01)
+_LABEL_TEXT = {-1: "no label", 0: "label 0", 1: "label 1"}
 _COLOURS = {"no label": plots.SOFT, "label 0": plots.ORANGE, "label 1": plots.BLUE}
 
 
@@ -32,7 +32,7 @@ def shade(
     exploration: Exploration,
     x: str,
     y: str,
-    spans: tuple[tuple[float, float], tuple[float, float]] = (WHOLE, WHOLE),
+    spans: tuple[tuple[float, float], tuple[float, float]] = (FULL_RANGE, FULL_RANGE),
     *,
     places: np.ndarray | None = None,
     dark: bool = False,
@@ -66,7 +66,7 @@ def shade(
         marked = tf.shade(counts, cmap=[colour], how="eq_hist", min_alpha=200)
         return np.asarray(tf.dynspread(marked, threshold=0.7, max_px=4).data)
     truth = exploration.strata["truth"].to_numpy()[exploration.cell % len(exploration.strata)]
-    kinds = pd.CategoricalDtype(list(_TRUTHS.values()))
+    kinds = pd.CategoricalDtype(list(_LABEL_TEXT.values()))
     table["truth"] = pd.Categorical.from_codes(truth.astype(np.int8) + 1, dtype=kinds)
     counts = canvas.points(table, "x", "y", ds.by("truth", ds.count()))
     key = {words: tint.get(colour, colour) for words, colour in _COLOURS.items()}
@@ -87,8 +87,8 @@ class Joint:
         self.names = [x, y]
         self.figure: Plot = figure(
             height=380,
-            x_range=Range1d(*WHOLE),
-            y_range=Range1d(*WHOLE),
+            x_range=Range1d(*FULL_RANGE),
+            y_range=Range1d(*FULL_RANGE),
             tools=[
                 BoxSelectTool(persistent=True),
                 WheelZoomTool(modifiers={"shift": True}),
@@ -102,7 +102,7 @@ class Joint:
         self.figure.tools[0].overlay.editable = False
         empty = np.zeros((PLOT_SIZE, PLOT_SIZE), np.uint32)
         self._layers: list[Any] = [
-            self.figure.image_rgba([empty], x=WHOLE[0], y=WHOLE[0], dw=1.02, dh=1.02)
+            self.figure.image_rgba([empty], x=FULL_RANGE[0], y=FULL_RANGE[0], dw=1.02, dh=1.02)
             for _ in range(2)
         ]
         self.lines = [Span(dimension=d, line_color=plots.INK) for d in ("height", "width")]
@@ -124,7 +124,7 @@ class Joint:
             (float(axis.start), float(axis.end))
             for axis in (self.figure.x_range, self.figure.y_range)
         )
-        return x if x[1] > x[0] else WHOLE, y if y[1] > y[0] else WHOLE
+        return x if x[1] > x[0] else FULL_RANGE, y if y[1] > y[0] else FULL_RANGE
 
     def show(self, layer: int, picture: np.ndarray, spans: Any) -> None:
         """Show a picture in one of the layers.
@@ -220,7 +220,7 @@ class JointTab:
 
         def reset(event: DoubleTap) -> None:
             for span in (joint.figure.x_range, joint.figure.y_range):
-                span.update(start=WHOLE[0], end=WHOLE[1])
+                span.update(start=FULL_RANGE[0], end=FULL_RANGE[1])
             self._draw(pair)
 
         joint.figure.on_event(SelectionGeometry, boxed)

@@ -11,7 +11,7 @@ from bokeh.models import Span
 from deepstreaks_dask import plots
 from deepstreaks_dask.apps import bridge as style
 from deepstreaks_dask.apps.explore.messages import one_of, whole
-from deepstreaks_dask.evaluation.interactive import BINS, Selection
+from deepstreaks_dask.evaluation.interactive import HISTOGRAM_BINS, Selection
 
 if TYPE_CHECKING:
     from deepstreaks_dask.apps.explore.page import Explorer
@@ -90,8 +90,8 @@ class ScoresTab:
     def _tap_bin(self, event: Tap) -> None:
         if event.x is None or not 0 <= event.x <= 1:
             return
-        k = min(int(event.x * BINS), BINS - 1)
-        low, high = k / BINS, (k + 1) / BINS
+        k = min(int(event.x * HISTOGRAM_BINS), HISTOGRAM_BINS - 1)
+        low, high = k / HISTOGRAM_BINS, (k + 1) / HISTOGRAM_BINS
         last = high if high == 1 else float(np.nextafter(np.float32(high), np.float32(0)))
         chosen = Selection(filter=self.explorer.filter, ranges=((self.name, low, last),))
         self.explorer.galleries.select(chosen, f"{self.name} from {low:.2f} to {high:.2f}")

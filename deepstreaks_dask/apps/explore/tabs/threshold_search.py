@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from deepstreaks_dask.apps.explore.messages import one_of, plain
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.evaluation.threshold_search import BY, Found, search_thresholds
+from deepstreaks_dask.evaluation.threshold_search import SEARCH_LEVELS, Found, search_thresholds
 
 if TYPE_CHECKING:
     from deepstreaks_dask.apps.explore.page import Explorer
 
-_TARGETS = ("fpr", "budget")
+_SEARCH_TARGETS = ("fpr", "budget")
 
 
 class SearchTab:
@@ -31,10 +31,10 @@ class SearchTab:
 
     def _search(self, message: dict[str, Any]) -> None:
         explorer = self.explorer
-        target, value = one_of(message.get("target"), _TARGETS), message.get("value")
+        target, value = one_of(message.get("target"), _SEARCH_TARGETS), message.get("value")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise DeepStreaksError("give the target as a number")
-        options = {target: value, "by": one_of(message.get("by"), BY)}
+        options = {target: value, "by": one_of(message.get("by"), SEARCH_LEVELS)}
         explorer.bridge.send("searching")
 
         def work() -> Found | DeepStreaksError:
