@@ -20,12 +20,14 @@ import safetensors
 from typer.testing import CliRunner
 
 # All of the package that this test names; the rest goes by the command line.
-from deepstreaks_dask.archive import open_archive, quarantine
-from deepstreaks_dask.cli import app
-from deepstreaks_dask.ledger import Ledger
-from deepstreaks_dask.review import RefusedError, Review
-from deepstreaks_dask.runs import list_runs, open_scores
-from deepstreaks_dask.triage import read as read_triage
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.store import quarantine
+from deepstreaks_dask.cli.main import app
+from deepstreaks_dask.review.accounts import RefusedError
+from deepstreaks_dask.review.database import Review
+from deepstreaks_dask.scoring.runs import list_runs, open_scores
+from deepstreaks_dask.scoring.triage import read_triage
+from deepstreaks_dask.service.state import Ledger
 
 STORED = Path(__file__).parent / "fixtures" / "v0_1_0"
 EXPECTED = json.loads((STORED / "expected.json").read_text(encoding="utf-8"))

@@ -65,7 +65,7 @@ def small(client, monkeypatch):
     def here(**_):
         yield None
 
-    def write(found, scores, path):  # tests/sequences/test_measuring.py has the pictures
+    def write(found, scores, path):  # tests/evaluation/test_measuring.py has the pictures
         path.write_text(f"{scores.attrs['run']}, {found.by_epochs}")
 
     monkeypatch.setattr(reproduce, "write_evaluation", write)
