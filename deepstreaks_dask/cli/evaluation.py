@@ -229,7 +229,7 @@ def queue(
 
 
 @app.command()
-def explanation_map(
+def explain(
     archive: ArchiveArg,
     cutout: Annotated[str, typer.Argument(help="Id of the cutout.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A .png file.")] = Path(
@@ -249,7 +249,7 @@ def explanation_map(
     from PIL import Image
 
     from deepstreaks_dask.archive.pictures import grey
-    from deepstreaks_dask.report.explanation_maps import explanation_map as ask
+    from deepstreaks_dask.report.explanation_maps import explanation_map
     from deepstreaks_dask.review.catalogue import Catalogue
     from deepstreaks_dask.scoring.decision import Decision
     from deepstreaks_dask.scoring.runs import open_scores
@@ -269,7 +269,7 @@ def explanation_map(
         ) from error
     pictures, said = [grey(pixels)[..., None].repeat(3, axis=-1)], []
     for member in catalogue.members:
-        found = ask(pixels, member, scores.attrs["members"], zoo)
+        found = explanation_map(pixels, member, scores.attrs["members"], zoo)
         pictures.append(np.asarray(Image.open(io.BytesIO(found.png))))
         values = {"logit": found.logit, "sky": found.sky, "missing": found.missing}
         said.append({"member": member, "score": float(catalogue[member][row]), **values})
@@ -323,7 +323,7 @@ def thresholds_search(
     ] = None,
     by: Annotated[str, typer.Option(help="A threshold for each family or member.")] = "family",
     run: RunOption = "default",
-    save_thresholds: Annotated[
+    save: Annotated[
         str | None, typer.Option(help="Name to keep them by, with the archive.")
     ] = None,
     output: Annotated[
@@ -340,8 +340,7 @@ def thresholds_search(
     """
     from deepstreaks_dask.evaluation.interactive import open_exploration
     from deepstreaks_dask.evaluation.threshold_search import search_thresholds
-    from deepstreaks_dask.scoring.threshold_sets import save_thresholds as keep
-    from deepstreaks_dask.scoring.threshold_sets import to_toml
+    from deepstreaks_dask.scoring.threshold_sets import save_thresholds, to_toml
     from deepstreaks_dask.utils.progress import progress_bar
 
     rounds = 100
@@ -356,9 +355,9 @@ def thresholds_search(
             seed=seed,
             advance=bar.advance,
         )
-    written = [keep(archive, save_thresholds, found.decision, run=run)] if save_thresholds else []
+    written = [save_thresholds(archive, save, found.decision, run=run)] if save else []
     if output:
-        name = save_thresholds or output.stem
+        name = save or output.stem
         output.write_text(to_toml(found.decision, name, run=run, archive=archive))
         written.append(str(output))
     if as_json:

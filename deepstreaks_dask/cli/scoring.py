@@ -229,12 +229,14 @@ def calibrate(
 
     Example: deepstreaks calibrate week.zarr --method isotonic
     """
-    from deepstreaks_dask.evaluation.calibration import calibrate as fit_triage
+    from deepstreaks_dask.evaluation.calibration import calibrate as fit_calibration
     from deepstreaks_dask.evaluation.calibration import seen_in_training, store
     from deepstreaks_dask.scoring.runs import open_scores
 
     scores = open_scores(archive, run)
-    made = fit_triage(scores, method, share=share, seed=seed, leave_out=seen_in_training(scores))
+    made = fit_calibration(
+        scores, method, share=share, seed=seed, leave_out=seen_in_training(scores)
+    )
     store(archive, run, made)
     if as_json:
         print_json(made.to_dict())

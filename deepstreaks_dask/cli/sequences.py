@@ -348,7 +348,7 @@ def evaluate(
 
 
 @app.command()
-def compare_exposures(
+def compare(
     archives: Annotated[
         list[str], typer.Argument(help="Archives of sequences, such as a simulated and a real one.")
     ],
@@ -364,11 +364,10 @@ def compare_exposures(
 
     Example: deepstreaks sequences compare simulated.zarr real.zarr -o exposures.html
     """
-    from deepstreaks_dask.evaluation.exposure_check import compare_exposures as put_together
-    from deepstreaks_dask.evaluation.exposure_check import look_at
+    from deepstreaks_dask.evaluation.exposure_check import compare_exposures, look_at
     from deepstreaks_dask.report.sequence_report import write_comparison
 
-    found = put_together([look_at(one, most=most, progress=True) for one in archives])
+    found = compare_exposures([look_at(one, most=most, progress=True) for one in archives])
     write_comparison(found, output)
     rows = found.table.astype(object).where(found.table.notna(), None).to_dict("records")
     if as_json:
