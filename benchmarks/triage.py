@@ -40,7 +40,7 @@ from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.families import Families
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.scoring.triage import Checked, Triage
 from deepstreaks_dask.simulation.nights import simulate_nights
 from deepstreaks_dask.training.distillation import Plan, fit_triage
@@ -112,10 +112,10 @@ def main(
 
 def _looked(known: Path, triage: Triage) -> tuple[xr.Dataset, np.ndarray]:
     """Give the decided cutouts with their first scores, and which are of nights that the student did not learn from."""
-    scores = open_scores(known)
+    scores = open_run(known)
     decided = Decision.of_run(scores).apply(scores)
     first = Zoo(triage.zoo).card(triage.first)
-    looks = open_scores(known, f"first-{first.name}-{first.sha256[:12]}")["scores"].values[:, 0]
+    looks = open_run(known, f"first-{first.name}-{first.sha256[:12]}")["scores"].values[:, 0]
     learned = np.isin(decided["night"].values, first.training_data["nights"])
     return decided.assign(first_look=("cutout", looks)), ~learned
 

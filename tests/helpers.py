@@ -164,7 +164,7 @@ RUN_MEMBERS = ["rb_a", "rb_b", "sl_a", "kd_a", "kd_b", "kd_c", "os_a"]
 
 
 def random_run(n=600, *, seed=0, missing=0.02, members=RUN_MEMBERS, nights=5):
-    """Made-up scores and labels as ``open_scores`` gives them: members tell a little, some have not looked."""
+    """Made-up scores and labels as ``open_run`` gives them: members tell a little, some have not looked."""
     rng = np.random.default_rng(seed)
     truth = {f"label_{f}": rng.choice([-1, 0, 1], n, p=[0.1, 0.5, 0.4]) for f in ("rb", "sl", "kd")}
     scores = rng.beta(0.6, 0.6, (n, len(members))).astype(np.float32)

@@ -25,7 +25,7 @@ from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.review.accounts import RefusedError
 from deepstreaks_dask.review.database import Review
-from deepstreaks_dask.scoring.runs import list_runs, open_scores
+from deepstreaks_dask.scoring.runs import list_runs, open_run
 from deepstreaks_dask.scoring.triage import read_triage
 from deepstreaks_dask.service.state import Ledger
 
@@ -145,7 +145,7 @@ def contents(archive):
 
 def scores_of(archive, run):
     """Give scores and provenance as they are stored."""
-    scores = open_scores(archive, run)
+    scores = open_run(archive, run)
     beside = [name for name in ("first_look", "rejected") if name in scores]
     return {
         "dimensions": list(scores["scores"].dims),
@@ -323,7 +323,7 @@ def test_a_run_that_is_done_is_not_computed_again(stored, client, which):
     before = chunks(archive)
     assert any(run in path.parts for path in before)
     said = go_on(stored, which, client)
-    assert said["scored"] == open_scores(archive, run)["scores"].shape[0]
+    assert said["scored"] == open_run(archive, run)["scores"].shape[0]
     assert said["failures"] == []
     assert chunks(archive) == before
 
@@ -337,7 +337,7 @@ def test_scores_that_are_lost_are_computed_again(stored, client, which):
     archive, run = which.split()
     shutil.rmtree(Path(archive) / "runs" / run / "scores" / "c" / "0")
     go_on(stored, which, client)
-    found = plain(open_scores(archive, run)["scores"].values)
+    found = plain(open_run(archive, run)["scores"].values)
     expected = EXPECTED[f"scores of {which}"]["scores"]
     # another processor may round otherwise
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -352,7 +352,7 @@ def test_cutouts_are_appended_and_scored(stored, client):
     for which in ("nights.zarr default", "nights.zarr cheap"):
         said = go_on(stored, which, client)
         assert (said["scored"], said["cutouts"]) == (46, 46)
-    now, before = open_scores("nights.zarr"), EXPECTED["scores of nights.zarr default"]
+    now, before = open_run("nights.zarr"), EXPECTED["scores of nights.zarr default"]
     np.testing.assert_allclose(now["scores"].values[:42], before["scores"], atol=1e-4)
     assert now["night"].values[42:].tolist() == [20260110] * 4
     assert now.attrs["calibration"] == before["provenance"]["calibration"]
@@ -367,7 +367,7 @@ def test_objects_are_appended_and_scored(stored, client):
     assert (done["appended"], done["total"]) == (2, 9)
     for which in ("objects.zarr default", "objects.zarr forest"):
         assert go_on(stored, which, client)["scored"] == 9
-        now = open_scores("objects.zarr", which.split()[1])["scores"].values
+        now = open_run("objects.zarr", which.split()[1])["scores"].values
         np.testing.assert_allclose(now[:7], EXPECTED[f"scores of {which}"]["scores"], atol=1e-4)
 
 

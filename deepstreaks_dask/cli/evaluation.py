@@ -252,11 +252,11 @@ def explain(
     from deepstreaks_dask.report.explanation_maps import explanation_map
     from deepstreaks_dask.review.catalogue import Catalogue
     from deepstreaks_dask.scoring.decision import Decision
-    from deepstreaks_dask.scoring.runs import open_scores
+    from deepstreaks_dask.scoring.runs import open_run
 
     if output.suffix != ".png":
         raise DeepStreaksError(f"{output}: name a file that ends in .png")
-    scores = open_scores(archive, run)
+    scores = open_run(archive, run)
     decision = Decision.of_run(scores)
     catalogue = Catalogue(decision.apply(scores), decision)
     if (row := catalogue.find(cutout)) < 0:

@@ -63,9 +63,9 @@ console = Console()
 def open_run_scores(archive: str, run: str, probabilities: bool) -> Any:
     """Open a run's scores, or its calibrated probabilities."""
     from deepstreaks_dask.evaluation.calibration import calibrated
-    from deepstreaks_dask.scoring.runs import open_scores
+    from deepstreaks_dask.scoring.runs import open_run
 
-    scores = open_scores(archive, run)
+    scores = open_run(archive, run)
     return calibrated(scores) if probabilities else scores
 
 

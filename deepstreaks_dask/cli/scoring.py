@@ -231,9 +231,9 @@ def calibrate(
     """
     from deepstreaks_dask.evaluation.calibration import calibrate as fit_calibration
     from deepstreaks_dask.evaluation.calibration import seen_in_training, store
-    from deepstreaks_dask.scoring.runs import open_scores
+    from deepstreaks_dask.scoring.runs import open_run
 
-    scores = open_scores(archive, run)
+    scores = open_run(archive, run)
     made = fit_calibration(
         scores, method, share=share, seed=seed, leave_out=seen_in_training(scores)
     )
@@ -289,7 +289,7 @@ def fit_triage(
     Example: deepstreaks triage fit survey.zarr --run full --zoo my-zoo -o triage.json
     """
     from deepstreaks_dask.scoring.cluster import connect
-    from deepstreaks_dask.scoring.runs import open_scores
+    from deepstreaks_dask.scoring.runs import open_run
     from deepstreaks_dask.scoring.triage import write_triage
     from deepstreaks_dask.training.distillation import Plan, fit_triage
 
@@ -307,7 +307,7 @@ def fit_triage(
         confidence=confidence,
         seed=seed,
     )
-    open_scores(archive, run)  # before workers start for nothing
+    open_run(archive, run)  # before workers start for nothing
     with connect(scheduler, workers=workers) as client:
         found = fit_triage(archive, client, run=run, zoo=zoo, plan=plan)
     write_triage(found, output)

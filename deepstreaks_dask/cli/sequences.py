@@ -323,9 +323,9 @@ def evaluate(
     Example: deepstreaks sequences evaluate shifted.zarr --finetuned training/hits_rcnn-finetuned -o report.html
     """
     from deepstreaks_dask.evaluation import sequence_metrics as evaluation
-    from deepstreaks_dask.scoring.runs import open_scores
+    from deepstreaks_dask.scoring.runs import open_run
 
-    scores = open_scores(archive, run)
+    scores = open_run(archive, run)
     only = evaluation.held_out(scores, held_out) if held_out is not None else None
     curves = {}
     if online:

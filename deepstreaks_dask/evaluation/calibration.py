@@ -261,7 +261,7 @@ def calibrate(
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it, of a run with all scores.
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it, of a run with all scores.
     method : str
         One of :data:`METHODS`.
     share : float
@@ -322,7 +322,7 @@ def seen_in_training(scores: xr.Dataset) -> np.ndarray:
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it.
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it.
 
     Returns
     -------
@@ -407,7 +407,7 @@ def stored(scores: xr.Dataset) -> Calibration | None:
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it.
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it.
 
     Returns
     -------
@@ -442,7 +442,7 @@ def calibrated(scores: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it.
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it.
 
     Returns
     -------

@@ -173,7 +173,7 @@ def evaluate(scores: xr.Dataset, decision: Decision | None = None) -> Evaluation
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it: ``scores(cutout, model)``, ``night``, ``kind``,
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it: ``scores(cutout, model)``, ``night``, ``kind``,
         ``label_rb`` and so on.
     decision : Decision, optional
         Thresholds; 0.5 everywhere by default.

@@ -26,7 +26,7 @@ def online_members(
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it.
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it.
     zoos : sequence of str or None, optional
         Where to look for their weights, None being the shipped zoo; by default where the run says that it had them from.
         Who serves an archive of others names zoos, since else the archive says what is loaded.
@@ -68,7 +68,7 @@ def follow(
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it.
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it.
     only : ndarray, optional
         bool ``(object,)``: which objects count; all by default.
     objects : int

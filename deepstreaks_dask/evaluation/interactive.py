@@ -40,7 +40,7 @@ from deepstreaks_dask.evaluation.counting import (
 from deepstreaks_dask.evaluation.drift import DRIFT_BINS, FINE_BINS_PER_DRIFT_BIN, night_drift
 from deepstreaks_dask.evaluation.metrics import Confusion
 from deepstreaks_dask.scoring.decision import Decision, family_of
-from deepstreaks_dask.scoring.runs import Run, list_runs, open_scores
+from deepstreaks_dask.scoring.runs import Run, list_runs, open_run
 
 HISTOGRAM_BINS = 100
 """Bins of the score histograms, between 0 and 1."""
@@ -140,7 +140,7 @@ def open_exploration(archive: str | os.PathLike[str], run: str = "default") -> E
         stamp = sizes["cutout"], _updated(key[0], run)
         if key not in _shared or _shared[key][0] != stamp:
             _shared.pop(key, None)
-            _shared[key] = stamp, Exploration(open_scores(archive, run))
+            _shared[key] = stamp, Exploration(open_run(archive, run))
             while len(_shared) > 2:
                 _shared.popitem(last=False)
         _shared.move_to_end(key)
@@ -153,7 +153,7 @@ class Exploration:
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it.
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it.
 
     Attributes
     ----------

@@ -54,7 +54,7 @@ def with_labels(dataset: xr.Dataset, labels: pd.DataFrame) -> xr.Dataset:
     ----------
     dataset : xarray.Dataset
         As :func:`~deepstreaks_dask.archive.dataset.open_archive` or
-        :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it.
+        :func:`~deepstreaks_dask.scoring.runs.open_run` gives it.
     labels : DataFrame
         As :meth:`Review.labels` gives it.
 

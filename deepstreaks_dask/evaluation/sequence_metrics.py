@@ -266,7 +266,7 @@ def evaluate_sequences(
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it: ``scores(object, member, class)`` and
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it: ``scores(object, member, class)`` and
         ``kind(object)``.
     only : ndarray, optional
         bool ``(object,)``: which objects count, such as those that no training saw; all by default.
@@ -374,7 +374,7 @@ def held_out(scores: xr.Dataset, folder: str | os.PathLike[str]) -> np.ndarray:
     Parameters
     ----------
     scores : xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it, with ``id(object)``.
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it, with ``id(object)``.
     folder : str or path
         The training's, with its ``record.json``.
 

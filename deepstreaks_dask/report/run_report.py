@@ -26,7 +26,7 @@ from deepstreaks_dask.evaluation.labels import plausibility_labels, with_labels
 from deepstreaks_dask.evaluation.metrics import Estimate, rate
 from deepstreaks_dask.report.html import chart_item, write_page
 from deepstreaks_dask.scoring.decision import Decision, family_of
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.scoring.triage import Triage
 from deepstreaks_dask.utils.storage import locate
 
@@ -82,7 +82,7 @@ def write_report(
     DeepStreaksError
         If there is no such archive or run, or the file cannot be written.
     """
-    raw = open_scores(archive, run)
+    raw = open_run(archive, run)
     if verdicts is not None:
         raw = with_labels(raw, verdicts)
     scores = calibrated(raw) if probabilities else raw

@@ -30,7 +30,7 @@ def write_evaluation(
     evaluation : SequenceEvaluation
         As :func:`~deepstreaks_dask.evaluation.sequence_metrics.evaluate_sequences` gives it.
     scores : xarray.Dataset
-        What was measured, as :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it, with the run's provenance in its
+        What was measured, as :func:`~deepstreaks_dask.scoring.runs.open_run` gives it, with the run's provenance in its
         attributes.
     path : str or path
         The file.

@@ -6,7 +6,7 @@ from .ensemble import Networks
 from .families import Families, Family, Member
 from .heartbeat import MAX_HEARTBEAT_AGE, read_pulse
 from .launcher import LaunchedCampaign, launched_campaigns, pause_campaign, start_campaign
-from .runs import SHIPPED_ZOO, Run, list_runs, open_scores
+from .runs import SHIPPED_ZOO, Run, list_runs, open_run
 from .status import Standing, run_status
 from .threshold_sets import read_thresholds, save_thresholds, saved_thresholds, to_toml
 from .triage import (
@@ -52,7 +52,7 @@ __all__ = [
     "learn_order",
     "list_runs",
     "losses_allowed",
-    "open_scores",
+    "open_run",
     "pause_campaign",
     "read_pulse",
     "read_thresholds",

@@ -42,7 +42,7 @@ from deepstreaks_dask.scoring.cascade import Cascade, Order, cheapest_order
 from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.scoring.families import Families
 from deepstreaks_dask.scoring.heartbeat import beating
-from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, alone, list_runs, open_scores
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, alone, list_runs, open_run
 from deepstreaks_dask.scoring.triage import Triage
 from deepstreaks_dask.scoring.worker import (
     Unit,
@@ -128,7 +128,7 @@ def score(
     Returns
     -------
     xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it; ``attrs["failures"]`` lists rows that
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it; ``attrs["failures"]`` lists rows that
         could not be read,
         ``[first, last, why]``. Where a batch was too much for the memory of a GPU it was halved, and the smallest that
         was scored at once is in ``attrs["halved"]``: then scores may differ in their last bits from those of whole batches.
@@ -219,7 +219,7 @@ def score(
             sizes = [*work.halved, stored.provenance.get("halved", began["batch"])]
             stored.tell(halved=min(sizes))
         stored.touch(failures)
-        return open_scores(archive, run)
+        return open_run(archive, run)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Decision:
         Parameters
         ----------
         scores : xarray.Dataset
-            As :func:`~deepstreaks_dask.scoring.runs.open_scores` gives it.
+            As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it.
         thresholds : mapping of str to float, optional
             By member or family.
 

@@ -410,7 +410,7 @@ def _runs_at(url: str) -> list[str]:
     return sorted(path.split("/")[-3] for path in fs.glob(f"{root}/runs/*/scores/zarr.json"))
 
 
-def open_scores(
+def open_run(
     archive: str | os.PathLike[str], run: str = "default", *, cutouts: bool = False
 ) -> xr.Dataset:
     """Open the scores of a run beside what is known of each cutout.

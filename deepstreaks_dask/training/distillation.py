@@ -29,7 +29,7 @@ from deepstreaks_dask.scoring import triage as triages
 from deepstreaks_dask.scoring.campaign import learn_order, score
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.families import Families, Family, Member
-from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, open_scores
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, open_run
 from deepstreaks_dask.scoring.triage import Triage
 from deepstreaks_dask.scoring.worker import Unit
 from deepstreaks_dask.training.batches import Batches, Streamed, naming_damage
@@ -135,7 +135,7 @@ def fit_triage(
         If the zoo lacks the network, or cannot take the student.
     """
     plan = plan or Plan()
-    scores = open_scores(archive, run)
+    scores = open_run(archive, run)
     if scores.attrs["triage"] is not None:
         raise TriageError(f"run {run!r} was triaged itself: take one that decided exactly")
     if scores.attrs["flips"]:

@@ -12,7 +12,7 @@ from deepstreaks_dask.archive.schema import EPOCHS
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.archive.verification import verify
 from deepstreaks_dask.errors import ArchiveError
-from deepstreaks_dask.scoring.runs import Run, open_scores
+from deepstreaks_dask.scoring.runs import Run, open_run
 
 COUNTS = np.array([5, 40, 1, 70, 3, 20, 64, 9])
 
@@ -159,7 +159,7 @@ def test_scores_of_objects_members_and_classes_are_a_run(url):
     run.scores[:] = np.tile([0.25, 0.75], (len(COUNTS), 3, 1))
     assert not list(run.missing(8, 64))
     append_batches(url, [sequences([3], start=50)])
-    scores = open_scores(url, "forest")
+    scores = open_run(url, "forest")
     assert scores["scores"].dims == ("object", "member", "class")
     assert scores["scores"].dtype == np.float32
     assert scores["member"].values.tolist() == ["a_rcnn", "a_forest", "b_rcnn"]

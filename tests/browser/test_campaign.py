@@ -16,7 +16,7 @@ from deepstreaks_dask.archive.append import CutoutBatch, Quarantined, append_bat
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.review.database import Review, default_url
 from deepstreaks_dask.scoring.launcher import launched_campaigns
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 
 PASSWORD = "correct horse battery"
 CAMPAIGN = ("--app", "campaign", "--no-show", "--port", "0")
@@ -194,7 +194,7 @@ def test_a_campaign_is_begun_paused_and_resumed_to_the_end(visit, fresh, hold):
         go_on()
         status(page, "stopped")
         psutil.wait_procs([process], timeout=60)
-        done = int(np.isfinite(open_scores(fresh)["scores"].values).all(axis=1).sum())
+        done = int(np.isfinite(open_run(fresh)["scores"].values).all(axis=1).sum())
         assert 0 < done < 64 * SHARDS
         until(page, f"document.querySelector('.tile p').textContent.startsWith('{done:,} of')")
         page.wait_for_selector("#resume:not([hidden])")
@@ -209,4 +209,4 @@ def test_a_campaign_is_begun_paused_and_resumed_to_the_end(visit, fresh, hold):
         page.click("#begin button")
         page.wait_for_url("**/campaign?run=other")
         page.wait_for_selector("#last:has-text(\"no member of family 'xx'\")", timeout=300_000)
-    assert np.isfinite(open_scores(fresh)["scores"].values).all()
+    assert np.isfinite(open_run(fresh)["scores"].values).all()

@@ -12,7 +12,7 @@ from deepstreaks_dask.models.sequence.rcnn import Rcnn
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.review.database import Review, default_url
-from deepstreaks_dask.scoring.runs import Run, open_scores
+from deepstreaks_dask.scoring.runs import Run, open_run
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 from deepstreaks_dask.simulation.tasks import get_task
 
@@ -51,7 +51,7 @@ def test_confusion_recall_and_a_player_of_single_objects_behind_the_log_in(
     browser, sequences, tmp_path
 ):
     sequences, zoo = sequences
-    figures = evaluate_sequences(open_scores(sequences)).members[0]
+    figures = evaluate_sequences(open_run(sequences)).members[0]
     dataset = open_archive(sequences)
     with (
         served(

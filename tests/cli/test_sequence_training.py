@@ -13,7 +13,7 @@ from deepstreaks_dask.archive.sequences import read_objects
 from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 
 
@@ -49,7 +49,7 @@ def test_train_finetune_and_score(archive, tmp_path):
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert (said["scored"], said["objects"], said["failures"]) == (70, 70, [])
-    scores = open_scores(archive)
+    scores = open_run(archive)
     assert scores.attrs["members"][0]["version"] == "2"  # the newest
     network = Zoo(zoo).load_classifier("own_rcnn")
     expected = network.predict(read_objects(str(archive), 0, 70).sequences)

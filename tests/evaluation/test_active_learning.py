@@ -14,7 +14,7 @@ from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation.active_learning import queue, with_agreement
 from deepstreaks_dask.review.database import Review, archive_key, default_url
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 
 MEMBERS = ["rb_vgg6", "rb_resnet50", "sl_vgg6", "kd_vgg6", "os_vgg6"]
 SCORES = np.array(
@@ -42,7 +42,7 @@ def survey(tmp_path):
 
 def test_columns_are_what_they_are_by_hand(survey):
     decision = Decision({"sl": 0.7})
-    decided = with_agreement(decision.apply(open_scores(survey)), decision)
+    decided = with_agreement(decision.apply(open_run(survey)), decision)
     np.testing.assert_allclose(decided["rb_spread"][:5], [0, 0.8, 0, 0, np.nan], atol=1e-6)
     assert np.isnan(decided["sl_spread"]).all()
     np.testing.assert_allclose(decided["rb_entropy"][:3], [1, 1, 0], atol=1e-6)
@@ -55,7 +55,7 @@ def test_columns_are_what_they_are_by_hand(survey):
 
 def test_the_queue_begins_with_what_would_teach_most(survey):
     decision = Decision()
-    decided = with_agreement(decision.apply(open_scores(survey)), decision)
+    decided = with_agreement(decision.apply(open_run(survey)), decision)
     assert queue(decided, decision)["id"].tolist() == ["c0", "c1", "c3", "c4", "c2"]
     assert queue(decided, decision, by="spread")["id"].tolist()[0] == "c1"
     assert queue(decided, decision, by="margin", most=2)["id"].tolist() == ["c0", "c3"]
@@ -63,7 +63,7 @@ def test_the_queue_begins_with_what_would_teach_most(survey):
     assert some["id"].tolist() == ["c3", "c4"]
     with pytest.raises(DeepStreaksError, match="no order 'age'"):
         queue(decided, decision, by="age")
-    alone = decision.apply(open_scores(survey).isel(model=[1, 2, 3]))
+    alone = decision.apply(open_run(survey).isel(model=[1, 2, 3]))
     alone = with_agreement(alone, decision)
     with pytest.raises(DeepStreaksError, match="two members"):
         queue(alone, decision, by="spread")

@@ -28,7 +28,7 @@ from deepstreaks_dask.models.registry import build
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 
 
 def overconfident(n, *, temperature=3.0, seed=0):
@@ -97,14 +97,14 @@ def scored(tmp_path):
 
 
 def test_a_run_is_calibrated_and_decided_with_its_probabilities(scored, tmp_path):
-    made = calibrate(open_scores(scored), seed=3)
+    made = calibrate(open_run(scored), seed=3)
     assert not set(made.fitted) & set(made.measured)
     assert len(made.fitted) == len(made.measured) == 5
     assert made.after["rb_vgg6"].ece.value < made.before["rb_vgg6"].ece.value
     with pytest.raises(CalibrationError, match="not calibrated"):
-        calibrated(open_scores(scored))
+        calibrated(open_run(scored))
     store(scored, "default", made)
-    scores = open_scores(scored)
+    scores = open_run(scored)
     assert stored(scores) == made
     changed = calibrated(scores)
     np.testing.assert_array_equal(
@@ -138,9 +138,9 @@ def test_what_was_trained_on_is_left_out(scored, tmp_path):
     for name in ("rb_vgg6", "sl_vgg6", "kd_vgg6"):
         zoo.save(build("vgg6"), Card(name, "1", "vgg6", training_data=data))
     write_run(scored, "own", ["rb_vgg6", "sl_vgg6", "kd_vgg6"], np.full((600, 3), 0.4), zoo=zoo.url)
-    seen = seen_in_training(open_scores(scored, "own"))
+    seen = seen_in_training(open_run(scored, "own"))
     assert seen.sum() == 420
-    made = calibrate(open_scores(scored), leave_out=seen)
+    made = calibrate(open_run(scored), leave_out=seen)
     assert made.left_out == 420
     assert sorted(made.fitted + made.measured) == [20260108, 20260109, 20260110]
     done = CliRunner().invoke(app, ["calibrate", str(scored), "--run", "own", "--json"])
@@ -149,11 +149,11 @@ def test_what_was_trained_on_is_left_out(scored, tmp_path):
     data["nights"]["train"] = {"count": 6, "sha256": ""}
     zoo.save(build("vgg6"), Card("rb_vgg6", "1", "vgg6", training_data=data), overwrite=True)
     with pytest.raises(CalibrationError, match="too many nights"):
-        seen_in_training(open_scores(scored, "own"))
+        seen_in_training(open_run(scored, "own"))
 
 
 def test_mistakes_are_named(scored):
-    scores = open_scores(scored)
+    scores = open_run(scored)
     with pytest.raises(CalibrationError, match="no method 'platt'"):
         calibrate(scores, "platt")
     with pytest.raises(CalibrationError, match="0 nights"):

@@ -14,7 +14,7 @@ from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.evaluation.known_objects import completeness, read_known
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 
 JD = 2461041.8
 
@@ -42,7 +42,7 @@ def known(rows):
 
 
 def test_what_matches_by_place_and_time(survey):
-    decided = Decision().apply(open_scores(survey))
+    decided = Decision().apply(open_run(survey))
     rows = [
         ("two near, one plausible", JD, 10.0009, 0.0),
         ("across zero", JD, 0.0001, -5.0),
@@ -98,5 +98,5 @@ def test_what_is_no_table_of_objects_is_named(tmp_path, rows, words):
 
 
 def test_no_objects_and_no_cutouts_are_no_error(survey):
-    decided = Decision().apply(open_scores(survey))
+    decided = Decision().apply(open_run(survey))
     assert completeness(decided, known([])).recovered.total == 0

@@ -10,7 +10,7 @@ from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.review.catalogue import EXPOSURE_TIME, Catalogue
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 
 JD, LENGTH, ANGLE = 2461041.8, 20.0, 70.0  # arcseconds in an exposure, degrees east of north
 RATE = LENGTH / EXPOSURE_TIME
@@ -54,7 +54,7 @@ def catalogue(request, tmp_path):
     create_archive(url, shard=64)
     append_batches(url, [batch])
     write_run(url, "default", ["rb_a", "sl_a", "kd_a"], np.ones((len(rows), 3), np.float32))
-    return Catalogue(Decision().apply(open_scores(url)), Decision())
+    return Catalogue(Decision().apply(open_run(url)), Decision())
 
 
 def test_what_lies_along_the_motion_is_found(catalogue):

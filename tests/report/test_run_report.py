@@ -290,7 +290,7 @@ def test_a_hundred_thousand_scores_fit_a_small_page(labelled, tmp_path, monkeypa
     many, rng = 100_000, np.random.default_rng(1)
     label = rng.integers(0, 2, many).astype(np.int8)
     values = rng.normal(np.where(label, 2, -2)[:, None], 2, (many, 9)).astype(np.float32)
-    few = report.open_scores(labelled)
+    few = report.open_run(labelled)
     models = [f"{family}_{k}" for family in ("rb", "sl", "kd") for k in range(3)]
     scores = xr.Dataset(
         {"scores": (("cutout", "model"), 1 / (1 + np.exp(-values)))},
@@ -306,7 +306,7 @@ def test_a_hundred_thousand_scores_fit_a_small_page(labelled, tmp_path, monkeypa
     )
     noise = np.broadcast_to(rng.integers(0, 256, (144, 144), np.uint8), (many, 144, 144))
     pixels = xr.Dataset({"cutouts": (("cutout", "y", "x"), noise)})
-    monkeypatch.setattr(report, "open_scores", lambda *_: scores)
+    monkeypatch.setattr(report, "open_run", lambda *_: scores)
     monkeypatch.setattr(report.archives, "open_archive", lambda _: pixels)
     path = tmp_path / "page.html"
     write_report(labelled, path)

@@ -13,7 +13,7 @@ from deepstreaks_dask.evaluation.labels import plausibility_labels
 from deepstreaks_dask.review import catalogue as module
 from deepstreaks_dask.review.catalogue import Catalogue, Ids
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ DECISION = Decision({"rb": 0.6})
 
 @pytest.fixture(scope="module")
 def decided(url):
-    return DECISION.apply(open_scores(url))
+    return DECISION.apply(open_run(url))
 
 
 def made(decided):

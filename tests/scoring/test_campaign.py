@@ -28,7 +28,7 @@ from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.families import Families
 from deepstreaks_dask.scoring.heartbeat import read_pulse
-from deepstreaks_dask.scoring.runs import Run, list_runs, open_scores
+from deepstreaks_dask.scoring.runs import Run, list_runs, open_run
 from deepstreaks_dask.scoring.worker import Unit
 
 CLIENT = """
@@ -120,7 +120,7 @@ def test_a_killed_client_loses_nothing(large, zoo, reference, client, tmp_path):
         os.killpg(process.pid, signal.SIGKILL)  # client, scheduler and workers at once
     before = chunks(large, "killed")
     assert 3 <= len(before) < 24, "killed too late to show anything"
-    partial = open_scores(large, "killed")["scores"].values
+    partial = open_run(large, "killed")["scores"].values
     done = ~np.isnan(partial).any(axis=1)
     np.testing.assert_array_equal(partial[done], reference[done])
 
@@ -180,7 +180,7 @@ def test_a_torn_chunk_is_computed_again(archive, zoo, client):
     whole = score(archive, families, client, progress=False)["scores"].values
     chunk = archive / "runs" / "default" / "scores" / "c" / "1" / "0"
     chunk.write_bytes(chunk.read_bytes()[:40])
-    assert np.isnan(open_scores(archive)["scores"].values[64:128]).all()
+    assert np.isnan(open_run(archive)["scores"].values[64:128]).all()
     again = score(archive, families, client, progress=False)
     assert again["scores"].values.tobytes() == whole.tobytes()
 
@@ -204,7 +204,7 @@ def test_new_cutouts_are_scored_and_old_ones_left(archive, zoo, client):
     old = score(archive, families, client, progress=False)["scores"].values
     before = chunks(archive, "default")
     append_batches(archive, [small_batch(60, start=150, night=20260102)])
-    assert np.isnan(open_scores(archive)["scores"].values[150:]).all()
+    assert np.isnan(open_run(archive)["scores"].values[150:]).all()
     new = score(archive, families, client, progress=False)["scores"].values
     assert new.shape == (210, 3)
     assert not np.isnan(new).any()
@@ -262,7 +262,7 @@ def test_deciding_finds_what_all_scores_find(large, zoo, reference, client, pick
     looked = ~np.isnan(values)
     assert 0 < looked[64:].mean() < 0.7
     np.testing.assert_array_equal(values[looked], reference[looked])
-    whole = picky.apply(open_scores(large, "whole"))["plausible"]
+    whole = picky.apply(open_run(large, "whole"))["plausible"]
     decided = picky.apply(partial)
     assert 0 < whole.sum() < len(whole)
     np.testing.assert_array_equal(decided["plausible"], whole)
@@ -366,7 +366,7 @@ def test_mistakes_are_named(archive, zoo, client, tmp_path):
     with pytest.raises(CampaignError, match="run name"):
         score(archive, families, client, run="../../etc", progress=False)
     with pytest.raises(CampaignError, match="did you mean 'default'"):
-        open_scores(archive, "defualt")
+        open_run(archive, "defualt")
     empty = tmp_path / "empty.zarr"
     create_archive(empty)
     with pytest.raises(CampaignError, match="no cutouts"):

@@ -46,7 +46,7 @@ from deepstreaks_dask.scoring import ensemble as networks
 from deepstreaks_dask.scoring import worker
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.families import Families
-from deepstreaks_dask.scoring.runs import Run, open_scores
+from deepstreaks_dask.scoring.runs import Run, open_run
 from deepstreaks_dask.scoring.status import run_status
 from deepstreaks_dask.utils.storage import locate
 
@@ -218,7 +218,7 @@ def test_a_full_disk_stops_the_campaign_with_its_reason(
     ):
         score(url, families, here, run="full", progress=False)
     before = chunks(url, "full")
-    partial = open_scores(url, "full")["scores"].values
+    partial = open_run(url, "full")["scores"].values
     done = ~np.isnan(partial).any(axis=1)
     np.testing.assert_array_equal(partial[done], whole[done])
     with pytest.raises(CampaignError, match="No space left on device"):
@@ -301,7 +301,7 @@ def test_a_moody_object_store_is_asked_again_and_an_outage_waited_for(
     )
     # what was under way may find the store well again
     wait(lambda: not any(here.processing().values()), "the worker does not come to an end")
-    partial = open_scores(url, "out")["scores"].values
+    partial = open_run(url, "out")["scores"].values
     done = ~np.isnan(partial).any(axis=1)
     assert 2 * SHARD <= done.sum() < 6 * SHARD
     np.testing.assert_array_equal(partial[done], scores[done])
@@ -489,7 +489,7 @@ def test_a_clock_that_jumps_changes_nothing(small, families, whole):
         process.join()
     assert process.exitcode == 0
     assert ahead > 34_560_000
-    found = open_scores(small, "clock")
+    found = open_run(small, "clock")
     assert found["scores"].values.tobytes() == whole.tobytes()
     updated = dt.datetime.fromisoformat(found.attrs["updated"])
     assert updated > dt.datetime.now(dt.UTC) + dt.timedelta(days=300)  # it did jump

@@ -30,7 +30,7 @@ from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.scoring import runs
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.families import Families
-from deepstreaks_dask.scoring.runs import list_runs, open_scores
+from deepstreaks_dask.scoring.runs import list_runs, open_run
 from deepstreaks_dask.scoring.status import run_status
 
 SHARDS = 10
@@ -122,9 +122,9 @@ def test_wherever_a_campaign_is_killed_nothing_is_lost(small, zoo, whole):
     assert hashed(small / "cutouts") == cutouts
     assert verify(small).ok
     for run in list_runs(small):
-        found = open_scores(small, run)
+        found = open_run(small, run)
         mode = "all" if found.attrs["decided"] is None else "decide"
-        expected = open_scores(small, f"whole-{mode}")["scores"].values
+        expected = open_run(small, f"whole-{mode}")["scores"].values
         assert found["scores"].values.tobytes() == expected.tobytes()
         assert run_status(small, run).shards.tolist() == ["done"] * SHARDS
 
@@ -150,7 +150,7 @@ def test_of_sequences_too_nothing_is_lost_when_a_client_or_a_worker_is_killed(tm
     assert {name: after[name] for name in before} == before  # three shards were computed, no more
     whole = stored(url, "whole")
     assert stored(url, "client") == whole
-    scores = open_scores(url, "whole")["scores"].values
+    scores = open_run(url, "whole")["scores"].values
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(scores.sum(axis=2), 1, atol=1e-5)
 
@@ -172,7 +172,7 @@ def test_what_a_killed_writer_left_is_not_taken_for_scores(small, whole):
     (folder / "0").rename(folder / "0.0123abcd.partial")
     try:
         assert run_status(small, "whole-all").shards[3] == "left"
-        assert np.isnan(open_scores(small, "whole-all")["scores"].values[192:256]).all()
+        assert np.isnan(open_run(small, "whole-all")["scores"].values[192:256]).all()
     finally:
         (folder / "0.0123abcd.partial").rename(folder / "0")
 
@@ -224,18 +224,18 @@ def test_two_campaigns_at_once_do_not_harm_each_other(small, zoo, other_zoo, who
         if mode == "all":
             assert stored(small, run) == whole["all"], k
         else:  # in the order that one of them learned, which both have taken
-            whole_scores = open_scores(small, "whole-all")["scores"].values
-            values = open_scores(small, run)["scores"].values
+            whole_scores = open_run(small, "whole-all")["scores"].values
+            values = open_run(small, run)["scores"].values
             looked = ~np.isnan(values)
             assert looked.any(axis=1).all()
             np.testing.assert_array_equal(values[looked], whole_scores[looked])
     assert stored(small, "mine") == whole["all"]
-    assert open_scores(small, "theirs").attrs["decided"]
+    assert open_run(small, "theirs").attrs["decided"]
     for k in range(3):
         run = f"contested-{k}"
         ((_, loser, _, why),) = [end for end in stopped if end[0] == run]
         assert "made with other weights" in why
         winner = zoo if loser == other_zoo else other_zoo
-        assert open_scores(small, run).attrs["zoo"] == winner
+        assert open_run(small, run).attrs["zoo"] == winner
         assert (stored(small, run) == whole["all"]) == (winner == zoo)
         assert len(chunks(small, run)) == SHARDS

@@ -14,7 +14,7 @@ from deepstreaks_dask.errors import TriageError
 from deepstreaks_dask.report.run_report import write_report
 from deepstreaks_dask.scoring import triage as triages
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.runs import Run, open_scores
+from deepstreaks_dask.scoring.runs import Run, open_run
 from deepstreaks_dask.scoring.triage import (
     Triage,
     calibrate_triage,
@@ -237,7 +237,7 @@ def triaged(archive):
 
 def test_what_was_rejected_is_decided(triaged):
     archive, _ = triaged
-    scores = open_scores(archive, "made")
+    scores = open_run(archive, "made")
     decided = Decision.of_run(scores).apply(scores)
     assert int(decided["plausible"].sum()) == 100
     assert not decided["undecided"].any()

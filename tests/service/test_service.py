@@ -26,7 +26,7 @@ from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import DeepStreaksError, DepotError, StoppedError
 from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.service import depots
 from deepstreaks_dask.service.depots import open_depot, read_credentials
 from deepstreaks_dask.service.service import Scorer, Settings, nights_between, watch
@@ -555,7 +555,7 @@ def test_killed_twice_it_loses_nothing_and_doubles_nothing(server, settings, wri
         look(server.url, settings, score=scorer)
         # for less, the same
         cheaper = Scorer(zoo, "decided", {}, lambda: client, only_decide=True)(settings.archive)
-    decided = Decision().apply(open_scores(settings.archive))
+    decided = Decision().apply(open_run(settings.archive))
     assert not decided["undecided"].any()
     assert not np.isnan(decided["scores"]).any()
     ids, recorded = contents(settings)

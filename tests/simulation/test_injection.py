@@ -15,7 +15,7 @@ from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import ArchiveError, InjectionError
 from deepstreaks_dask.evaluation.completeness import recovery
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.simulation.camera import Conditions, Scene
 from deepstreaks_dask.simulation.injection import CONTROL_KIND, _smoothing, inject, paint
 from deepstreaks_dask.simulation.nights import simulate_nights
@@ -107,7 +107,7 @@ def test_recovery_is_counted_cell_by_cell(survey, tmp_path):
     scores[np.flatnonzero(mag == 18)[:2], 2] = 1
     scores[np.flatnonzero(mag == 18)[2], 2] = np.nan
     write_run(out, "default", ["rb_vgg6", "sl_vgg6", "kd_vgg6"], scores)
-    table = recovery(Decision().apply(open_scores(out)))
+    table = recovery(Decision().apply(open_run(out)))
 
     def row(which, mag):
         same = table["mag"].isna() if mag is None else table["mag"] == mag
@@ -152,6 +152,6 @@ def test_mistakes_are_named(survey, tmp_path, archive):
         inject(tmp_path / "small.zarr", out, [15], [5])
     write_run(archive, "default", ["rb_vgg6"], np.zeros((150, 1)))
     with pytest.raises(InjectionError, match="no injected"):
-        recovery(Decision().apply(open_scores(archive)))
+        recovery(Decision().apply(open_run(archive)))
     done = CliRunner().invoke(app, ["inject", str(survey), "--magnitudes", "faint"])
     assert "write numbers" in str(done.exception)

@@ -24,7 +24,7 @@ from deepstreaks_dask.scoring import triage as triages
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.families import Families
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.scoring.status import run_status
 from deepstreaks_dask.scoring.triage import Triage
 from deepstreaks_dask.training.distillation import Plan, certainty, fit_triage
@@ -199,7 +199,7 @@ def test_a_killed_triage_goes_on(survey, zoo, client, triage, triaged, tmp_path)
             assert time.monotonic() < deadline
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-    assert open_scores(survey, "killed")["scores"].isnull().all()
+    assert open_run(survey, "killed")["scores"].isnull().all()
     again = score(
         survey, Families.from_zoo(zoo), client, run="killed", mode="triage", progress=False
     )
@@ -245,7 +245,7 @@ def test_a_student_learns_from_the_members(survey, client, exact, tmp_path):
     sure = certainty(decided)
     far = np.abs(sure - 0.5) > 1e-6
     np.testing.assert_array_equal((sure > 0.5)[far], decided["plausible"].values[far])
-    looks = open_scores(survey, f"first-first_vgg6-{card.sha256[:12]}")["scores"].values[:, 0]
+    looks = open_run(survey, f"first-first_vgg6-{card.sha256[:12]}")["scores"].values[:, 0]
     assert np.corrcoef(looks[: len(sure)], sure)[0, 1] > 0.3
 
 
@@ -258,7 +258,7 @@ def test_a_student_may_see_fewer_pixels(survey, client, exact, tmp_path):
     assert (card.input_shape, card.resizes) == ((36, 36, 1), True)
     assert card.recipe["start"] == "random weights"
     assert card.recipe["precision"] == "mixed_bfloat16"
-    looks = open_scores(survey, f"first-first_vgg6-{card.sha256[:12]}")["scores"].values[:, 0]
+    looks = open_run(survey, f"first-first_vgg6-{card.sha256[:12]}")["scores"].values[:, 0]
     sure = certainty(Decision.of_run(exact).apply(exact))
     assert np.corrcoef(looks[: len(sure)], sure)[0, 1] > 0.3
     with pytest.raises(TriageError, match="a side of 3 pixels: give 24 to 512"):

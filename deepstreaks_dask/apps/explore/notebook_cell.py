@@ -16,13 +16,13 @@ def notebook_cell(explorer: Explorer) -> str:
     scores, cut = explorer.scores, explorer.cut
     lines = [
         "from deepstreaks_dask import plots",
-        "from deepstreaks_dask.scoring.runs import open_scores",
+        "from deepstreaks_dask.scoring.runs import open_run",
         "from deepstreaks_dask.evaluation.decision_metrics import evaluate",
         "from deepstreaks_dask.evaluation.interactive import Cut, Exploration, Selection",
         "from deepstreaks_dask.scoring.decision import Decision",
         "",
         f"archive = {explorer.archive!r}",
-        f"scores = open_scores(archive, {explorer.run!r})",
+        f"scores = open_run(archive, {explorer.run!r})",
     ]
     if explorer.filter is not None:
         lines.append(
@@ -61,7 +61,7 @@ def notebook_cell(explorer: Explorer) -> str:
         lines += [
             "from deepstreaks_dask.evaluation.interactive import compare",
             "",
-            f"other = Exploration(open_scores(archive, {other.exploration.attrs['run']!r}))",
+            f"other = Exploration(open_run(archive, {other.exploration.attrs['run']!r}))",
             f"change = compare(Cut(exploration, decision), Cut(other, Decision({dict(other.decision.thresholds)!r})))",
             "view = change.table",
         ]
@@ -70,7 +70,7 @@ def notebook_cell(explorer: Explorer) -> str:
         lines += [
             "from deepstreaks_dask.evaluation.threshold_search import search",
             "",
-            f"found = search(Exploration(open_scores(archive, {explorer.run!r})), {options})",
+            f"found = search(Exploration(open_run(archive, {explorer.run!r})), {options})",
             "display(found.thresholds)",
             "view = found.rates",
         ]
@@ -90,7 +90,7 @@ def notebook_cell(explorer: Explorer) -> str:
             "",
             f"places = Cut(exploration, decision).select({replace(gallery.chosen, filter=None)!r})",
             "rows = exploration.rows[places[:12]]",
-            f"pictures = open_scores(archive, {explorer.run!r}, cutouts=True)",
+            f"pictures = open_run(archive, {explorer.run!r}, cutouts=True)",
         ]
         if explorer.filter is not None:
             lines.append(

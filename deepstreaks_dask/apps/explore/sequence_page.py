@@ -27,7 +27,7 @@ from deepstreaks_dask.evaluation.sequence_metrics import (
     evaluate_sequences,
 )
 from deepstreaks_dask.photometry.core import Photometry
-from deepstreaks_dask.scoring.runs import list_runs, open_scores
+from deepstreaks_dask.scoring.runs import list_runs, open_run
 
 _MAX_LISTED_OBJECTS = 300  # objects in the list
 _MAX_FOLLOWED_OBJECTS = 256  # objects that are followed epoch by epoch
@@ -107,7 +107,7 @@ class SequenceExplorer:
             handler(message)
 
     def _load(self) -> tuple[xr.Dataset, SequenceEvaluation | None]:
-        scores = open_scores(self.archive, self.run)
+        scores = open_run(self.archive, self.run)
         try:
             return scores, evaluate_sequences(scores)
         except EvaluationError:  # no object has a class: there are players still

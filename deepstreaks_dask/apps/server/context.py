@@ -15,7 +15,7 @@ from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.review.catalogue import Catalogue, newest_commit
 from deepstreaks_dask.review.database import Review
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 
 _MAX_CATALOGUE_AGE = 5.0  # seconds for which an archive is taken not to have changed
 
@@ -71,7 +71,7 @@ class Site:
             if time.monotonic() - self._looked > _MAX_CATALOGUE_AGE:
                 commit = newest_commit(self.archive, self.run)
                 if self._catalogue is None or commit != self._commit:
-                    scores = open_scores(self.archive, self.run)
+                    scores = open_run(self.archive, self.run)
                     decision = self.decision or Decision.of_run(scores)
                     self._catalogue = Catalogue(decision.apply(scores), decision)
                     self._commit = commit

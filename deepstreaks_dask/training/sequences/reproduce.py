@@ -28,7 +28,7 @@ from deepstreaks_dask.report.sequence_report import write_evaluation
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.scoring.families import Families
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.simulation.archives import simulate_into
 from deepstreaks_dask.simulation.sequences import LAYOUT
 from deepstreaks_dask.training.recipe import read_recipe
@@ -183,7 +183,7 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
                 client=client,
                 on_training=bar.advance,
             )
-    scores = open_scores(shifted)
+    scores = open_run(shifted)
     curves = follow(scores)
     return scores, evaluate_sequences(scores, by_epochs=curves, finetuned=[folder / "finetuned"])
 
@@ -210,7 +210,7 @@ def _taonet(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvalu
                 )
             publish(record / "fold-1", zoo)
         score(archive, Families.from_zoo(zoo, ["crts"]), client)
-    scores = open_scores(archive)
+    scores = open_run(archive)
     only = held_out(scores, folds[0] / "fold-1")
     return scores, evaluate_sequences(scores, only=only, folds=folds)
 

@@ -26,7 +26,7 @@ from deepstreaks_dask.models.keras2 import importer as legacy
 from deepstreaks_dask.models.keras2.hdf5 import read_hdf5
 from deepstreaks_dask.models.keras2.importer import find_sources, import_legacy, load_legacy
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.scoring.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 
 L = tf_keras.layers
 PROJECTS = {"rb": "5b96af9c0354c9000b0aea36", "sl": "5b99b2c6aec3c500103a14de"}
@@ -431,7 +431,7 @@ def test_published_pairs_are_imported_and_score_a_night(published, tmp_path):
     with Client(processes=False, protocol="tcp", **here) as client:
         to = ["--scheduler", client.scheduler.address, "--batch", 3]
         _run("score", tmp_path / "archive", "--zoo", tmp_path / "zoo", *to)
-    scores = open_scores(tmp_path / "archive")
+    scores = open_run(tmp_path / "archive")
     assert scores.sizes["model"] == 5
     images = cutouts.cutouts[..., None].astype(np.float32) / 255
     for family, architecture in (("sl", "VGG6"), ("rb", "ResNet50"), ("rb", "densenet121")):
