@@ -1,4 +1,4 @@
-"""Progress bars, and files and objects that are replaced in one step.
+"""Progress bars, files and objects that are replaced in one step, and checks of JSON and TOML.
 
 What every other package may use, and what needs none of them.
 """
