@@ -12,6 +12,7 @@ from .calibration import (
     trained_on,
 )
 from .completeness import recovery
+from .cut_comparison import Change, compare_cuts
 from .decision_metrics import (
     Evaluation,
     evaluate,
@@ -23,17 +24,7 @@ from .decision_metrics import (
 )
 from .epoch_by_epoch import follow, online_members
 from .exposure_check import STATISTIC_LABELS, ExposureComparison, compare_exposures, look_at
-from .interactive import (
-    DECISION_NAME,
-    HISTOGRAM_BINS,
-    Change,
-    Counts,
-    Cut,
-    Exploration,
-    Selection,
-    compare_cuts,
-    open_exploration,
-)
+from .interactive import DECISION_NAME, HISTOGRAM_BINS, Cut, Exploration, open_exploration
 from .known_objects import read_known
 from .labels import FAMILIES, plausibility_labels, with_labels
 from .metrics import (
@@ -48,6 +39,7 @@ from .metrics import (
     wilson,
 )
 from .model_comparison import ACCEPTANCE_RULE, compare_models
+from .selection import Selection
 from .sequence_metrics import (
     EvaluationError,
     MemberFigures,
@@ -64,7 +56,6 @@ __all__ = [
     "ACCEPTANCE_RULE",
     "Change",
     "Confusion",
-    "Counts",
     "Curve",
     "Cut",
     "DECISION_NAME",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
-from typing import Any
 
 import numba
 import numpy as np
@@ -12,10 +10,9 @@ import pandas as pd
 import xarray as xr
 
 from deepstreaks_dask.evaluation.labels import plausibility_labels
-from deepstreaks_dask.evaluation.metrics import rate, wilson
+from deepstreaks_dask.evaluation.metrics import CURVE_POINTS, curve_table
 
 LABEL_FAMILIES = ("rb", "sl", "kd", "os")
-_CURVE_POINTS = 400
 
 
 def count_strata(
@@ -24,7 +21,27 @@ def count_strata(
     missing: np.ndarray,
     families: int,
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Number the combinations of labels, filter, missing families and rejection that occur."""
+    """Number the combinations of labels, filter, missing families and rejection that occur.
+
+    Each combination is a stratum: a mixed-radix number of its parts, renumbered without gaps.
+
+    Parameters
+    ----------
+    scores : xarray.Dataset
+        With ``filter(cutout)`` and, where known, ``label_<family>(cutout)`` and ``rejected(cutout)``.
+    arranged : callable
+        Put a column ``(cutout,)`` into the exploration's order.
+    missing : ndarray
+        int64 ``(cutout,)``, in that order: bit k is set where family k has a missing score.
+    families : int
+        How many there are.
+
+    Returns
+    -------
+    pandas.DataFrame, ndarray
+        A row a stratum: ``filter``, labels, ``rejected, missing, truth``; and each cutout's stratum, int32
+        ``(cutout,)``.
+    """
     n = scores.sizes["cutout"]
     key, columns = missing, {}
     if "rejected" in scores:
@@ -52,49 +69,23 @@ def count_strata(
     return pd.DataFrame({**columns, "truth": truth}), stratum
 
 
-def venn_regions(families: list[str]) -> dict[str, int]:
-    """Name the regions of the Venn diagram, in ``evaluation.venn``'s order, and number their states."""
-    regions = {}
-    for flags in product((True, False), repeat=len(families)):
-        inside = [name for name, flag in zip(families, flags, strict=True) if flag]
-        regions["&".join(inside) or "none"] = sum(flag << k for k, flag in enumerate(flags))
-    return regions
+def curve_from_sorted(positives: np.ndarray, negatives: np.ndarray) -> pd.DataFrame:
+    """Count both sorted classes at thresholds that lie dense where either rate is near 0 or 1.
 
+    Parameters
+    ----------
+    positives, negatives : ndarray
+        Scores of each class in ascending order, ``(cutout,)``.
 
-def rates_from_counts(nights: np.ndarray, counts: np.ndarray) -> pd.DataFrame:
-    """Compute rates and their intervals for each night from counts."""
-    names = ("cutouts", "plausible", "n_pos", "tp", "n_neg", "fp")
-    table = {"night": nights, **dict(zip(names, counts.T, strict=True))}
-    for name, hits, total in (("tpr", "tp", "n_pos"), ("fpr", "fp", "n_neg")):
-        hit, of = table[hits].astype(float), table[total].astype(float)
-        table[name] = np.divide(hit, of, out=np.full(len(of), np.nan), where=of > 0)
-        table[f"{name}_low"], table[f"{name}_high"] = wilson(hit, of)
-    return pd.DataFrame(table)
-
-
-def classifier_from_counts(
-    name: str,
-    everything: np.ndarray,
-    passed: np.ndarray,
-    totals: np.ndarray,
-    labels: np.ndarray,
-    counted: np.ndarray,
-) -> dict[str, Any]:
-    """Describe a classifier's labels, passes and curve from counts."""
-    row: dict[str, Any] = {"name": name, "passed": int(everything.sum())}
-    for which, label in (("pos", 1), ("neg", 0)):
-        mask = counted & (labels == label)
-        row[f"n_{which}"] = int(totals[mask].sum())
-        row["tpr" if label else "fpr"] = rate(int(passed[mask].sum()), row[f"n_{which}"]).value
-    return row
-
-
-def curve_from_counts(positives: np.ndarray, negatives: np.ndarray) -> pd.DataFrame:
-    """Count both sorted classes at thresholds that lie dense where either rate is near 0 or 1."""
+    Returns
+    -------
+    pandas.DataFrame
+        As :func:`~deepstreaks_dask.evaluation.metrics.operating_curve`, ``(threshold,)``, some hundred rows.
+    """
     if not len(positives) or not len(negatives):
-        return pd.DataFrame({k: [] for k in ("threshold", "tp", "fp", "tpr", "fpr", "precision")})
-    fine = np.geomspace(1 / max(len(positives), len(negatives)), 1, _CURVE_POINTS // 4)
-    shares = np.unique(np.concatenate([fine, 1 - fine, np.linspace(0, 1, _CURVE_POINTS // 4)]))
+        return curve_table(*np.empty((3, 0)), len(positives), len(negatives))
+    fine = np.geomspace(1 / max(len(positives), len(negatives)), 1, CURVE_POINTS // 4)
+    shares = np.unique(np.concatenate([fine, 1 - fine, np.linspace(0, 1, CURVE_POINTS // 4)]))
     at = [
         side[np.minimum((shares * len(side)).astype(np.int64), len(side) - 1)]
         for side in (positives, negatives)
@@ -102,18 +93,38 @@ def curve_from_counts(positives: np.ndarray, negatives: np.ndarray) -> pd.DataFr
     threshold = np.unique(np.concatenate(at))[::-1]
     tp, fp = (len(side) - np.searchsorted(side, threshold) for side in (positives, negatives))
     lowest = min(positives[0], negatives[0])
-    threshold = np.concatenate([[np.inf], threshold, [lowest]])
-    tp = np.concatenate([[0], tp, [len(positives)]])
-    fp = np.concatenate([[0], fp, [len(negatives)]])
-    with np.errstate(invalid="ignore"):
-        precision = tp / (tp + fp)
-    curve = {"threshold": threshold, "tp": tp, "fp": fp, "tpr": tp / len(positives)}
-    return pd.DataFrame(curve | {"fpr": fp / len(negatives), "precision": precision})
+    return curve_table(
+        np.concatenate([[np.inf], threshold, [lowest]]),
+        np.concatenate([[0], tp, [len(positives)]]),
+        np.concatenate([[0], fp, [len(negatives)]]),
+        len(positives),
+        len(negatives),
+    )
 
 
 @numba.njit(nogil=True)
 def move_threshold(column, limit, member, passes, cell, state, cube, passed):  # type: ignore[no-untyped-def]
-    """Move one member's threshold and update states and counts in place."""
+    """Move one member's threshold; update ``passes``, ``cube`` and ``passed`` in place.
+
+    Parameters
+    ----------
+    column : ndarray
+        The member's scores, float32 ``(cutout,)``.
+    limit : float32
+        Its new threshold.
+    member : int
+        Its number: bit ``member`` of ``passes``.
+    passes : ndarray
+        uint16 ``(cutout,)``: which members let a cutout through.
+    cell : ndarray
+        int32 ``(cutout,)``: night and stratum.
+    state : ndarray
+        Families passed, by the value of ``passes``.
+    cube : ndarray
+        Cutouts ``(cell, state)``.
+    passed : ndarray
+        Cutouts that this member lets through, ``(cell,)``.
+    """
     bit = np.uint16(1 << member)
     for i in range(len(column)):
         old = passes[i]
@@ -131,7 +142,17 @@ def move_threshold(column, limit, member, passes, cell, state, cube, passed):  #
 
 @numba.njit(nogil=True)
 def tally_scores(column, cell, counts):  # type: ignore[no-untyped-def]
-    """Count scores by cell and bin in place; NaN is skipped."""
+    """Count scores by cell and bin in place; NaN is skipped.
+
+    Parameters
+    ----------
+    column : ndarray
+        Scores, float32 ``(cutout,)``.
+    cell : ndarray
+        int32 ``(cutout,)``.
+    counts : ndarray
+        ``(cell, bin)``; bins part the scores from 0 to 1 evenly.
+    """
     bins = counts.shape[1]
     for i in range(len(column)):
         value = column[i]
@@ -141,7 +162,25 @@ def tally_scores(column, cell, counts):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True)
 def trace_gains(column, bits, passes, cell, allowed, always, gained):  # type: ignore[no-untyped-def]
-    """Count, by stratum and bin of one member's score, the cutouts that this member alone decides."""
+    """Count, by stratum and bin of one member's score, the cutouts that this member alone decides.
+
+    Parameters
+    ----------
+    column : ndarray
+        The member's scores, float32 ``(cutout,)``.
+    bits : uint16
+        The bits of the members whose threshold moves.
+    passes : ndarray
+        uint16 ``(cutout,)``: which members let a cutout through.
+    cell : ndarray
+        int32 ``(cutout,)``: night and stratum.
+    allowed : ndarray
+        bool, by the value of ``passes``: whether such a cutout is plausible.
+    always : ndarray
+        Cutouts plausible at any threshold, ``(stratum,)``; counted in place.
+    gained : ndarray
+        Cutouts plausible from a threshold down, ``(stratum, bin)``; counted in place.
+    """
     strata, bins = gained.shape
     for i in range(len(column)):
         with_it = np.uint16(passes[i] | bits)

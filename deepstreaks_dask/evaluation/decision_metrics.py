@@ -9,7 +9,6 @@ cutouts of one night share its weather, so the spread between nights says more a
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,10 @@ from deepstreaks_dask.evaluation.metrics import (
     confusion,
     curve_area,
     operating_points,
+    rate_table,
     thin_curve,
     usable,
+    venn_regions,
     wilson,
 )
 from deepstreaks_dask.scoring.decision import Decision, family_of
@@ -159,12 +160,7 @@ def venn(decided: xr.Dataset) -> dict[str, int]:
     for k, passed in enumerate(decided["family_pass"].values.T):
         code = code + (passed.astype(np.int64) << k)
     counts = np.bincount(code, minlength=1 << len(names))
-    regions = {}
-    for flags in product((True, False), repeat=len(names)):
-        inside = [name for name, flag in zip(names, flags, strict=True) if flag]
-        region = sum(flag << k for k, flag in enumerate(flags))
-        regions["&".join(inside) or "none"] = int(counts[region])
-    return regions
+    return {region: int(counts[number]) for region, number in venn_regions(names).items()}
 
 
 def evaluate(scores: xr.Dataset, decision: Decision | None = None) -> Evaluation:
@@ -296,22 +292,15 @@ def _rates(decided: xr.Dataset, key: str) -> pd.DataFrame:
     def count(mask: np.ndarray) -> np.ndarray:
         return np.bincount(groups[mask], minlength=len(names))
 
-    table = pd.DataFrame(
-        {
-            key: names,
-            "cutouts": count(settled),
-            "plausible": count(plausible),
-            "n_pos": count(labels == 1),
-            "tp": count((labels == 1) & plausible),
-            "n_neg": count(labels == 0),
-            "fp": count((labels == 0) & plausible),
-        }
-    )
-    for name, hits, total in (("tpr", "tp", "n_pos"), ("fpr", "fp", "n_neg")):
-        hit, of = table[hits].to_numpy(float), table[total].to_numpy(float)
-        table[name] = np.divide(hit, of, out=np.full(len(of), np.nan), where=of > 0)
-        table[f"{name}_low"], table[f"{name}_high"] = wilson(hit, of)
-    return table
+    counts = {
+        "cutouts": count(settled),
+        "plausible": count(plausible),
+        "n_pos": count(labels == 1),
+        "tp": count((labels == 1) & plausible),
+        "n_neg": count(labels == 0),
+        "fp": count((labels == 0) & plausible),
+    }
+    return rate_table(key, names, counts)
 
 
 def _plain(record: dict[Any, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,17 +27,15 @@ from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.evaluation.counting import (
     LABEL_FAMILIES,
-    classifier_from_counts,
     count_strata,
-    curve_from_counts,
+    curve_from_sorted,
     move_threshold,
-    rates_from_counts,
     tally_scores,
     trace_gains,
-    venn_regions,
 )
 from deepstreaks_dask.evaluation.drift import DRIFT_BINS, FINE_BINS_PER_DRIFT_BIN, night_drift
-from deepstreaks_dask.evaluation.metrics import Confusion
+from deepstreaks_dask.evaluation.metrics import Confusion, rate, rate_table, venn_regions
+from deepstreaks_dask.evaluation.selection import Counts, Selection
 from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.scoring.runs import Run, list_runs, open_run
 
@@ -53,61 +50,6 @@ _TRACE_BINS = 400
 
 _shared: OrderedDict[tuple[str, str], tuple[tuple[int, Any], Exploration]] = OrderedDict()
 _opening = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which cutouts to look at; what is None is left open.
-
-    Attributes
-    ----------
-    night : int
-        YYYYMMDD, 0 for those whose night is not known.
-    filter : str
-        Filter, ``""`` for not known.
-    truth : int
-        What is truly plausible: 1, 0 or -1 (unknown).
-    plausible : bool
-        What the decision says; cutouts whose decision is open are in neither.
-    region : str
-        Region of the families' Venn diagram, ``"rb&kd"`` or ``"none"``.
-    ranges : tuple of (str, float, float)
-        Member, family or ``"decision"``, and the lowest and highest score.
-    """
-
-    night: int | None = None
-    filter: str | None = None
-    truth: int | None = None
-    plausible: bool | None = None
-    region: str | None = None
-    ranges: tuple[tuple[str, float, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a decision leads to, over all nights or one filter; equal to what ``evaluation`` measures.
-
-    Attributes
-    ----------
-    cutouts, decided, plausible : int
-    joint : Confusion
-        The decision against what is truly plausible.
-    members, families : pandas.DataFrame
-        A row each: ``name, passed, tpr, fpr`` against the label of their family, ``n_pos, n_neg``.
-    nights : pandas.DataFrame
-        As :func:`~deepstreaks_dask.evaluation.decision_metrics.rates_by_night` gives it.
-    venn : dict
-        As :func:`~deepstreaks_dask.evaluation.decision_metrics.venn` gives it.
-    """
-
-    cutouts: int
-    decided: int
-    plausible: int
-    joint: Confusion
-    members: pd.DataFrame
-    families: pd.DataFrame
-    nights: pd.DataFrame
-    venn: dict[str, int]
 
 
 def open_exploration(archive: str | os.PathLike[str], run: str = "default") -> Exploration:
@@ -354,7 +296,7 @@ class Exploration:
             values = self.column(name)
             label = self.labels(name).astype(np.int8)[self.cell % len(self.strata)]
             parts = [np.sort(values[(label == k) & ~np.isnan(values)]) for k in (1, 0)]
-            return curve_from_counts(*parts)
+            return curve_from_sorted(*parts)
 
         return self._once("curve", name, follow)
 
@@ -374,7 +316,7 @@ class Exploration:
             hence a lower bound, and its asymptotic probability; see :data:`DRIFT_LEVEL`.
         """
 
-        def compare_cuts() -> pd.DataFrame:
+        def compare_nights() -> pd.DataFrame:
             values = self.column(name)
             known = values[~np.isnan(values)]
             shares = np.arange(1, DRIFT_BINS * FINE_BINS_PER_DRIFT_BIN) / (
@@ -388,7 +330,7 @@ class Exploration:
                 counts[k] = np.bincount(bins, minlength=len(edges) + 1)
             return night_drift(self.nights, counts)
 
-        return self._once("drift", name, compare_cuts)
+        return self._once("drift", name, compare_nights)
 
     def _of_filter(self, value: str | None) -> np.ndarray:
         chosen = np.ones(len(self.strata), bool)
@@ -495,7 +437,9 @@ class Cut:
         by_night = (self._cube.reshape(n_nights, len(weights)).astype(float) @ weights).astype(
             np.int64
         )
-        nights = rates_from_counts(exploration.nights, by_night)
+        names = ("cutouts", "plausible", "n_pos", "tp", "n_neg", "fp")
+        columns = dict(zip(names, by_night.T, strict=True))
+        nights = rate_table("night", exploration.nights, columns)
         decided, plausible, n_pos, tp, n_neg, fp = (int(n) for n in by_night.sum(0))
         table = self._cube.reshape(n_nights, strata, len(self._plausible)).sum(0) * chosen[:, None]
         return Counts(
@@ -631,7 +575,7 @@ class Cut:
             family = 1 << exploration.families.index(family_of(name))
             whole = chosen & (exploration.strata["missing"].to_numpy() & family == 0)
             rows.append(
-                classifier_from_counts(
+                _classifier_row(
                     name, passed * chosen, passed, totals, exploration.labels(name), whole
                 )
             )
@@ -647,82 +591,26 @@ class Cut:
             settled = passed + np.where(missing >> k & 1, 0, table[:, ~passing].sum(1))
             everywhere = np.ones(len(missing), bool)
             rows.append(
-                classifier_from_counts(
-                    name, passed, passed, settled, exploration.labels(name), everywhere
-                )
+                _classifier_row(name, passed, passed, settled, exploration.labels(name), everywhere)
             )
         return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True)
-class Change:
-    """What changed sides between two runs.
-
-    Attributes
-    ----------
-    table : pandas.DataFrame
-        A row for each ``truth`` (1, 0, -1): cutouts ``both, gained, lost, neither`` plausible.
-    gained, lost : ndarray
-        Places in the new run's exploration, int ``(place,)``.
-    members : pandas.DataFrame
-        A row a member that both have: ``member, cutouts``, the mean and the largest distance of their scores
-        (``mean``, ``largest``) and how many ``crossed`` its threshold.
-    """
-
-    table: pd.DataFrame
-    gained: np.ndarray
-    lost: np.ndarray
-    members: pd.DataFrame
-
-
-def compare_cuts(new: Cut, old: Cut) -> Change:
-    """Find what changed sides between two runs over the same archive.
-
-    Parameters
-    ----------
-    new, old : Cut
-        With thresholds for each. Cutouts that only one of the runs has are left out.
-
-    Returns
-    -------
-    Change
-        Of the cutouts that both runs have.
-    """
-    ours, theirs = new.exploration, old.exploration
-    place = np.full(max(ours.rows.max(initial=-1), theirs.rows.max(initial=-1)) + 1, -1)
-    place[theirs.rows] = np.arange(len(theirs))
-    there = place[ours.rows]
-    here = np.flatnonzero(there >= 0)
-    there = there[here]
-    now, before = new.plausible_at(here), old.plausible_at(there)
-    truth = ours.strata["truth"].to_numpy()[ours.cell[here] % len(ours.strata)]
-    rows = []
-    for label in (1, 0, -1):
-        mine = truth == label
-        pairs = np.bincount((now[mine] * 2 + before[mine]).astype(np.int64), minlength=4)
-        names = ("neither", "lost", "gained", "both")
-        rows.append({"truth": label, **dict(zip(names, map(int, pairs), strict=True))})
-    members = []
-    for k, member in enumerate(ours.members):
-        if member not in theirs.members:
-            continue
-        a, b = ours.scores[k, here], theirs.scores[theirs.members.index(member), there]
-        distance = np.abs(a - b)
-        distance = distance[~np.isnan(distance)]
-        limits = (np.float32(cut.decision.threshold(member)) for cut in (new, old))
-        crossed = np.not_equal(*(s >= limit for s, limit in zip((a, b), limits, strict=True)))
-        members.append(
-            {
-                "member": member,
-                "cutouts": len(distance),
-                "mean": float(distance.mean()) if len(distance) else np.nan,
-                "largest": float(distance.max()) if len(distance) else np.nan,
-                "crossed": int(crossed.sum()),
-            }
-        )
-    return Change(
-        pd.DataFrame(rows), here[now & ~before], here[before & ~now], pd.DataFrame(members)
-    )
+def _classifier_row(
+    name: str,
+    everything: np.ndarray,
+    passed: np.ndarray,
+    totals: np.ndarray,
+    labels: np.ndarray,
+    counted: np.ndarray,
+) -> dict[str, Any]:
+    """Describe a classifier's labels and passes from its counts by stratum."""
+    row: dict[str, Any] = {"name": name, "passed": int(everything.sum())}
+    for which, label in (("pos", 1), ("neg", 0)):
+        mask = counted & (labels == label)
+        row[f"n_{which}"] = int(totals[mask].sum())
+        row["tpr" if label else "fpr"] = rate(int(passed[mask].sum()), row[f"n_{which}"]).value
+    return row
 
 
 def _updated(url: str, run: str) -> Any:

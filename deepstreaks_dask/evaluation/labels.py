@@ -32,7 +32,20 @@ def plausibility_labels(dataset: xr.Dataset) -> np.ndarray:
 
 
 def family_labels(dataset: xr.Dataset, family: str) -> np.ndarray:
-    """Return a family's labels, -1 where none is known."""
+    """Return a family's labels.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        With ``label_<family>(cutout)`` where the archive has such a column.
+    family : str
+        Such as ``rb``.
+
+    Returns
+    -------
+    ndarray
+        1, 0, or -1 for unknown, int8 ``(cutout,)``.
+    """
     name = f"label_{family}"
     if name in dataset:
         return dataset[name].values
@@ -40,7 +53,18 @@ def family_labels(dataset: xr.Dataset, family: str) -> np.ndarray:
 
 
 def settled_labels(decided: xr.Dataset) -> np.ndarray:
-    """What is truly plausible, unknown where a missing score leaves the decision open."""
+    """Return what is truly plausible, unknown where a missing score leaves the decision open.
+
+    Parameters
+    ----------
+    decided : xarray.Dataset
+        As :meth:`~deepstreaks_dask.scoring.decision.Decision.apply` gives it, with ``undecided(cutout)``.
+
+    Returns
+    -------
+    ndarray
+        1, 0, or -1 for unknown, ``(cutout,)``.
+    """
     return np.where(decided["undecided"].values, -1, plausibility_labels(decided))
 
 

@@ -1,11 +1,18 @@
-"""Rates, curves and areas with their confidence intervals."""
+"""Rates, curves and areas with their confidence intervals: the one place where they are computed.
+
+Intervals of rates follow Wilson (1927, J. Am. Stat. Assoc. 22, 209), those of areas under ROC curves Newcombe (2006,
+Stat. Med. 25, 559), both at 95 %.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
+from astropy.stats import binom_conf_interval
 from scipy.optimize import brentq
 from scipy.stats import norm
 from sklearn.metrics import roc_curve
@@ -74,7 +81,7 @@ def rate(count: int, total: int) -> Estimate:
 
 
 def wilson(count: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give Wilson's 95 % interval of many proportions at once; NaN where ``total`` is 0.
+    """Compute Wilson's 95 % interval of many proportions at once; NaN where ``total`` is 0.
 
     Parameters
     ----------
@@ -86,15 +93,16 @@ def wilson(count: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray
     ndarray, ndarray
         Lower and upper limits, float64 ``(rate,)``, or of that shape, 0 to 1.
     """
-    count, total = np.asarray(count, float), np.asarray(total, float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share, z2 = count / total, _Z**2
-        middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-        half = _Z / (1 + z2 / total) * np.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-        low = np.where(count == 0, 0.0, middle - half)
-        high = np.where(count == total, 1.0, middle + half)
-    empty = total == 0
-    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+    count, total = np.broadcast_arrays(np.asarray(count), np.asarray(total))
+    measured = total > 0
+    limits = np.full((2, *total.shape), np.nan)
+    limits[:, measured] = binom_conf_interval(
+        count[measured], total[measured], confidence_level=0.95, interval="wilson"
+    )
+    # rounding must not keep the limits off 0 and 1 where the formula has them there
+    limits[0][measured & (count == 0)] = 0.0
+    limits[1][measured & (count == total)] = 1.0
+    return limits[0], limits[1]
 
 
 def usable(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -220,22 +228,114 @@ def confusion(labels: np.ndarray, positive: np.ndarray) -> Confusion:
     )
 
 
-def operating_points(truth: np.ndarray, values: np.ndarray) -> pd.DataFrame:
-    """One sort of the scores, from which area, ROC and precision-recall curve all follow."""
-    positives, negatives = int(truth.sum()), int((~truth).sum())
+def rate_table(key: str, names: np.ndarray, counts: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Compute true- and false-positive rates of groups of cutouts from their counts, with Wilson intervals.
+
+    Parameters
+    ----------
+    key : str
+        Name of the column that names the groups, such as ``night``.
+    names : ndarray
+        ``(group,)``.
+    counts : mapping of str to ndarray
+        ``cutouts, plausible, n_pos, tp, n_neg, fp``, int ``(group,)`` each.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a group: the counts and ``tpr, tpr_low, tpr_high, fpr, fpr_low, fpr_high``, NaN without labels.
+    """
+    table = {key: names, **counts}
+    for name, hits, total in (("tpr", "tp", "n_pos"), ("fpr", "fp", "n_neg")):
+        hit, of = counts[hits].astype(float), counts[total].astype(float)
+        table[name] = np.divide(hit, of, out=np.full(len(of), np.nan), where=of > 0)
+        table[f"{name}_low"], table[f"{name}_high"] = wilson(hit, of)
+    return pd.DataFrame(table)
+
+
+def curve_table(
+    threshold: np.ndarray, tp: np.ndarray, fp: np.ndarray, positives: int, negatives: int
+) -> pd.DataFrame:
+    """Compute the rates and the precision of an operating curve from its counts.
+
+    Parameters
+    ----------
+    threshold, tp, fp : ndarray
+        ``(threshold,)`` each, from the highest threshold to the lowest: the counts at or above it.
+    positives, negatives : int
+        Cutouts of each class.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``threshold, tp, fp, tpr, fpr, precision``, a row a threshold; empty if one class is missing.
+    """
     if not positives or not negatives:
         return pd.DataFrame({name: np.empty(0) for name in _CURVE_COLUMNS})
-    fpr, tpr, threshold = roc_curve(truth, values, drop_intermediate=False)
-    tp, fp = np.rint(tpr * positives), np.rint(fpr * negatives)
     with np.errstate(invalid="ignore"):
         precision = tp / (tp + fp)
-    return pd.DataFrame(
-        dict(zip(_CURVE_COLUMNS, (threshold, tp, fp, tpr, fpr, precision), strict=True))
-    )
+    columns = threshold, tp, fp, tp / positives, fp / negatives, precision
+    return pd.DataFrame(dict(zip(_CURVE_COLUMNS, columns, strict=True)))
+
+
+def venn_regions(families: Sequence[str]) -> dict[str, int]:
+    """Number the regions of the families' Venn diagram.
+
+    Parameters
+    ----------
+    families : sequence of str
+        Their names; family number k stands for bit k.
+
+    Returns
+    -------
+    dict of str to int
+        ``"rb&kd"`` = in these two only, ``"none"`` = in none, and the number whose bits say so.
+    """
+    regions = {}
+    for flags in product((True, False), repeat=len(families)):
+        inside = [name for name, flag in zip(families, flags, strict=True) if flag]
+        regions["&".join(inside) or "none"] = sum(flag << k for k, flag in enumerate(flags))
+    return regions
+
+
+def operating_points(truth: np.ndarray, values: np.ndarray) -> pd.DataFrame:
+    """Sort the scores once, so that area, ROC and precision-recall curve all follow.
+
+    Parameters
+    ----------
+    truth : ndarray
+        bool ``(cutout,)``.
+    values : ndarray
+        Scores ``(cutout,)``, none of them NaN.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As :func:`operating_curve`, a row a distinct score ``(threshold,)``.
+    """
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    if not positives or not negatives:
+        return curve_table(*np.empty((3, 0)), positives, negatives)
+    fpr, tpr, threshold = roc_curve(truth, values, drop_intermediate=False)
+    tp, fp = np.rint(tpr * positives), np.rint(fpr * negatives)
+    return curve_table(threshold, tp, fp, positives, negatives)
 
 
 def curve_area(points: pd.DataFrame, positives: int, total: int) -> Estimate:
-    """Compute the area under a ROC curve with its 95 % interval."""
+    """Compute the area under a ROC curve with Newcombe's (2006) 95 % interval.
+
+    Parameters
+    ----------
+    points : pandas.DataFrame
+        All rows of :func:`operating_points`, ``(threshold,)``.
+    positives, total : int
+        Cutouts that are positive, and all.
+
+    Returns
+    -------
+    Estimate
+        NaN if one class is missing.
+    """
     if not len(points):
         return Estimate(np.nan, np.nan, np.nan, positives, 0)
     area = float(np.trapezoid(points["tpr"], points["fpr"]))
@@ -258,7 +358,20 @@ def _area_interval(area: float, positives: int, negatives: int) -> tuple[float, 
 
 
 def thin_curve(curve: pd.DataFrame, points: int | None) -> pd.DataFrame:
-    """Keep rows evenly spaced in the true-positive rate, its complement and the false-positive rate."""
+    """Keep rows evenly spaced in the true-positive rate, its complement and the false-positive rate.
+
+    Parameters
+    ----------
+    curve : pandas.DataFrame
+        With ``tpr`` and ``fpr``, ``(threshold,)``.
+    points : int or None
+        Rows to keep at most; None keeps all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows kept, the first and the last among them.
+    """
     if points is None or len(curve) <= points:
         return curve
     last, third = len(curve) - 1, (points - 2) // 3

@@ -373,16 +373,12 @@ class _Grid:
         one, other = self.family[i], self.family[j]
         counts = np.zeros((2, len(self.edges[i]) + 1, len(self.edges[j]) + 1), np.int64)
         _tally(
-            self.bins[i],
-            self.bins[j],
+            (self.bins[i], self.bins[j]),
             passes,
             np.uint16(~(1 << i | 1 << j) & 0xFFFF),
             self.met,
-            np.uint16(1 << one),
-            np.uint16(1 << other),
-            self.met[-1],
-            self.positive,
-            self.priced,
+            (np.uint16(1 << one), np.uint16(1 << other)),
+            (self.positive, self.priced),
             weight,
             counts,
         )
@@ -430,9 +426,16 @@ def _rates(
 
 
 @numba.njit(nogil=True)
-def _tally(  # type: ignore[no-untyped-def]
-    first, second, passes, others, met, one, other, needed, positive, priced, weight, counts
-):
+def _tally(bins, passes, others, met, families, classes, weight, counts):  # type: ignore[no-untyped-def]
+    """Count positive and priced cutouts by the bins of a pair of names, in place.
+
+    ``others`` masks the other names in ``passes``, ``met`` turns names passed into families passed, ``families`` are the
+    bits of the pair's own. A cutout counts in the last bin of a name whose family others pass already.
+    """
+    first, second = bins
+    one, other = families
+    positive, priced = classes
+    needed = met[-1]
     last_first, last_second = counts.shape[1] - 1, counts.shape[2] - 1
     for i in range(len(passes)):
         done = met[passes[i] & others]

@@ -9,15 +9,10 @@ than this, above all its lists of catalogues and bands, which grow.
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree  # to write; what is read goes through defusedxml
+import xml.etree.ElementTree as ElementTree  # to write only
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
-
-from deepstreaks_dask.errors import DeepStreaksError
 
 ADES_VERSION = "2022"
 OBSERVING_MODES = ("CCD", "CMO", "VID", "PHO", "ENC", "PMT", "MIC", "MER", "TDI", "OCC", "UNK")
@@ -237,37 +232,6 @@ def check_context(context: Context) -> list[str]:
     return problems
 
 
-def check(data: bytes) -> list[str]:
-    """Check a whole PSV or XML document.
-
-    Parameters
-    ----------
-    data : bytes
-        The document, UTF-8.
-
-    Returns
-    -------
-    list of str
-        What is wrong with it, the observation counted from 1; empty if nothing is.
-    """
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        return [f"not UTF-8: {error}"]
-    try:
-        version, blocks = _parse_xml(data) if text.lstrip().startswith("<") else _parse_psv(text)
-    except DeepStreaksError as error:
-        return [str(error)]
-    problems = [] if version == ADES_VERSION else [f"version: {version!r} is not {ADES_VERSION}"]
-    for block in blocks:
-        problems += check_context(block.context)
-        for number, record in enumerate(block.records, 1):
-            problems += [f"observation {number}: {problem}" for problem in check_record(record)]
-        if not block.records:
-            problems.append("no observations")
-    return problems or ([] if blocks else ["no observations"])
-
-
 def to_psv(block: Block) -> bytes:
     """Write a block as pipe-separated values, columns lined up."""
     lines = [f"# version={ADES_VERSION}"]
@@ -313,69 +277,3 @@ def _is_time(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _parse_psv(text: str) -> tuple[str, list[Block]]:
-    version, group = "", ""
-    blocks: list[Block] = []
-    names: list[str] = []
-    context: dict[str, list[tuple[str, str]]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip("\r\n ")
-        if not line:
-            names = []
-        elif line.startswith("# version="):
-            version = line.removeprefix("# version=").strip()
-        elif line.startswith("#"):
-            if names:
-                context, names = {}, []
-            group = line[1:].strip()
-            context.setdefault(group, [])
-        elif line.startswith("!"):
-            if not group:
-                raise DeepStreaksError(f"line {number}: an element before any group")
-            name, _, value = line[1:].strip().partition(" ")
-            context[group].append((name, value.strip()))
-        elif not names:
-            names = [name.strip() for name in line.split("|")]
-            if len(set(names)) < len(names):
-                raise DeepStreaksError(f"line {number}: a keyword stands twice")
-            blocks.append(Block(context))
-        else:
-            cells = [cell.strip() for cell in line.split("|")]
-            if len(cells) > len(names):
-                raise DeepStreaksError(
-                    f"line {number}: {len(cells)} values for {len(names)} keywords"
-                )
-            pairs = zip(names, cells, strict=False)
-            blocks[-1].records.append({name: cell for name, cell in pairs if cell})
-    return version, blocks
-
-
-def _parse_xml(data: bytes) -> tuple[str, list[Block]]:
-    try:
-        root = fromstring(data, forbid_dtd=True)
-    except (ElementTree.ParseError, DefusedXmlException) as error:
-        raise DeepStreaksError(f"not XML that can be trusted: {error}") from error
-    if root.tag != "ades":
-        raise DeepStreaksError(f"the document is a {root.tag!r}, not 'ades'")
-    order = list(OPTICAL_RULES)
-    blocks = []
-    for element in root:
-        context = element.find("obsContext")
-        observations = element.find("obsData")
-        if element.tag != "obsBlock" or context is None or observations is None:
-            raise DeepStreaksError(
-                "ades holds something else than obsBlock of obsContext and obsData"
-            )
-        block = Block({g.tag: [(e.tag, (e.text or "").strip()) for e in g] for g in context})
-        for number, optical in enumerate(observations, 1):
-            tags = [e.tag for e in optical]
-            places = [order.index(tag) for tag in tags if tag in order]
-            if optical.tag != "optical" or len(set(tags)) < len(tags) or places != sorted(places):
-                raise DeepStreaksError(
-                    f"observation {number}: not optical, or its fields are twice or out of order"
-                )
-            block.records.append({e.tag: (e.text or "").strip() for e in optical})
-        blocks.append(block)
-    return root.get("version", ""), blocks

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
+from deepstreaks_dask.evaluation.cut_comparison import compare_cuts
 from deepstreaks_dask.evaluation.decision_metrics import evaluate, rates_by_night
-from deepstreaks_dask.evaluation.interactive import Cut, Exploration, Selection, compare_cuts
+from deepstreaks_dask.evaluation.interactive import Cut, Exploration
 from deepstreaks_dask.evaluation.labels import plausibility_labels
 from deepstreaks_dask.evaluation.metrics import auc, operating_curve
+from deepstreaks_dask.evaluation.selection import Selection
 from deepstreaks_dask.scoring.decision import Decision
 
 

@@ -10,12 +10,11 @@ import pandas as pd
 from deepstreaks_dask import plots
 from deepstreaks_dask.apps import bridge as style
 from deepstreaks_dask.apps.explore.messages import one_of, plain
+from deepstreaks_dask.evaluation.cut_comparison import Change, compare_cuts
 from deepstreaks_dask.evaluation.interactive import (
     DECISION_NAME,
-    Change,
     Cut,
     Exploration,
-    compare_cuts,
     open_exploration,
 )
 
