@@ -112,6 +112,12 @@ def test_scripts_of_ci_are_sound(name):
     assert f".ci/{name}" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
 
 
+def test_the_lowest_versions_are_tested_by_tests_that_there_are():
+    paths = re.findall(r"tests/\S+", (ROOT / ".ci" / "lowest").read_text())
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_readme_has_its_two_commands_as_one_line_each():
     readme = (ROOT / "README.md").read_text()
     for name in ("main-job", "tests"):
