@@ -28,14 +28,16 @@ from cascade import PASS_RATES, save_random
 from rich.console import Console
 from rich.table import Table
 
-from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.campaign import score
-from deepstreaks_dask.cluster import connect
-from deepstreaks_dask.families import Families
-from deepstreaks_dask.models import ARCHITECTURES
-from deepstreaks_dask.models.forward import compile_forward, set_precision
-from deepstreaks_dask.models.zoo import Zoo
-from deepstreaks_dask.simulate.nights import simulate_nights
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.models.inference import compile_forward, set_precision
+from deepstreaks_dask.models.registry import ARCHITECTURES
+from deepstreaks_dask.models.zoo.store import Zoo
+from deepstreaks_dask.scoring.campaign import score
+from deepstreaks_dask.scoring.cluster import connect
+from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.simulation.nights import simulate_nights
 
 GFLOP = {"vgg6": 0.22, "resnet50": 2.73, "densenet121": 2.26}  # a cutout, as published
 WANTED = {"rate": 7800.0, "ratio": 0.8}
@@ -58,8 +60,8 @@ def main(
     half = precision.removeprefix("mixed_")
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "archive.zarr"
-        create(archive)
-        append(archive, simulate_nights(4, -(-cutouts // 4)))
+        create_archive(archive)
+        append_batches(archive, simulate_nights(4, -(-cutouts // 4)))
         zoo = Zoo(Path(folder) / "zoo")
         save_random(zoo, [*PASS_RATES], names)
         families = Families.from_zoo(zoo.url)

@@ -34,16 +34,17 @@ import xarray as xr
 from dask.distributed import Client
 from scipy.optimize import brentq
 
-from deepstreaks_dask.archive import append, create
-from deepstreaks_dask.campaign import score
-from deepstreaks_dask.cluster import connect
-from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.families import Families, Family, Member
-from deepstreaks_dask.models import ARCHITECTURES, build
-from deepstreaks_dask.models.cards import Card
-from deepstreaks_dask.models.zoo import Zoo
-from deepstreaks_dask.simulate.nights import simulate_nights
-from deepstreaks_dask.triage import Triage, calibrate
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.models.registry import ARCHITECTURES, build
+from deepstreaks_dask.models.zoo.card import Card
+from deepstreaks_dask.models.zoo.store import Zoo
+from deepstreaks_dask.scoring.campaign import score
+from deepstreaks_dask.scoring.cluster import connect
+from deepstreaks_dask.scoring.decision import Decision
+from deepstreaks_dask.scoring.families import Families, Family, Member
+from deepstreaks_dask.scoring.triage import Triage, calibrate_triage
+from deepstreaks_dask.simulation.nights import simulate_nights
 
 PASS_RATES = {"rb": 0.08, "sl": 0.91, "kd": 0.025}
 WANTED = {"decide": 0.36, "triage": 0.1}
@@ -122,12 +123,12 @@ def save_random(zoo: Zoo, families: list[str], architectures: list[str], side: i
 def _archives(folder: Path, cutouts: int, full: int, shard: int) -> dict[str, Path]:
     """Simulate once; an archive for each way, so that none finds what another has left."""
     made = {name: folder / f"{name}.zarr" for name in ("warm", "full", "decide", "triage")}
-    create(made["decide"], shard=shard)
-    append(made["decide"], simulate_nights(NIGHTS, -(-cutouts // NIGHTS)))
+    create_archive(made["decide"], shard=shard)
+    append_batches(made["decide"], simulate_nights(NIGHTS, -(-cutouts // NIGHTS)))
     shutil.copytree(made["decide"], made["triage"])
     for name, number, seed in (("full", full, 0), ("warm", 64, 1)):
-        create(made[name], shard=shard)
-        append(made[name], simulate_nights(NIGHTS, -(-number // NIGHTS), seed=seed))
+        create_archive(made[name], shard=shard)
+        append_batches(made[name], simulate_nights(NIGHTS, -(-number // NIGHTS), seed=seed))
     return made
 
 
@@ -166,7 +167,7 @@ def _triage(
     looked = first["scores"].values[:, 0]
     members = [str(name) for name in whole["model"].values]
     limits = zip(members, decision.limits(members), strict=True)
-    found = calibrate(
+    found = calibrate_triage(
         looked,
         np.ones(len(looked), bool),
         first["night"].values,

@@ -32,10 +32,12 @@ from rich.console import Console
 from rich.table import Table
 from serving import looking
 
-from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.evaluation import confusion, plausibility_labels, rates_by_night, venn
-from deepstreaks_dask.exploration import Cut, Exploration
-from deepstreaks_dask.runs import open_scores
+from deepstreaks_dask.evaluation.decision_metrics import rates_by_night, venn
+from deepstreaks_dask.evaluation.interactive import Cut, Exploration
+from deepstreaks_dask.evaluation.labels import plausibility_labels
+from deepstreaks_dask.evaluation.metrics import confusion
+from deepstreaks_dask.scoring.decision import Decision
+from deepstreaks_dask.scoring.runs import open_run
 
 _MOVED = """async value => {
   const range = document.getElementById("range-rb_vgg6");
@@ -119,7 +121,7 @@ def _wait_for_curves(page: Page) -> None:
 
 
 def _compute(url: Path, moves: int) -> dict[str, Any]:
-    scores = open_scores(url)
+    scores = open_run(url)
     cut = Cut(Exploration(scores))
     cut.trace("rb_vgg6")
     times = []

@@ -24,13 +24,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.comparison import compare
-from deepstreaks_dask.decision import family_of
-from deepstreaks_dask.families import Families
-from deepstreaks_dask.models.forward import compile_forward
-from deepstreaks_dask.models.zoo import Zoo
-from deepstreaks_dask.simulate.nights import simulate_nights
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.evaluation.model_comparison import compare_models
+from deepstreaks_dask.models.inference import compile_forward
+from deepstreaks_dask.models.zoo.store import Zoo
+from deepstreaks_dask.scoring.decision import family_of
+from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.simulation.nights import simulate_nights
 
 
 def main(
@@ -47,15 +49,15 @@ def main(
     models = [Zoo(zoo).load(member.ref) for member in members]
     with tempfile.TemporaryDirectory() as folder:
         url = Path(folder) / "nights.zarr"
-        create(url)
-        append(url, simulate_nights(nights, cutouts, seed=seed, first=first))
+        create_archive(url)
+        append_batches(url, simulate_nights(nights, cutouts, seed=seed, first=first))
         dataset = open_archive(url).load()
     cost, scores = _score(models, dataset["cutouts"].values, batch)
     gains = {}
     for column, member in enumerate(members):
         labels = dataset[f"label_{family_of(member.name)}"].values
         mine = (scores[way][:, column] for way in ("once", "flips"))
-        gains[member.name] = compare(labels, *mine, dataset["night"].values)
+        gains[member.name] = compare_models(labels, *mine, dataset["night"].values)
     if as_json:
         print(json.dumps({"cost": cost, **{k: v.to_dict() for k, v in gains.items()}}, indent=2))
         return

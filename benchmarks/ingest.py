@@ -40,18 +40,20 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.cluster import connect
-from deepstreaks_dask.readers import get_reader, wants_processes
-from deepstreaks_dask.readers.fits import develop
-from deepstreaks_dask.simulate.nights import Night
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.readers.registry import get_reader, wants_processes
+from deepstreaks_dask.readers.stretch import develop
+from deepstreaks_dask.scoring.cluster import connect
+from deepstreaks_dask.simulation.nights import Night
 
 WANTED = {"jpeg": 0.8}
 SIMULATED = 128
 NIGHT = 20260101
 _INGEST = """
 from pathlib import Path
-from deepstreaks_dask.cli import app
+from deepstreaks_dask.cli.main import app
 app(standalone_mode=False)
 # ru_maxrss would count what the process was forked from
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
@@ -98,8 +100,8 @@ def _measure(
 
     def b() -> None:
         shutil.rmtree(archive, ignore_errors=True)
-        create(archive)
-        append(archive, reader.read(files, executor=executor))
+        create_archive(archive)
+        append_batches(archive, reader.read(files, executor=executor))
 
     expected = a()
     b()

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from deepstreaks_dask.archive import SCHEMA, create, open_archive
-from deepstreaks_dask.runs import Run
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.schema import SCHEMA
+from deepstreaks_dask.scoring.runs import Run
 
 MEMBERS = [f"{f}_{a}" for f in ("rb", "sl", "kd") for a in ("vgg6", "resnet50", "densenet121")]
 
@@ -37,7 +39,7 @@ def make(url: Path, n: int, nights: int, *, pictures: bool = False) -> None:
     truths = {"rb": real, "sl": short, "kd": keep}
     for family, truth in truths.items():
         columns[f"label_{family}"] = np.where(labelled, truth, -1).astype(np.int8)
-    create(url)
+    create_archive(url)
     group = _rows(url, n, columns)
     pixels, shard = group["cutouts"], open_archive(url).attrs["shard"]
     if pictures:
@@ -64,7 +66,7 @@ def make(url: Path, n: int, nights: int, *, pictures: bool = False) -> None:
 
 def lay_out(url: Path, n: int, shard: int) -> None:
     """Write an archive of ``n`` cutouts of which nothing is known, not even pixels."""
-    create(url, shard=shard)
+    create_archive(url, shard=shard)
     _rows(url, n, {})
     _commit(url)
 

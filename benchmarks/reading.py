@@ -31,9 +31,10 @@ from rich.console import Console
 from rich.table import Table
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from deepstreaks_dask.archive import append, create
-from deepstreaks_dask.simulate.nights import simulate_nights
-from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.simulation.nights import simulate_nights
+from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 
 WANTED = 20_000
 CODECS: dict[str, list[Any]] = {
@@ -57,11 +58,11 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "archive.zarr"
         if sequences:
-            create(archive, **LAYOUT)
-            append(archive, simulate_sequences(sequences, "crts", "taonet", seed=0))
+            create_archive(archive, **LAYOUT)
+            append_batches(archive, simulate_sequences(sequences, "crts", "taonet", seed=0))
         else:
-            create(archive)
-            append(archive, simulate_nights(1, cutouts, seed=0))
+            create_archive(archive)
+            append_batches(archive, simulate_nights(1, cutouts, seed=0))
         ours = zarr.open_array(archive, path="cutouts", mode="r")
         pixels = ours[:]
         layout = {

@@ -38,8 +38,8 @@ from rich.console import Console
 from rich.table import Table
 from serving import looking
 
-from deepstreaks_dask.archive import SIDE
-from deepstreaks_dask.review import Review, default_url
+from deepstreaks_dask.archive.schema import CUTOUT_SIZE
+from deepstreaks_dask.review.database import Review, default_url
 
 LONG = 50.0
 """Milliseconds from which on a frame is one that people notice."""
@@ -192,7 +192,8 @@ def _bare_page(page: Page) -> str:
     """Give a page of the same pictures in the same grid, and of nothing else."""
     pictures = page.evaluate(_PICTURES)
     images = "".join(
-        f'<img src="{picture}" width="{SIDE}" height="{SIDE + 58}">' for picture in pictures
+        f'<img src="{picture}" width="{CUTOUT_SIZE}" height="{CUTOUT_SIZE + 58}">'
+        for picture in pictures
     )
     grid = "display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px"
     return f'<!DOCTYPE html><body><div style="{grid}">{images}</div>'

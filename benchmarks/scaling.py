@@ -28,15 +28,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.campaign import score
-from deepstreaks_dask.cluster import connect
-from deepstreaks_dask.families import Families
-from deepstreaks_dask.models import ARCHITECTURES, build
-from deepstreaks_dask.models.cards import Card
-from deepstreaks_dask.models.forward import compile_forward
-from deepstreaks_dask.models.zoo import Zoo
-from deepstreaks_dask.simulate.nights import simulate_nights
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.models.inference import compile_forward
+from deepstreaks_dask.models.registry import ARCHITECTURES, build
+from deepstreaks_dask.models.zoo.card import Card
+from deepstreaks_dask.models.zoo.store import Zoo
+from deepstreaks_dask.scoring.campaign import score
+from deepstreaks_dask.scoring.cluster import connect
+from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.simulation.nights import simulate_nights
 
 BATCH = 64
 SHARD = 128
@@ -55,8 +57,8 @@ def main(
         raise typer.BadParameter("this wants a machine with two cores")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         archive, zoo = f"{folder}/archive.zarr", f"{folder}/zoo"
-        create(archive, shard=SHARD)
-        append(archive, simulate_nights(4, -(-cutouts // 4)))
+        create_archive(archive, shard=SHARD)
+        append_batches(archive, simulate_nights(4, -(-cutouts // 4)))
         keras.utils.set_random_seed(0)
         Zoo(zoo).save(build(architecture), Card(f"rb_{architecture}", "1", architecture))
 

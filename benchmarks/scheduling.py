@@ -39,10 +39,10 @@ from made import lay_out
 from rich.console import Console
 from rich.table import Table
 
-from deepstreaks_dask import campaign
-from deepstreaks_dask.families import Families
-from deepstreaks_dask.runs import Run
-from deepstreaks_dask.worker import Outcome, Unit
+from deepstreaks_dask.scoring import campaign
+from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.runs import Run
+from deepstreaks_dask.scoring.worker import Outcome, Unit
 
 SHARD = 640
 MOST_MB, MOST_OVERHEAD = 1024, 0.02

@@ -40,9 +40,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deepstreaks_dask.archive import CutoutBatch, append, create
-from deepstreaks_dask.sequences.stretches import Sequences
-from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
+from deepstreaks_dask.archive.append import CutoutBatch, append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.sequences import Sequences
+from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 
 CASES = (
     ("hits", "rcnn"),
@@ -95,21 +96,21 @@ def score(
     """Compare `score()` with a bare forward pass."""
     import tensorflow as tf
 
-    from deepstreaks_dask.campaign import score as run_campaign
-    from deepstreaks_dask.cluster import connect
-    from deepstreaks_dask.families import Families
-    from deepstreaks_dask.models import classifier_class
-    from deepstreaks_dask.models.cards import Card
-    from deepstreaks_dask.models.zoo import Zoo
-    from deepstreaks_dask.sequences.batches import batched, padding, prepare
+    from deepstreaks_dask.models.registry import classifier_class
+    from deepstreaks_dask.models.sequence.preprocessing import batched, padding, prepare
+    from deepstreaks_dask.models.zoo.card import Card
+    from deepstreaks_dask.models.zoo.store import Zoo
+    from deepstreaks_dask.scoring.campaign import score as run_campaign
+    from deepstreaks_dask.scoring.cluster import connect
+    from deepstreaks_dask.scoring.families import Families
 
     rows = []
     with tempfile.TemporaryDirectory() as folder, connect(workers=workers) as client:
         for name in networks.split(","):
             many = _many(objects, *NETWORKS[name])
             url = Path(folder) / f"{name}.zarr"
-            create(url, **LAYOUT)
-            append(url, [many])
+            create_archive(url, **LAYOUT)
+            append_batches(url, [many])
             zoo = Zoo(Path(folder) / name)
             classes = sorted(set(many.columns["kind"]))
             network = classifier_class(name)(classes)
@@ -157,7 +158,7 @@ def follow(
     as_json: JsonOption = False,
 ) -> None:
     """Compare a step of the recurrent network with looking at everything again."""
-    from deepstreaks_dask.models.rcnn import Rcnn
+    from deepstreaks_dask.models.sequence.rcnn import Rcnn
 
     many = _many(objects, *NETWORKS["rcnn"])
     network = Rcnn(sorted(set(many.columns["kind"])))

@@ -12,7 +12,7 @@ import psutil
 from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-_MAIN = "from deepstreaks_dask.cli import main; main()"
+_MAIN = "from deepstreaks_dask.cli.main import main; main()"
 
 
 @contextmanager

@@ -40,16 +40,18 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.campaign import score
-from deepstreaks_dask.cluster import connect
-from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.families import Families, Family, Member
-from deepstreaks_dask.models import ARCHITECTURES, build
-from deepstreaks_dask.models.cards import Card
-from deepstreaks_dask.models.zoo import Zoo
-from deepstreaks_dask.readers import get_reader
-from deepstreaks_dask.simulate.nights import Night, write_images
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.models.registry import ARCHITECTURES, build
+from deepstreaks_dask.models.zoo.card import Card
+from deepstreaks_dask.models.zoo.store import Zoo
+from deepstreaks_dask.readers.registry import get_reader
+from deepstreaks_dask.scoring.campaign import score
+from deepstreaks_dask.scoring.cluster import connect
+from deepstreaks_dask.scoring.decision import Decision
+from deepstreaks_dask.scoring.families import Families, Family, Member
+from deepstreaks_dask.simulation.nights import Night, write_images
 
 NIGHT = 20260101
 NINE = "nine"
@@ -94,8 +96,8 @@ def _measure(
     images, archive = folder / f"images-{n}", folder / f"archive-{n}.zarr"
     if not archive.exists():
         write_images(images, Night.draw(NIGHT, seed=0), n)
-        create(archive)
-        append(archive, get_reader("images").read(images))
+        create_archive(archive)
+        append_batches(archive, get_reader("images").read(images))
     dataset = open_archive(archive)
     n = dataset.sizes["cutout"]  # equal pictures, rare as they are, are stored once
     families = _nine(folder / "nine") if name == NINE else _member(name, folder / "zoo")

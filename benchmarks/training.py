@@ -27,10 +27,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deepstreaks_dask.archive import CutoutBatch, append, create, open_archive
-from deepstreaks_dask.models import ARCHITECTURES, build
-from deepstreaks_dask.simulate.nights import simulate_nights
-from deepstreaks_dask.training import Batches, InMemory, Recipe, Streamed
+from deepstreaks_dask.archive.append import CutoutBatch, append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.models.registry import ARCHITECTURES, build
+from deepstreaks_dask.simulation.nights import simulate_nights
+from deepstreaks_dask.training.batches import Batches, InMemory, Streamed
+from deepstreaks_dask.training.recipe import Recipe
 
 WANTED = 0.9
 SIMULATED = 256  # cutouts that are simulated; the others are these, turned and shifted
@@ -72,7 +75,7 @@ def main(
 def _archive(url: Path, cutouts: int, shard: int):
     """As many different cutouts as are asked for, made of a few."""
     (some,) = simulate_nights(1, min(SIMULATED, cutouts))
-    create(url, shard=shard)
+    create_archive(url, shard=shard)
 
     def blocks():
         for first in range(0, cutouts, len(some.cutouts)):
@@ -83,7 +86,7 @@ def _archive(url: Path, cutouts: int, shard: int):
             label = some.columns["label_rb"][:n]
             yield CutoutBatch(np.ascontiguousarray(pixels), {"id": ids, "label_rb": label})
 
-    append(url, blocks())
+    append_batches(url, blocks())
     return open_archive(url)
 
 

@@ -33,16 +33,17 @@ import xarray as xr
 from cascade import PASS_RATES
 from dask.distributed import Client
 
-from deepstreaks_dask.archive import append, create
-from deepstreaks_dask.campaign import score
-from deepstreaks_dask.cluster import connect
-from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.distillation import Plan, fit
-from deepstreaks_dask.families import Families
-from deepstreaks_dask.models.zoo import Zoo
-from deepstreaks_dask.runs import open_scores
-from deepstreaks_dask.simulate.nights import simulate_nights
-from deepstreaks_dask.triage import Checked, Triage
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.models.zoo.store import Zoo
+from deepstreaks_dask.scoring.campaign import score
+from deepstreaks_dask.scoring.cluster import connect
+from deepstreaks_dask.scoring.decision import Decision
+from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.runs import open_run
+from deepstreaks_dask.scoring.triage import Checked, Triage
+from deepstreaks_dask.simulation.nights import simulate_nights
+from deepstreaks_dask.training.distillation import Plan, fit_triage
 
 PUBLISHED = 0.005  # share of an archive that all families accept (Duev et al. 2019)
 LATER = 20300101  # the first of the new nights
@@ -63,18 +64,18 @@ def main(
     with tempfile.TemporaryDirectory() as folder, connect(workers=1) as client:
         families, zoo = Families.from_zoo(), f"{folder}/zoo"
         known, later = Path(folder) / "known.zarr", Path(folder) / "later.zarr"
-        create(known)
-        append(known, simulate_nights(nights, cutouts, seed=5))
+        create_archive(known)
+        append_batches(known, simulate_nights(nights, cutouts, seed=5))
         score(known, families, client, progress=False)
-        create(later)
-        append(later, simulate_nights(new, cutouts, seed=6, first=LATER))
+        create_archive(later)
+        append_batches(later, simulate_nights(new, cutouts, seed=6, first=LATER))
         _timed(later, families, client, "warm")
         whole, full = _timed(later, families, client, "full")
         decided = Decision.of_run(whole).apply(whole)
         plausible = decided["plausible"].values
         for side in map(int, sides.split(",")):
             plan = Plan(side=side, epochs=epochs, precision=precision, loss=loss)
-            triage = fit(known, client, zoo=zoo, plan=plan, progress=False)
+            triage = fit_triage(known, client, zoo=zoo, plan=plan, progress=False)
             options = {"mode": "triage", "triage": triage}
             _timed(later, families, client, f"warm{side}", **options)
             kept, cost = _timed(later, families, client, f"triage{side}", **options)
@@ -111,10 +112,10 @@ def main(
 
 def _looked(known: Path, triage: Triage) -> tuple[xr.Dataset, np.ndarray]:
     """Give the decided cutouts with their first scores, and which are of nights that the student did not learn from."""
-    scores = open_scores(known)
+    scores = open_run(known)
     decided = Decision.of_run(scores).apply(scores)
     first = Zoo(triage.zoo).card(triage.first)
-    looks = open_scores(known, f"first-{first.name}-{first.sha256[:12]}")["scores"].values[:, 0]
+    looks = open_run(known, f"first-{first.name}-{first.sha256[:12]}")["scores"].values[:, 0]
     learned = np.isin(decided["night"].values, first.training_data["nights"])
     return decided.assign(first_look=("cutout", looks)), ~learned
 

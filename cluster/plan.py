@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from deepstreaks_dask import archive
+from deepstreaks_dask.archive import schema
 
 SCORE_BYTES = 4
 KNOWN_ID_BYTES = 16
@@ -46,7 +46,7 @@ class Plan:
     @property
     def columns(self) -> int:
         """Objects of the columns beside the pixels."""
-        return self.archives * len(archive.SCHEMA) * ceil(self.each / archive._COLUMN_CHUNK)
+        return self.archives * len(schema.SCHEMA) * ceil(self.each / schema.COLUMN_CHUNK)
 
     @property
     def objects(self) -> int:
@@ -56,7 +56,7 @@ class Plan:
     @property
     def shard_bytes(self) -> int:
         """Of a shard in memory, not compressed."""
-        return self.shard * archive.SIDE**2
+        return self.shard * schema.CUTOUT_SIZE**2
 
     @property
     def stored(self) -> float:

@@ -2,6 +2,6 @@
 
 import sys
 
-from deepstreaks_dask.apps.campaign import app
+from deepstreaks_dask.apps.campaign.app import app
 
 app(*sys.argv[1:3]).servable()

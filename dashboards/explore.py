@@ -2,6 +2,6 @@
 
 import sys
 
-from deepstreaks_dask.apps.explore import app
+from deepstreaks_dask.apps.explore.app import app
 
 app(*sys.argv[1:3]).servable()

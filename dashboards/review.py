@@ -2,6 +2,6 @@
 
 import sys
 
-from deepstreaks_dask.apps.review import door
+from deepstreaks_dask.apps.review.app import door
 
 door(*sys.argv[1:3]).servable()

@@ -1,5 +1,5 @@
 """``python -m deepstreaks_dask`` is the command ``deepstreaks``."""
 
-from deepstreaks_dask.cli import main
+from deepstreaks_dask.cli.main import main
 
 main()

@@ -29,8 +29,8 @@ from panel.io.resources import CDN_DIST
 from sphinx.cmd.build import main as sphinx_build
 from typer.cli import get_docs_for_click
 
-from deepstreaks_dask.cli import app
-from deepstreaks_dask.cluster import connect
+from deepstreaks_dask.cli.main import app
+from deepstreaks_dask.scoring.cluster import connect
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -182,7 +182,7 @@ def public_modules() -> dict[str, str]:
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts).removesuffix(".__init__")
         hidden = any(part.startswith("_") for part in name.split("."))
-        if not hidden and not name.startswith("deepstreaks_dask.migrations."):
+        if not hidden and not name.startswith("deepstreaks_dask.review.migrations."):
             text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             found[name] = text.partition("\n")[0]
     return found

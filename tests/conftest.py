@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 from helpers import random_batch
 
-from deepstreaks_dask.archive import append, create
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
 
 # A busy machine is no failure: what takes too long ends at pytest's own time limit.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
@@ -23,8 +24,8 @@ hypothesis.settings.load_profile("no-deadline")
 def archive(tmp_path):
     """An archive of 150 cutouts of noise in shards of 64, the last one not full."""
     url = tmp_path / "archive.zarr"
-    create(url, shard=64)
-    append(url, [random_batch(150)])
+    create_archive(url, shard=64)
+    append_batches(url, [random_batch(150)])
     return url
 
 
@@ -50,17 +51,17 @@ def database(request, tmp_path):
 @pytest.fixture
 def cheap_passwords(monkeypatch):
     """Hash passwords as cheaply as argon2 allows."""
-    from deepstreaks_dask import review
+    from deepstreaks_dask.review import accounts
 
-    cheap = review.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(review, "_hasher", cheap)
-    review._nobodys_password.cache_clear()
+    cheap = accounts.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(accounts, "password_hasher", cheap)
+    accounts.placeholder_hash.cache_clear()
 
 
 @pytest.fixture(scope="session")
 def client():
     """Client of one worker process, which once it has imported TensorFlow serves all tests that kill none."""
-    from deepstreaks_dask.cluster import connect
+    from deepstreaks_dask.scoring.cluster import connect
 
     with connect(workers=1) as client:
         yield client
@@ -69,9 +70,9 @@ def client():
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
     """URL of a zoo with one untrained VGG6 for each family."""
-    from deepstreaks_dask.models import build
-    from deepstreaks_dask.models.cards import Card
-    from deepstreaks_dask.models.zoo import Zoo
+    from deepstreaks_dask.models.registry import build
+    from deepstreaks_dask.models.zoo.card import Card
+    from deepstreaks_dask.models.zoo.store import Zoo
 
     made = Zoo(tmp_path_factory.mktemp("models") / "zoo")
     for seed, family in enumerate(("rb", "sl", "kd")):
@@ -83,9 +84,9 @@ def zoo(tmp_path_factory):
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory):
     """An archive of four simulated nights of 60 labelled cutouts; not to be changed."""
-    from deepstreaks_dask.simulate.nights import simulate_nights
+    from deepstreaks_dask.simulation.nights import simulate_nights
 
     url = tmp_path_factory.mktemp("simulated") / "simulated.zarr"
-    create(url, shard=64)
-    append(url, simulate_nights(4, 60, seed=1))
+    create_archive(url, shard=64)
+    append_batches(url, simulate_nights(4, 60, seed=1))
     return url

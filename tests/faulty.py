@@ -20,13 +20,15 @@ import dask
 import keras
 import numpy as np
 
-from deepstreaks_dask import worker
-from deepstreaks_dask.archive import EPOCHS, CutoutBatch, append, create
-from deepstreaks_dask.decision import Decision
+from deepstreaks_dask.archive.append import CutoutBatch, append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.schema import EPOCHS
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.models.cards import KERAS_FILE, Card
-from deepstreaks_dask.models.rcnn import Rcnn
-from deepstreaks_dask.models.zoo import Zoo
+from deepstreaks_dask.models.sequence.rcnn import Rcnn
+from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
+from deepstreaks_dask.models.zoo.store import Zoo
+from deepstreaks_dask.scoring import worker
+from deepstreaks_dask.scoring.decision import Decision
 
 SHARD = 64
 SIDE = 24
@@ -72,22 +74,22 @@ def make_zoo(folder, seed):
 
 
 def small_archive(url, shards):
-    create(url, shard=SHARD, shape=(SIDE, SIDE))
-    append(url, [small_cutouts(SHARD * shards - 5)])
+    create_archive(url, shard=SHARD, shape=(SIDE, SIDE))
+    append_batches(url, [small_cutouts(SHARD * shards - 5)])
     return url
 
 
 def small_sequences(folder, shards):
     """Make an archive of objects of noise with one to four stamps each, and a zoo with an untrained network for them."""
     url, zoo = folder / "objects.zarr", Zoo(folder / "objects-zoo")
-    create(url, shard=SHARD, shape=(21, 21), dtype="float32", epochs=EPOCHS)
+    create_archive(url, shard=SHARD, shape=(21, 21), dtype="float32", epochs=EPOCHS)
     n = SHARD * shards - 5
     rng = np.random.default_rng(3)
     counts = rng.integers(1, 5, n)
     mjd = 58000.0 + np.concatenate([np.arange(count) for count in counts])
     stamps = rng.normal(0, 1, (len(mjd), 21, 21)).astype(np.float32)
     ids = np.array([f"o{k}" for k in range(n)], object)
-    append(url, [CutoutBatch(stamps, {"id": ids}, counts=counts, epochs={"mjd": mjd})])
+    append_batches(url, [CutoutBatch(stamps, {"id": ids}, counts=counts, epochs={"mjd": mjd})])
     keras.utils.set_random_seed(3)
     shape = {"input_shape": (21, 21, 1), "classes": ("a", "b"), "scaling": "none"}
     zoo.save(Rcnn(("a", "b")), Card("sky_rcnn", "1", "rcnn", **shape))
@@ -309,8 +311,8 @@ def campaign(
     clock=None,
 ):
     """Score in one process, which kills itself at a point or after a delay; say how often it changed something."""
-    from deepstreaks_dask.campaign import score
-    from deepstreaks_dask.families import Families
+    from deepstreaks_dask.scoring.campaign import score
+    from deepstreaks_dask.scoring.families import Families
 
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     killer = _Killer(url, point)
@@ -336,8 +338,8 @@ def campaign(
 
 def campaigns(url, turns, barrier, said):
     """Score one run after the other, each at the same moment as somebody else; say how each ended."""
-    from deepstreaks_dask.campaign import score
-    from deepstreaks_dask.families import Families
+    from deepstreaks_dask.scoring.campaign import score
+    from deepstreaks_dask.scoring.families import Families
 
     with threads(1) as client:
         for run, zoo, mode in turns:

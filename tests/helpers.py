@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from deepstreaks_dask.archive import CutoutBatch, open_archive
-from deepstreaks_dask.models import CLASSIFIERS, classifier
-from deepstreaks_dask.runs import Run
+from deepstreaks_dask.archive.append import CutoutBatch
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.models.registry import CLASSIFIERS
+from deepstreaks_dask.models.sequence import classifier
+from deepstreaks_dask.scoring.runs import Run
 
 MADE_UP = {
     "zoo": "made up",
@@ -47,7 +49,7 @@ def write_run(url, run, members, scores, **provenance):
 
 def as_shipped(url, run="default"):
     """Say of a made-up run that its members are the shipped networks, where there are such ones."""
-    from deepstreaks_dask.models.zoo import Zoo
+    from deepstreaks_dask.models.zoo.store import Zoo
 
     stored = Run.attach(str(url), run, write=True)
     cards = {card.name: card for card in Zoo().list()}
@@ -60,7 +62,7 @@ def as_shipped(url, run="default"):
     stored.tell(members=members)
 
 
-_MAIN = "from deepstreaks_dask.cli import main; main()"
+_MAIN = "from deepstreaks_dask.cli.main import main; main()"
 
 
 @contextmanager
@@ -162,7 +164,7 @@ RUN_MEMBERS = ["rb_a", "rb_b", "sl_a", "kd_a", "kd_b", "kd_c", "os_a"]
 
 
 def random_run(n=600, *, seed=0, missing=0.02, members=RUN_MEMBERS, nights=5):
-    """Made-up scores and labels as ``open_scores`` gives them: members tell a little, some have not looked."""
+    """Made-up scores and labels as ``open_run`` gives them: members tell a little, some have not looked."""
     rng = np.random.default_rng(seed)
     truth = {f"label_{f}": rng.choice([-1, 0, 1], n, p=[0.1, 0.5, 0.4]) for f in ("rb", "sl", "kd")}
     scores = rng.beta(0.6, 0.6, (n, len(members))).astype(np.float32)

@@ -8,20 +8,23 @@ import pytest
 import typer
 from fastapi import FastAPI
 
-from deepstreaks_dask.apps.access import access
-from deepstreaks_dask.apps.api import api
-from deepstreaks_dask.apps.campaigns import campaigns
-from deepstreaks_dask.cli import app
+from deepstreaks_dask.apps.server.auth import access
+from deepstreaks_dask.apps.server.campaign_api import campaigns
+from deepstreaks_dask.apps.server.review_api import api as review_api
+from deepstreaks_dask.apps.server.session_api import api as session_api
+from deepstreaks_dask.cli.main import app
 
 PACKAGE = Path(__file__).parents[1] / "deepstreaks_dask"
 MODULES = sorted(
     path
     for path in PACKAGE.rglob("*.py")
-    if not path.is_relative_to(PACKAGE / "migrations/versions")
+    if not path.is_relative_to(PACKAGE / "review/migrations/versions")
 )
 """All but the scripts that Alembic runs."""
 
-COMMANDS = {"cli.py", "sequences/commands.py"}
+COMMANDS = {path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "cli").glob("*.py")} - {
+    "cli/quickstart.py"
+}
 """Where functions are sub-commands: their options are looked at as the command line has them."""
 
 KERAS = {"call", "build", "compute_mask", "compute_output_shape", "get_config"}
@@ -56,50 +59,52 @@ UNITS = {
 """What a number is called, and the unit that its description must name."""
 
 PUBLISHED = {
-    "ades.py",
-    "agreement.py",
-    "calibration.py",
-    "cascade.py",
-    "comparison.py",
-    "completeness.py",
-    "decision.py",
-    "distillation.py",
-    "evaluation.py",
-    "exploration.py",
-    "families.py",
-    "injection.py",
-    "models/densenet121.py",
-    "models/explanations.py",
-    "models/lightcurves.py",
-    "models/rcnn.py",
-    "models/recurrent.py",
-    "models/resnet50.py",
-    "models/taonet.py",
-    "models/vgg6.py",
-    "plots.py",
+    "export/ades.py",
+    "evaluation/active_learning.py",
+    "evaluation/calibration.py",
+    "scoring/cascade.py",
+    "evaluation/model_comparison.py",
+    "evaluation/known_objects.py",
+    "scoring/decision.py",
+    "training/distillation.py",
+    "evaluation/decision_metrics.py",
+    "evaluation/metrics.py",
+    "evaluation/interactive.py",
+    "evaluation/drift.py",
+    "scoring/families.py",
+    "simulation/injection.py",
+    "models/architectures/densenet121.py",
+    "models/attribution.py",
+    "models/sequence/layers.py",
+    "models/sequence/rcnn.py",
+    "models/sequence/recurrent.py",
+    "models/architectures/resnet50.py",
+    "models/sequence/taonet.py",
+    "models/architectures/vgg6.py",
+    "plots/scores.py",
     "readers/alerts.py",
     "readers/crts.py",
     "readers/depot.py",
     "readers/fits.py",
     "readers/images.py",
     "readers/zwickyverse.py",
-    "search.py",
-    "sequences/evaluation.py",
-    "sequences/features.py",
-    "sequences/forest.py",
-    "sequences/photometry.py",
-    "sequences/series.py",
-    "simulate/camera.py",
-    "simulate/sequences.py",
-    "simulate/stamps.py",
-    "simulate/streaks.py",
-    "simulate/surveys.py",
-    "simulate/variables.py",
-    "training/everyone.py",
+    "evaluation/threshold_search.py",
+    "evaluation/sequence_metrics.py",
+    "photometry/features.py",
+    "models/sequence/forest.py",
+    "photometry/core.py",
+    "training/sequences/experiments.py",
+    "simulation/camera.py",
+    "simulation/sequences.py",
+    "simulation/stamps.py",
+    "simulation/streaks.py",
+    "simulation/surveys.py",
+    "simulation/variables.py",
+    "training/all_members.py",
     "training/fit.py",
     "training/recipe.py",
     "training/sweeps.py",
-    "triage.py",
+    "scoring/triage.py",
 }
 """Modules that do what somebody has published, or read what somebody has defined."""
 
@@ -310,7 +315,7 @@ def test_every_sub_command_and_option_says_what_it_is_for():
 
 def test_every_route_says_what_it_takes_and_gives():
     site = FastAPI()
-    for router in (api, access, campaigns):
+    for router in (session_api, review_api, access, campaigns):
         site.include_router(router)
     told = site.openapi()
     wrong = []

@@ -14,11 +14,12 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from deepstreaks_dask import cluster
-from deepstreaks_dask.archive import append, create
-from deepstreaks_dask.cli import app
-from deepstreaks_dask.simulate.nights import Night, simulate_nights, write_images
-from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.cli.main import app
+from deepstreaks_dask.scoring import cluster
+from deepstreaks_dask.simulation.nights import Night, simulate_nights, write_images
+from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -34,19 +35,19 @@ PARSED = {
     "train ": "the published recipe takes hours; tests/training runs shorter ones",
     "train-all": "nine trainings; tests/training runs smaller ones",
     "sweep": "twenty trainings; tests/training runs fewer",
-    "calibrate": "tests/test_calibration.py",
-    "inject": "1,250 streaks; tests/test_injection.py makes fewer",
-    "completeness": "needs what 'inject' and a catalogue give; tests/test_completeness.py",
-    "explain": "asks for the id of a cutout; tests/models/test_explanations.py",
-    "retrain": "asks for verdicts; tests/test_retraining.py",
+    "calibrate": "tests/evaluation/test_calibration.py",
+    "inject": "1,250 streaks; tests/simulation/test_injection.py makes fewer",
+    "completeness": "needs what 'inject' and a catalogue give; tests/evaluation/test_known_objects.py",
+    "explain": "asks for the id of a cutout; tests/models/test_attribution.py",
+    "retrain": "asks for verdicts; tests/training/test_retraining.py",
     "dashboard": "serves until it is stopped; tests/browser",
     "sequences": "trainings of minutes; tests/sequences has shorter ones",
     "ingest CRTS_FOLDER": "needs files of that survey; tests/readers/test_crts.py",
-    "users": "asks for a password; tests/test_users.py",
-    "watch https": "needs a depot on the network; tests/test_watch.py has one",
-    "watch depot": "takes over the signals of its process; tests/test_watch.py",
+    "users": "asks for a password; tests/cli/test_users.py",
+    "watch https": "needs a depot on the network; tests/service/test_service.py has one",
+    "watch depot": "takes over the signals of its process; tests/service/test_service.py",
     "simulate train.zarr": "36,000 cutouts",
-    "models import": "needs the published files; tests/models/test_legacy.py has stand-ins",
+    "models import": "needs the published files; tests/models/keras2/test_importer.py has stand-ins",
 }
 """Sub-commands that are only parsed, so that their names, arguments and options must exist, and why."""
 
@@ -72,7 +73,7 @@ SHELL = {
     "deepstreaks users": "tests/cluster/test_files.py",
     "helm": "no cluster here",
     "kubectl": "no cluster here",
-    "dask": "tests/test_cluster.py",
+    "dask": "tests/scoring/test_cluster.py",
     "cp": "copies a file",
     "sbatch": "tests/cluster/test_slurm.py",
     "printf": "tests/cluster/test_hosts.py",
@@ -80,7 +81,10 @@ SHELL = {
 """Other programs than ``deepstreaks`` that blocks begin lines with, and why this test does not run them."""
 
 LANGUAGES = {"toml", "yaml", "json"}
-WRITTEN = {"nginx": "tests/apps/test_reverse_proxy.py", "caddy": "tests/apps/test_reverse_proxy.py"}
+WRITTEN = {
+    "nginx": "tests/apps/server/test_reverse_proxy.py",
+    "caddy": "tests/apps/server/test_reverse_proxy.py",
+}
 SPHINX = re.compile(r"\{.+\}")
 
 
@@ -124,10 +128,10 @@ def test_every_block_is_of_a_kind_that_is_looked_at():
 def survey(tmp_path_factory):
     """What the pages take for granted: an archive with labels and scores, a folder of cutouts, files that are named."""
     folder = tmp_path_factory.mktemp("survey")
-    create(folder / "survey.zarr", shard=64)
-    append(folder / "survey.zarr", simulate_nights(3, 30, seed=5, first=20251201))
-    create(folder / "objects.zarr", **LAYOUT)
-    append(folder / "objects.zarr", simulate_sequences(10, "hits", "rcnn"))
+    create_archive(folder / "survey.zarr", shard=64)
+    append_batches(folder / "survey.zarr", simulate_nights(3, 30, seed=5, first=20251201))
+    create_archive(folder / "objects.zarr", **LAYOUT)
+    append_batches(folder / "objects.zarr", simulate_sequences(10, "hits", "rcnn"))
     table = write_images(folder / "cutouts", Night.draw(20260101, 5), 12)
     table.rename(folder / "labels.csv")
     return folder

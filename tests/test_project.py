@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deepstreaks_dask.models.zoo import Zoo
+from deepstreaks_dask.models.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[1]
 
@@ -155,7 +155,7 @@ def test_a_project_has_these(path):
 
 def test_who_sends_work_or_reads_cards_waits_for_no_keras():
     """It takes seconds to import, and half a gigabyte."""
-    names = "campaign", "models.zoo", "quickstart", "watch"
+    names = "scoring.campaign", "models.zoo.store", "cli.quickstart", "service.service"
     code = "".join(f"import deepstreaks_dask.{name}\n" for name in names)
     code += "import sys\nassert 'keras' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,1 +1,6 @@
-"""Dashboards on Panel: explore, campaign and review. ``deepstreaks dashboard ARCHIVE`` serves them."""
+"""The dashboards: explore, campaign and review, and the server they share.
+
+Panel pages in `explore` and `campaign`; HTML on an HTTP API in `review` and `server`.
+"""
+
+__all__: list[str] = []

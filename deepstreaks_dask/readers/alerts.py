@@ -24,10 +24,12 @@ import fastavro
 import numpy as np
 from astropy.io import fits
 
-from deepstreaks_dask.archive import SCHEMA, Column, CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.schema import SCHEMA, Column
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers.depot import FILTERS
-from deepstreaks_dask.readers.fits import UnreadableError, quietly
+from deepstreaks_dask.readers.depot import FILTER_NAMES
+from deepstreaks_dask.readers.fits import quietly
+from deepstreaks_dask.readers.fits_checks import UnreadableError
 from deepstreaks_dask.readers.folder import (
     Refused,
     decode_all,
@@ -39,14 +41,14 @@ from deepstreaks_dask.readers.folder import (
 from deepstreaks_dask.readers.tables import Metadata, read_metadata
 from deepstreaks_dask.readers.tarballs import count_members, is_tarball, members
 
-SUFFIX = ".avro"
-SIDE = 63
+AVRO_SUFFIX = ".avro"
+ALERT_STAMP_SIZE = 63
 """Pixels on a side of an alert's cutout."""
 
-PLANES = "Science", "Template", "Difference"
+PLANE_NAMES = "Science", "Template", "Difference"
 """The planes of a triplet in their order, braai's (Duev et al. 2019, MNRAS 489, 3582)."""
 
-COLUMNS: dict[str, Column] = {
+ALERT_COLUMNS: dict[str, Column] = {
     "objectId": Column("string", "", "", "identifier of the object"),
     "pid": Column("int64", 0, "", "processing identifier of the science image"),
     "programid": Column("int8", 0, "", "programme: 1 public, 2 collaboration, 3 Caltech"),
@@ -81,15 +83,17 @@ COLUMNS: dict[str, Column] = {
 }
 """Columns of an archive of alerts beside the archive's own, under ZTF's names."""
 
-_BATCH = 256
-_MOST_BYTES = 2**20  # a packet is of the order of 70 kB
-_MOST_STAMP = 2**17  # bytes of a FITS image of 63 x 63 doubles and its header, several times over
-_LONGEST = 100
-_UNKNOWN = -999  # what ZTF writes for "not known"
-_EXPOSURE = 30.0  # s, of the surveys, for packets before schema 3.2, which do not say
-_RANGES = {"jd": (2396759, 2506332), "ra": (0, 360), "dec": (-90, 90)}  # jd from 1850 to 2150
+_BATCH_PACKETS = 256
+_MAX_PACKET_BYTES = 2**20  # a packet is of the order of 70 kB
+_MAX_STAMP_BYTES = (
+    2**17
+)  # bytes of a FITS image of 63 x 63 doubles and its header, several times over
+_MAX_TEXT_LENGTH = 100
+_UNKNOWN_VALUE = -999  # what ZTF writes for "not known"
+_EXPOSURE_TIME = 30.0  # s, of the surveys, for packets before schema 3.2, which do not say
+_VALUE_RANGES = {"jd": (2396759, 2506332), "ra": (0, 360), "dec": (-90, 90)}  # jd from 1850 to 2150
 _UNIX_EPOCH = 2440587.5
-_ONE_BYTE = {"boolean", "int", "long", "float", "double", "bytes", "string"}
+_ONE_BYTE_TYPES = {"boolean", "int", "long", "float", "double", "bytes", "string"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Alert:
     zero_point: float = float("nan")
 
 
-def decode(data: bytes) -> Alert | Refused:
+def decode_packet(data: bytes) -> Alert | Refused:
     """Decode a packet, or say why not. Never raises.
 
     Parameters
@@ -118,11 +122,11 @@ def decode(data: bytes) -> Alert | Refused:
     """
     if not data:
         return Refused("empty", "no bytes")
-    if len(data) > _MOST_BYTES:
+    if len(data) > _MAX_PACKET_BYTES:
         return Refused("too large", f"{len(data)} bytes, too many for one alert")
     try:
         packet = _packet(data)
-        planes = np.stack([_plane(packet, name) for name in PLANES], axis=-1)
+        planes = np.stack([_plane(packet, name) for name in PLANE_NAMES], axis=-1)
         zero_point = _value(packet["candidate"].get("magzpsci"), SCHEMA["mag"])
         return Alert(planes, _columns(packet), zero_point)
     except UnreadableError as error:
@@ -137,9 +141,9 @@ class AlertPackets:
     name = "alerts"
     processes = True
     layout: Mapping[str, Any] = {
-        "shape": (SIDE, SIDE, len(PLANES)),
+        "shape": (ALERT_STAMP_SIZE, ALERT_STAMP_SIZE, len(PLANE_NAMES)),
         "dtype": "float32",
-        "columns": COLUMNS,
+        "columns": ALERT_COLUMNS,
     }
 
     def sniff(self, path: Path) -> bool:
@@ -177,7 +181,7 @@ class AlertPackets:
         Yields
         ------
         CutoutBatch
-            Up to 256 alerts, triplets as in :func:`decode`. What is no alert, is damaged, or lacks one of the
+            Up to 256 alerts, triplets as in :func:`decode_packet`. What is no alert, is damaged, or lacks one of the
             cutouts is in ``quarantined``.
 
         Raises
@@ -201,8 +205,8 @@ class AlertPackets:
 
     def _holds_alerts(self, file: Path) -> bool:
         if not is_tarball(file):
-            return file.suffix.lower() == SUFFIX
-        return any(name.lower().endswith(SUFFIX) for name, _ in islice(members(file, 0), 1))
+            return file.suffix.lower() == AVRO_SUFFIX
+        return any(name.lower().endswith(AVRO_SUFFIX) for name, _ in islice(members(file, 0), 1))
 
 
 READER = AlertPackets()
@@ -211,7 +215,7 @@ READER = AlertPackets()
 def decoded_packets(
     folder: Path, files: list[Path], executor: Executor | None = None
 ) -> Iterator[list[tuple[tuple[str, bytes | Refused], Alert | Refused]]]:
-    """Decode all packets of files: in blocks, each packet's name and bytes with what :func:`decode` says.
+    """Decode all packets of files: in blocks, each packet's name and bytes with what :func:`decode_packet` says.
 
     Parameters
     ----------
@@ -228,7 +232,7 @@ def decoded_packets(
         Of one block: name, bytes and decoded packet, or why not.
     """
     yield from quietly(
-        decode_all(_decode_task, _packets(folder, files), _BATCH, executor, together=16)
+        decode_all(_decode_task, _packets(folder, files), _BATCH_PACKETS, executor, together=16)
     )
 
 
@@ -240,9 +244,9 @@ def _packets(folder: Path, files: list[Path]) -> Iterator[tuple[str, bytes | Ref
             if leads_out(file, folder.resolve()):
                 yield source, Refused("not an alert", "a link that leads out of the folder")
             elif is_tarball(file):
-                for name, found in members(file, _MOST_BYTES):
+                for name, found in members(file, _MAX_PACKET_BYTES):
                     yield f"{source}/{name}".rstrip("/"), found
-            elif (size := file.stat().st_size) > _MOST_BYTES:  # before it is read
+            elif (size := file.stat().st_size) > _MAX_PACKET_BYTES:  # before it is read
                 yield source, Refused("too large", f"{size} bytes, too many for one alert")
             else:
                 yield source, file.read_bytes()
@@ -251,7 +255,7 @@ def _packets(folder: Path, files: list[Path]) -> Iterator[tuple[str, bytes | Ref
 
 
 def _decode_task(task: tuple[str, bytes | Refused]) -> Alert | Refused:
-    return task[1] if isinstance(task[1], Refused) else decode(task[1])
+    return task[1] if isinstance(task[1], Refused) else decode_packet(task[1])
 
 
 def _batch(
@@ -265,8 +269,8 @@ def _batch(
         if isinstance(found, Refused)
     ]
     columns: dict[str, np.ndarray] = {}
-    for name in ("id", "night", "jd", "filter", "ra", "dec", "mag", *COLUMNS):
-        column = SCHEMA.get(name) or COLUMNS[name]
+    for name in ("id", "night", "jd", "filter", "ra", "dec", "mag", *ALERT_COLUMNS):
+        column = SCHEMA.get(name) or ALERT_COLUMNS[name]
         values = [alert.columns[name] for _, alert in alerts]
         columns[name] = np.array(values, object if column.dtype == "string" else column.dtype)
     columns["source"] = np.array([source for source, _ in alerts], object)
@@ -278,7 +282,11 @@ def _batch(
         rows = np.array([metadata.row_of("", source, name) for source, name in named], int)
         columns = metadata.over(columns, rows)
     triplets = [alert.triplet for _, alert in alerts]
-    stacked = np.stack(triplets) if triplets else np.empty((0, SIDE, SIDE, len(PLANES)), np.float32)
+    stacked = (
+        np.stack(triplets)
+        if triplets
+        else np.empty((0, ALERT_STAMP_SIZE, ALERT_STAMP_SIZE, len(PLANE_NAMES)), np.float32)
+    )
     return CutoutBatch(stacked, columns, refused), bool((rows >= 0).any())
 
 
@@ -315,8 +323,8 @@ def _check_schema(schema: Any) -> None:
 
     def is_flat(kind: Any) -> bool:
         if isinstance(kind, list):
-            return all(isinstance(k, str) and k in {*_ONE_BYTE, "null"} for k in kind)
-        return isinstance(kind, str) and kind in _ONE_BYTE
+            return all(isinstance(k, str) and k in {*_ONE_BYTE_TYPES, "null"} for k in kind)
+        return isinstance(kind, str) and kind in _ONE_BYTE_TYPES
 
     def is_record(kind: Any) -> bool:
         if isinstance(kind, str):
@@ -355,13 +363,13 @@ def _plane(packet: Mapping[str, Any], name: str) -> np.ndarray:
     if not isinstance(packed, bytes) or not packed:
         raise UnreadableError("missing cutout", f"no {name.lower()} cutout")
     stream = zlib.decompressobj(wbits=31)
-    data = stream.decompress(packed, _MOST_STAMP)
+    data = stream.decompress(packed, _MAX_STAMP_BYTES)
     if stream.unconsumed_tail or not stream.eof:
         detail = "holds more than its pixels" if stream.unconsumed_tail else "is cut short"
         raise UnreadableError("damaged", f"the {name.lower()} cutout {detail}")
     hdu = fits.PrimaryHDU.fromstring(data, ignore_missing_simple=True)
     shape = hdu.shape
-    if len(shape) != 2 or not all(0 < side <= SIDE for side in shape):
+    if len(shape) != 2 or not all(0 < side <= ALERT_STAMP_SIZE for side in shape):
         size = " x ".join(str(side) for side in reversed(shape)) or "no"
         raise UnreadableError("wrong shape", f"the {name.lower()} cutout has {size} px")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -369,7 +377,7 @@ def _plane(packet: Mapping[str, Any], name: str) -> np.ndarray:
     known = np.isfinite(pixels)
     if not known.any():
         raise UnreadableError("blank", f"no pixel of the {name.lower()} cutout holds a number")
-    plane = np.full((SIDE, SIDE), np.nan, np.float32)
+    plane = np.full((ALERT_STAMP_SIZE, ALERT_STAMP_SIZE), np.nan, np.float32)
     plane[: shape[0], : shape[1]] = np.where(known, pixels, np.nan)
     return plane
 
@@ -380,19 +388,19 @@ def _columns(packet: Mapping[str, Any]) -> dict[str, Any]:
     candid = packet.get("candid", candidate.get("candid"))
     if not isinstance(candid, int) or isinstance(candid, bool) or candid <= 0:
         raise UnreadableError("not an alert", "no candid in it")
-    columns = {name: _value(candidate.get(name), column) for name, column in COLUMNS.items()}
-    for name, (low, high) in _RANGES.items():
+    columns = {name: _value(candidate.get(name), column) for name, column in ALERT_COLUMNS.items()}
+    for name, (low, high) in _VALUE_RANGES.items():
         columns[name] = _value(candidate.get(name), SCHEMA[name])
         if not low <= columns[name] <= high:
             raise UnreadableError("damaged", f"{name} is {candidate.get(name)!r}")
     start = columns["jd"]  # of the exposure, while the archive's is the middle
-    exposure = columns["exptime"] if 0 <= columns["exptime"] < 86400 else _EXPOSURE
+    exposure = columns["exptime"] if 0 <= columns["exptime"] < 86400 else _EXPOSURE_TIME
     day = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=start - _UNIX_EPOCH)
     return columns | {
         "id": str(candid),
         "jd": start + exposure / 2 / 86400,
         "night": int(f"{day:%Y%m%d}"),
-        "filter": FILTERS.get(int(candidate.get("fid") or 0), ""),
+        "filter": FILTER_NAMES.get(int(candidate.get("fid") or 0), ""),
         "mag": _value(candidate.get("magpsf"), SCHEMA["mag"]),
     }
 
@@ -400,8 +408,12 @@ def _columns(packet: Mapping[str, Any]) -> dict[str, Any]:
 def _value(value: Any, column: Column) -> Any:
     """Bring a field to a column's type; what is none of it, or stands for "not known", is missing."""
     if column.dtype == "string":
-        return value[:_LONGEST] if isinstance(value, str) and value != "null" else column.missing
-    if isinstance(value, bool) or not isinstance(value, int | float) or value == _UNKNOWN:
+        return (
+            value[:_MAX_TEXT_LENGTH]
+            if isinstance(value, str) and value != "null"
+            else column.missing
+        )
+    if isinstance(value, bool) or not isinstance(value, int | float) or value == _UNKNOWN_VALUE:
         return column.missing
     kind = np.dtype(column.dtype)
     if kind.kind == "i":

@@ -21,19 +21,20 @@ from astropy import units as u
 from astropy.coordinates import Angle
 from astropy.io import fits
 
-from deepstreaks_dask.archive import CutoutBatch
+from deepstreaks_dask.archive.append import CutoutBatch
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers.fits import SUFFIXES, UnreadableError, open_checked, quietly
+from deepstreaks_dask.readers.fits import SUFFIXES, quietly
+from deepstreaks_dask.readers.fits_checks import UnreadableError, open_checked
 from deepstreaks_dask.readers.folder import Refused, decode_all, list_files, spelt
 from deepstreaks_dask.readers.sequences import LAYOUT, Epoch, Object, batch, middle
 
-_BATCH = 32
-_MOST_UNITS = 4096
-_FIRST = 28800  # bytes in which a first header ends
-_IMAGES = re.compile(rb"N_IMAGES *= *(\d{1,6}) ", re.IGNORECASE)
-_MOST_SIDE = 512  # pixels of an image
-_TIMES = (15000.0, 100000.0)  # MJD
-_BAND = "C"  # clear: the survey has no filter
+_BATCH_OBJECTS = 32
+_MAX_UNITS = 4096
+_FIRST_HEADER_BYTES = 28800  # bytes in which a first header ends
+_IMAGE_COUNT = re.compile(rb"N_IMAGES *= *(\d{1,6}) ", re.IGNORECASE)
+_MAX_IMAGE_SIZE = 512  # pixels of an image
+_MJD_RANGE = (15000.0, 100000.0)  # MJD
+_BAND_NAME = "C"  # clear: the survey has no filter
 
 
 class Crts:
@@ -51,7 +52,7 @@ class Crts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                with open_checked(file, file.resolve().parent, _MOST_UNITS) as hdus:
+                with open_checked(file, file.resolve().parent, _MAX_UNITS) as hdus:
                     return len(hdus) > 1 and "HDU_Ext" in _column_names(hdus[1])
             except Exception:  # whatever astropy says of what is none
                 return False
@@ -100,7 +101,7 @@ class Crts:
             raise ReaderError(f"{path} holds no FITS files: check the path")
         folder = path if path.is_dir() else path.parent
         decode = partial(_decode_file, folder=folder, root=folder.resolve())
-        for block in quietly(decode_all(decode, files, _BATCH, executor)):
+        for block in quietly(decode_all(decode, files, _BATCH_OBJECTS, executor)):
             yield batch([found for _, found in block], night)
 
 
@@ -114,17 +115,17 @@ def _fits_files(path: Path) -> list[Path]:
 def _count_images(file: Path) -> int:
     try:
         with file.open("rb") as opened:
-            found = _IMAGES.search(opened.read(_FIRST))
+            found = _IMAGE_COUNT.search(opened.read(_FIRST_HEADER_BYTES))
     except OSError:
         return 1
-    return min(max(int(found[1]), 1), _MOST_UNITS) if found else 1
+    return min(max(int(found[1]), 1), _MAX_UNITS) if found else 1
 
 
 def _decode_file(file: Path, folder: Path, root: Path) -> Object:
     """Read one object. Never raises: a file that is none gives an object without epochs, and why."""
     source = spelt(str(file.relative_to(folder)))
     try:
-        with open_checked(file, root, _MOST_UNITS) as hdus:
+        with open_checked(file, root, _MAX_UNITS) as hdus:
             return _object(hdus, source)
     except UnreadableError as error:
         refused = error.refused
@@ -162,17 +163,17 @@ def _epoch(hdus: fits.HDUList, extension: float, mjd: float) -> Epoch | Refused:
     where = f"[{extension:g}]"
     if not extension.is_integer() or not 1 < extension < len(hdus):
         return Refused("missing epoch", f"there is no extension {extension:g}", where)
-    if not _TIMES[0] <= mjd <= _TIMES[1]:
+    if not _MJD_RANGE[0] <= mjd <= _MJD_RANGE[1]:
         return Refused("no time", f"MJD is {mjd:g}", where)
     hdu = hdus[int(extension)]
     if isinstance(hdu, fits.CompImageHDU) or not hdu.is_image or not hdu.shape:
         return Refused("missing epoch", f"extension {extension:g} is no image", where)
-    if len(hdu.shape) != 2 or max(hdu.shape) > _MOST_SIDE:
+    if len(hdu.shape) != 2 or max(hdu.shape) > _MAX_IMAGE_SIZE:
         return Refused("wrong shape", f"an image of shape {hdu.shape}", where)
     stamp = middle(np.asarray(hdu.data))
     if isinstance(stamp, Refused):
         return Refused(stamp.reason, stamp.detail, where)
-    return Epoch(stamp, {"mjd": mjd, "band": _BAND})
+    return Epoch(stamp, {"mjd": mjd, "band": _BAND_NAME})
 
 
 def _column_names(hdu: Any) -> list[str]:

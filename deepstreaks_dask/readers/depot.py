@@ -27,7 +27,7 @@ from astropy.time import Time
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from deepstreaks_dask.archive import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.folder import (
     Picture,
@@ -38,7 +38,7 @@ from deepstreaks_dask.readers.folder import (
     said_columns,
     spelt,
 )
-from deepstreaks_dask.readers.images import MOST_BYTES, decode
+from deepstreaks_dask.readers.images import MAX_IMAGE_BYTES, decode_image
 from deepstreaks_dask.readers.tables import Metadata, read_metadata
 from deepstreaks_dask.readers.tarballs import WRONG_CHECKSUM, count_members, members
 
@@ -46,7 +46,7 @@ TARBALL, TABLE, ADES = "_strkcutouts.tar.gz", "_streaks.txt", "_ades.xml"
 """How the names of a night's products end."""
 
 # fmt: off
-COLUMNS = (
+STREAK_COLUMNS = (
     "jd", "fid", "pid", "diffmaglim", "pdiffimfilename", "programpi", "programid", "streakid", "strid", "ra1", "dec1",
     "ra2", "dec2", "startmjd", "endmjd", "flux", "bg", "length", "sigma", "lengtherr", "sigmaerr", "paerr", "bgerr",
     "fitmagerr", "apsnr", "apmagerr", "dmag", "dmagerr", "chi2", "numfit", "prob", "ra1err", "dec1err", "corr1",
@@ -55,27 +55,37 @@ COLUMNS = (
 # fmt: on
 """Columns of a table of streaks, in their order."""
 
-CUT_SHORT = "cut short: the table has no footer"
+CUT_SHORT_REASON = "cut short: the table has no footer"
 """Detail of a table that ends too early."""
 
-FILTERS = {1: "g", 2: "r", 3: "i"}
+FILTER_NAMES = {1: "g", 2: "r", 3: "i"}
 """ZTF's filters by ``fid``."""
 
-_SCANS = 16  # tarballs looked into at once
-_PORTION = 32  # pictures a task: enough to hide the cost of handing it out
-_PORTIONS = 16  # tasks a batch
-_MOST_XML = 2**17  # a streak's astrometry is of the order of 2 kB
-_MOST_TABLE = 2**28
-_MOST_OBSERVATIONS = 1000
+_CONCURRENT_SCANS = 16  # tarballs looked into at once
+_IMAGES_PER_TASK = 32  # pictures a task: enough to hide the cost of handing it out
+_TASKS_PER_BATCH = 16  # tasks a batch
+_MAX_XML_BYTES = 2**17  # a streak's astrometry is of the order of 2 kB
+_MAX_TABLE_BYTES = 2**28
+_MAX_OBSERVATIONS = 1000
 _CUTOUT = re.compile(r"(strkid(\d{1,18})_pid\d{1,18})_scimref\.jpe?g", re.ASCII)
 _ASTROMETRY = re.compile(r"strkid(\d{1,18})_pid\d{1,18}_ades\.xml", re.ASCII)
 _SIBLING = re.compile(r"strkid\d{1,18}_pid\d{1,18}_\w+\.(jpe?g|png|txt|fits(\.[fg]z)?)", re.ASCII)
 _STREAK_ID = re.compile(r"\d{1,18}", re.ASCII)
 _NIGHT = re.compile(r"(?<!\d)((?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))")
-_ENDS = ["ra1", "dec1", "ra2", "dec2"]
-_NUMBERS = ["jd", "fid", *_ENDS, "startmjd", "endmjd", "flux", "length", "sigma", "apsnr"]
+_END_COLUMNS = ["ra1", "dec1", "ra2", "dec2"]
+_NUMBER_COLUMNS = [
+    "jd",
+    "fid",
+    *_END_COLUMNS,
+    "startmjd",
+    "endmjd",
+    "flux",
+    "length",
+    "sigma",
+    "apsnr",
+]
 _FIRST_JD, _LAST_JD = 2396759.0, 2506332.0  # 1850 to 2150
-_MJD = 2400000.5
+_MJD_OFFSET = 2400000.5
 
 
 @dataclass(frozen=True)
@@ -200,15 +210,15 @@ def read_products(
     joined.read_ades(products.ades)
     if rest := joined.batch(()):
         yield rest
-    for scans in decode_all(_Scanner(joined.root), products.tarballs, _SCANS, executor):
+    for scans in decode_all(_Scanner(joined.root), products.tarballs, _CONCURRENT_SCANS, executor):
         for file, scan in scans:
             joined.streaks_of_tarball = scan.said
             for where, refused in scan.refused:
                 joined.refuse(file, where, refused)
             if scan.spoiled is None:
                 stream = _pictures(file)
-                portions = iter(lambda stream=stream: tuple(islice(stream, _PORTION)), ())  # type: ignore[misc]
-                for block in decode_all(_decode_some, portions, _PORTIONS, executor):
+                portions = iter(lambda stream=stream: tuple(islice(stream, _IMAGES_PER_TASK)), ())  # type: ignore[misc]
+                for block in decode_all(_decode_some, portions, _TASKS_PER_BATCH, executor):
                     found = [
                         (file, name, result)
                         for portion, results in block
@@ -222,7 +232,7 @@ def read_products(
 
 def check_tarball(file: Path) -> Refused | None:
     """Read a tarball to its checksum; say where and how it is damaged, None if it is whole."""
-    for name, content in members(file, MOST_BYTES):
+    for name, content in members(file, MAX_IMAGE_BYTES):
         if not name and isinstance(content, Refused):
             return content
     return None
@@ -245,7 +255,7 @@ def read_table(file: Path) -> tuple[pd.DataFrame, list[tuple[str, Refused]]]:
         Lines that are no rows. A table without a footer was cut short, and its last line with it.
     """
     try:
-        if (size := file.stat().st_size) > _MOST_TABLE:
+        if (size := file.stat().st_size) > _MAX_TABLE_BYTES:
             return _streaks({}), [("", Refused("too large", f"{size} bytes"))]
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
@@ -254,8 +264,10 @@ def read_table(file: Path) -> tuple[pd.DataFrame, list[tuple[str, Refused]]]:
     if len(numbered) < 3:
         detail = f"{len(numbered)} lines, where two of header and one of footer are the least"
         return _streaks({}), [("", Refused("damaged" if size else "empty", detail))]
-    header = next((fields for _, fields in numbered[:2] if "streakid" in fields), list(COLUMNS))
-    places = {name: header.index(name) for name in ("streakid", *_NUMBERS) if name in header}
+    header = next(
+        (fields for _, fields in numbered[:2] if "streakid" in fields), list(STREAK_COLUMNS)
+    )
+    places = {name: header.index(name) for name in ("streakid", *_NUMBER_COLUMNS) if name in header}
     rows: dict[int, list[str]] = {}
     refused = []
 
@@ -272,7 +284,7 @@ def read_table(file: Path) -> tuple[pd.DataFrame, list[tuple[str, Refused]]]:
         if rows.setdefault(streak, fields) != fields:
             refused.append((f":{number}", Refused("duplicate", f"another row has streak {streak}")))
     if len(footer) > 1:
-        refused.append((f":{last}", Refused("damaged", CUT_SHORT)))
+        refused.append((f":{last}", Refused("damaged", CUT_SHORT_REASON)))
     columns = {name: [fields[at] for fields in rows.values()] for name, at in places.items()}
     return _streaks(columns), refused
 
@@ -291,11 +303,11 @@ def read_ades(data: bytes) -> dict[str, Any] | Refused:
         What is known of ``jd``, ``ra``, ``dec``, the ends, ``mag`` and ``filter``, as the archive's columns
         are; or why it is not read. Document types and entities are refused.
     """
-    if len(data) > _MOST_XML:
-        return Refused("too large", f"{len(data)} bytes, more than {_MOST_XML}")
+    if len(data) > _MAX_XML_BYTES:
+        return Refused("too large", f"{len(data)} bytes, more than {_MAX_XML_BYTES}")
     try:
         root = fromstring(data, forbid_dtd=True)
-        observations = list(islice(root.iter("optical"), _MOST_OBSERVATIONS))
+        observations = list(islice(root.iter("optical"), _MAX_OBSERVATIONS))
     except DefusedXmlException as error:
         return Refused("not ADES", f"it declares a document type or entities: {error}")
     except (ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
@@ -321,7 +333,7 @@ def _observed(observations: list[Element]) -> dict[str, Any]:
     magnitudes = [m for m in (number(o, "mag") for o in observations) if -5 < m < 40]
     said["mag"] = float(np.mean(magnitudes)) if magnitudes else np.nan
     band = (observations[0].findtext("band") or "").strip().removeprefix("z")
-    said["filter"] = band if band in FILTERS.values() else ""
+    said["filter"] = band if band in FILTER_NAMES.values() else ""
     return {name: value for name, value in said.items() if value == value and value != ""}
 
 
@@ -332,19 +344,19 @@ def _streaks(columns: Mapping[str, list[str]]) -> pd.DataFrame:
         name: np.array(list(map(_number, columns[name])))
         if name in columns
         else np.full(len(streaks), np.nan)
-        for name in _NUMBERS
+        for name in _NUMBER_COLUMNS
     }
-    start, end = raw["startmjd"] + _MJD, raw["endmjd"] + _MJD
+    start, end = raw["startmjd"] + _MJD_OFFSET, raw["endmjd"] + _MJD_OFFSET
     sane = _sane_days(start) & _sane_days(end) & (start <= end)
     jd = np.where(_sane_days(raw["jd"]), raw["jd"], np.nan)
-    opened = Time(start[sane] - _MJD, format="mjd", scale="utc")
-    closed = Time(end[sane] - _MJD, format="mjd", scale="utc")
+    opened = Time(start[sane] - _MJD_OFFSET, format="mjd", scale="utc")
+    closed = Time(end[sane] - _MJD_OFFSET, format="mjd", scale="utc")
     jd[sane] = (opened + (closed - opened) / 2).jd
     return pd.DataFrame(
         {
             "jd": jd,
-            "filter": np.array([FILTERS.get(fid, "") for fid in raw["fid"]], object),
-            **_middles(*(raw[name] for name in _ENDS)),
+            "filter": np.array([FILTER_NAMES.get(fid, "") for fid in raw["fid"]], object),
+            **_middles(*(raw[name] for name in _END_COLUMNS)),
             "length": np.where(raw["length"] >= 0, raw["length"], np.nan),
             "sigma": np.where(raw["sigma"] >= 0, raw["sigma"], np.nan),
             "flux": raw["flux"],
@@ -475,7 +487,7 @@ class _Scanner:
             why = Refused("not a file", "a link that leads out of the folder")
             return _Scan(refused=[("", why)], spoiled=why)
         scan = _Scan()
-        for name, content in members(file, MOST_BYTES):
+        for name, content in members(file, MAX_IMAGE_BYTES):
             base = name.rsplit("/", 1)[-1]
             if isinstance(content, Refused):
                 if content.reason == WRONG_CHECKSUM:
@@ -496,13 +508,13 @@ class _Scanner:
 
 def _pictures(file: Path) -> Iterator[tuple[str, bytes]]:
     """Cutouts of a tarball; whatever is wrong with it was told by the first look."""
-    for name, content in members(file, MOST_BYTES):
+    for name, content in members(file, MAX_IMAGE_BYTES):
         if isinstance(content, bytes) and _CUTOUT.fullmatch(name.rsplit("/", 1)[-1]):
             yield name, content
 
 
 def _decode_some(portion: tuple[tuple[str, bytes], ...]) -> list[Picture | Refused]:
-    return [decode(data) for _, data in portion]
+    return [decode_image(data) for _, data in portion]
 
 
 def _read_loose(file: Path, root: Path) -> tuple[int, dict[str, Any] | Refused]:
@@ -514,14 +526,14 @@ def _read_loose(file: Path, root: Path) -> tuple[int, dict[str, Any] | Refused]:
         return 0, Refused("not a file", "a link that leads out of the folder")
     try:
         with file.open("rb") as opened:
-            return int(match[1]), read_ades(opened.read(_MOST_XML + 1))
+            return int(match[1]), read_ades(opened.read(_MAX_XML_BYTES + 1))
     except OSError as error:
         return 0, Refused("damaged", str(error))
 
 
 def _fields(line: str) -> list[str]:
     fields = [part.strip() for part in line.split("|")]
-    if len(fields) > len(COLUMNS) + 1 and not fields[0] and not fields[-1]:
+    if len(fields) > len(STREAK_COLUMNS) + 1 and not fields[0] and not fields[-1]:
         return fields[1:-1]  # drawn with borders
     return fields
 

@@ -19,7 +19,8 @@ import numpy as np
 from dask.system import CPU_COUNT
 from PIL import Image
 
-from deepstreaks_dask.archive import SCHEMA, SIDE, CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.schema import CUTOUT_SIZE, SCHEMA
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers import tables
 from deepstreaks_dask.readers.tables import Metadata
@@ -27,7 +28,7 @@ from deepstreaks_dask.readers.tables import Metadata
 SMALLEST, LARGEST = 16, 2048
 """Sides in pixels outside of which a picture is no cutout."""
 
-_AHEAD = 3  # blocks: a caller that stops to store a shard finds the next ones done
+_BLOCKS_AHEAD = 3  # blocks: a caller that stops to store a shard finds the next ones done
 _ZTF_NAME = re.compile(r"(strkid\d+_pid\d+)_scimref")
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -193,7 +194,7 @@ def make_batch(
         ``cutouts(n, y, x)`` uint8.
     """
     pixels = [picture.cutout for picture in pictures]
-    stacked = np.stack(pixels) if pixels else np.empty((0, SIDE, SIDE), np.uint8)
+    stacked = np.stack(pixels) if pixels else np.empty((0, CUTOUT_SIZE, CUTOUT_SIZE), np.uint8)
     return CutoutBatch(stacked, columns, refused, _Natives(pictures))
 
 
@@ -317,7 +318,7 @@ def decode_all(
                 parts = [block[k : k + together] for k in range(0, len(block), together)]
                 under_way.append((block, where.map(work, parts)))
 
-        for _ in range(_AHEAD):
+        for _ in range(_BLOCKS_AHEAD):
             begin()
         while under_way:
             block, results = under_way.popleft()

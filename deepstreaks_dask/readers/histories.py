@@ -11,15 +11,15 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from deepstreaks_dask.archive import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.alerts import READER as ALERTS
 from deepstreaks_dask.readers.alerts import Alert, decoded_packets
 from deepstreaks_dask.readers.folder import Refused, need_files
-from deepstreaks_dask.readers.sequences import LAYOUT, MJD, Epoch, Object, batch, middle
+from deepstreaks_dask.readers.sequences import LAYOUT, MJD_OFFSET, Epoch, Object, batch, middle
 
-_BATCH = 256
-_GAIN = 6.2  # electrons a count, of the camera (Dekany et al. 2020, PASP 132, 038001)
+_BATCH_OBJECTS = 256
+_ZTF_GAIN = 6.2  # electrons a count, of the camera (Dekany et al. 2020, PASP 132, 038001)
 
 
 class AlertHistories:
@@ -96,8 +96,8 @@ class AlertHistories:
                     epochs.setdefault(name, []).append(epoch)
                     places.setdefault(name, Alert(epoch.stamp, found.columns))
         names = sorted(epochs)
-        for start in range(0, max(len(names), 1), _BATCH):
-            some = names[start : start + _BATCH]
+        for start in range(0, max(len(names), 1), _BATCH_OBJECTS):
+            some = names[start : start + _BATCH_OBJECTS]
             made = batch([_object(name, places[name], epochs[name]) for name in some], night)
             made.quarantined += refused
             refused = []
@@ -117,12 +117,12 @@ def _epoch(alert: Alert) -> Epoch | Refused:
     return Epoch(
         stamp,
         {
-            "mjd": columns["jd"] - MJD,
+            "mjd": columns["jd"] - MJD_OFFSET,
             "band": columns["filter"],
             "zero_point": alert.zero_point,
             # no "fwhm": an alert gives the width of its candidate, which is no star where it has a tail or a host
             "exposure": columns["exptime"],
-            "gain": _GAIN,
+            "gain": _ZTF_GAIN,
         },
     )
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from deepstreaks_dask.archive import SIDE, CutoutBatch
+from deepstreaks_dask.archive.append import CutoutBatch
+from deepstreaks_dask.archive.schema import CUTOUT_SIZE
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.folder import (
     LARGEST,
@@ -26,11 +27,11 @@ from deepstreaks_dask.readers.folder import (
 from deepstreaks_dask.readers.tables import read_metadata
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_BATCH = 256
-MOST_BYTES = LARGEST**2 * 4
+_BATCH_IMAGES = 256
+MAX_IMAGE_BYTES = LARGEST**2 * 4
 """No cutout needs more, so nothing larger is ever read."""
 
-_MAGIC = b"\xff\xd8\xff", b"\x89PNG"
+_MAGIC_BYTES = b"\xff\xd8\xff", b"\x89PNG"
 
 
 def to_cutout(picture: Image.Image) -> np.ndarray:
@@ -48,10 +49,10 @@ def to_cutout(picture: Image.Image) -> np.ndarray:
         as in DeepStreaks (Duev et al. 2019, arXiv:1904.05920).
     """
     grey = picture if picture.mode == "L" else picture.convert("L")
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return np.asarray(grey.resize((CUTOUT_SIZE, CUTOUT_SIZE), Image.Resampling.BILINEAR))
 
 
-def decode(data: bytes) -> Picture | Refused:
+def decode_image(data: bytes) -> Picture | Refused:
     """Decode the bytes of a JPEG or PNG file, or say why not. Never raises.
 
     Parameters
@@ -66,7 +67,7 @@ def decode(data: bytes) -> Picture | Refused:
     """
     if not data:
         return Refused("empty", "no bytes")
-    if len(data) > MOST_BYTES:
+    if len(data) > MAX_IMAGE_BYTES:
         return Refused("wrong shape", f"{len(data)} bytes, too large for a cutout")
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
@@ -81,7 +82,7 @@ def decode(data: bytes) -> Picture | Refused:
     except Image.DecompressionBombError as error:
         return Refused("wrong shape", str(error))
     except UnidentifiedImageError:
-        if data.startswith(_MAGIC):
+        if data.startswith(_MAGIC_BYTES):
             return Refused("damaged", "the header is cut short")
         return Refused("not an image", "neither JPEG nor PNG")
     except Exception as error:  # Pillow's decoders raise many kinds on damaged data
@@ -140,7 +141,7 @@ class ImageFolder:
         if table:
             folder.match(read_metadata(table), table)
         work = partial(decode_file, root=folder.root)
-        for decoded in decode_all(work, folder.files, _BATCH, executor, together=32):
+        for decoded in decode_all(work, folder.files, _BATCH_IMAGES, executor, together=32):
             yield folder.batch(decoded)
 
 
@@ -165,8 +166,8 @@ def decode_file(file: Path, root: Path) -> Picture | Refused:
     try:
         if leads_out(file, root):
             return Refused("not an image", "a link that leads out of the folder")
-        if (size := file.stat().st_size) > MOST_BYTES:  # before it is read
+        if (size := file.stat().st_size) > MAX_IMAGE_BYTES:  # before it is read
             return Refused("wrong shape", f"{size} bytes, too large for a cutout")
-        return decode(file.read_bytes())
+        return decode_image(file.read_bytes())
     except OSError as error:
         return Refused("damaged", str(error))

@@ -17,20 +17,11 @@ from astropy.wcs import WCS, NoConvergence
 from astropy.wcs.utils import skycoord_to_pixel
 from PIL import Image
 
-from deepstreaks_dask.archive import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers.fits import (
-    ZTF_STRETCH,
-    FitsImage,
-    UnreadableError,
-    check_stretch,
-    develop,
-    observed,
-    open_images,
-    place,
-    quietly,
-    sky,
-)
+from deepstreaks_dask.readers.fits import FitsImage, open_images, quietly
+from deepstreaks_dask.readers.fits_checks import UnreadableError
+from deepstreaks_dask.readers.fits_headers import observed, place, sky
 from deepstreaks_dask.readers.folder import (
     LARGEST,
     SMALLEST,
@@ -41,10 +32,11 @@ from deepstreaks_dask.readers.folder import (
     list_files,
 )
 from deepstreaks_dask.readers.images import to_cutout
+from deepstreaks_dask.readers.stretch import ZTF_STRETCH, check_stretch, develop
 from deepstreaks_dask.readers.tables import Metadata, read_frame
 
-_BATCH = 8
-_ROWS = 128
+_BATCH_IMAGES = 8
+_ROWS_PER_TASK = 128
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,7 @@ class Positions:
     side : int
         Pixels on a side of what is cut out; ZTF's cutouts have 157.
     stretch : str
-        One of :data:`deepstreaks_dask.readers.fits.STRETCHES`.
+        One of :data:`deepstreaks_dask.readers.stretch.STRETCHES`.
     """
 
     side: int = 157
@@ -132,7 +124,7 @@ class Positions:
             folder.metadata = Metadata(frame, {})
         sought: set[int | None] = {*range(len(frame))}
         work = partial(_cut, root=folder.root, side=self.side, stretch=self.stretch)
-        for done in quietly(decode_all(work, _tasks(folder, frame), _BATCH, executor)):
+        for done in quietly(decode_all(work, _tasks(folder, frame), _BATCH_IMAGES, executor)):
             yield folder.batch((task.file, found) for task, several in done for found in several)
             sought -= {found.row for _, several in done for found in several}
         nowhere = [
@@ -162,9 +154,9 @@ def _tasks(folder: Folder, frame: pd.DataFrame) -> Iterator[_Task]:
         keys = (source, f"{folder.path.name}/{source}", name)
         rows = next((groups[key] for key in keys if key in groups), np.empty(0, int))
         mine = frame.iloc[rows] if "file" in frame else frame
-        for first in range(0, len(mine), _ROWS):
+        for first in range(0, len(mine), _ROWS_PER_TASK):
             joined = "" if "file" in frame else f"_{name}"
-            yield _Task(file, mine.iloc[first : first + _ROWS], joined)
+            yield _Task(file, mine.iloc[first : first + _ROWS_PER_TASK], joined)
 
 
 def _cut(task: _Task, root: Path, side: int, stretch: str) -> list[Picture | Refused]:

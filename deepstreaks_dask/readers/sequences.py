@@ -9,24 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from deepstreaks_dask.archive import EPOCHS, SCHEMA, CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.schema import EPOCHS, SCHEMA
 from deepstreaks_dask.readers.folder import Refused
 
-SIDE = 21
+STAMP_SIZE = 21
 """Pixels on a side of a stamp, as the published classifiers take them."""
 
 LAYOUT: Mapping[str, Any] = {
-    "shape": (SIDE, SIDE),
+    "shape": (STAMP_SIZE, STAMP_SIZE),
     "dtype": "float32",
     "shard": 256,
     "epochs": EPOCHS,
 }
 """What an archive for these readers is created with."""
 
-MJD = 2400000.5
+MJD_OFFSET = 2400000.5
 """Julian date at which modified Julian dates begin."""
 
-_MOST_DIGITS = 64  # of an identifier
+_MAX_ID_DIGITS = 64  # of an identifier
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ def middle(image: np.ndarray) -> np.ndarray | Refused:
     ndarray or Refused
         float32 ``(21, 21)``.
     """
-    if image.ndim != 2 or min(image.shape) < SIDE:
+    if image.ndim != 2 or min(image.shape) < STAMP_SIZE:
         size = " x ".join(str(side) for side in reversed(image.shape)) or "no"
-        return Refused("wrong shape", f"a stamp of {size} px, less than {SIDE} x {SIDE}")
-    top, left = ((side - SIDE) // 2 for side in image.shape)
+        return Refused(
+            "wrong shape", f"a stamp of {size} px, less than {STAMP_SIZE} x {STAMP_SIZE}"
+        )
+    top, left = ((side - STAMP_SIZE) // 2 for side in image.shape)
     with np.errstate(over="ignore", invalid="ignore"):
-        stamp = image[top : top + SIDE, left : left + SIDE].astype(np.float32)
+        stamp = image[top : top + STAMP_SIZE, left : left + STAMP_SIZE].astype(np.float32)
     stamp[~np.isfinite(stamp)] = np.nan
     if np.isnan(stamp).all():
         return Refused("blank", "no pixel of the stamp holds a number")
@@ -95,7 +98,7 @@ def batch(objects: Sequence[Object], night: int | None = None) -> CutoutBatch:
         if not epochs:
             if all(why.where for why in one.refused):  # else it is said why the whole file is none
                 refused.append(Quarantined(source, "no epochs", "none can be used", day))
-        elif not str(one.columns["id"]) or len(str(one.columns["id"])) > _MOST_DIGITS:
+        elif not str(one.columns["id"]) or len(str(one.columns["id"])) > _MAX_ID_DIGITS:
             refused.append(Quarantined(source, "no identifier", "the object has no name", day))
         else:
             kept.append((one, epochs))
@@ -105,14 +108,18 @@ def batch(objects: Sequence[Object], night: int | None = None) -> CutoutBatch:
         values = [one.columns.get(name, column.missing) for one, _ in kept]
         columns[name] = np.array(values, object if column.dtype == "string" else column.dtype)
     starts = [epochs[0].columns["mjd"] for _, epochs in kept]
-    columns["jd"] = np.array(starts, float) + MJD
+    columns["jd"] = np.array(starts, float) + MJD_OFFSET
     columns["night"] = np.array([night or _night(mjd) for mjd in starts], np.int32)
     flat = [epoch for _, epochs in kept for epoch in epochs]
     along = {}
     for name, column in EPOCHS.items():
         values = [epoch.columns.get(name, column.missing) for epoch in flat]
         along[name] = np.array(values, object if column.dtype == "string" else column.dtype)
-    stamps = np.stack([e.stamp for e in flat]) if flat else np.empty((0, SIDE, SIDE), np.float32)
+    stamps = (
+        np.stack([e.stamp for e in flat])
+        if flat
+        else np.empty((0, STAMP_SIZE, STAMP_SIZE), np.float32)
+    )
     counts = np.array([len(epochs) for _, epochs in kept], np.int64)
     if not kept:
         columns = {"id": np.array([], object)}

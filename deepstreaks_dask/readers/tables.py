@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from astropy.table import Table
 
-from deepstreaks_dask.archive import SCHEMA
+from deepstreaks_dask.archive.schema import SCHEMA
 from deepstreaks_dask.errors import ReaderError
 
 SUFFIXES = (".csv", ".parquet", ".ecsv")

@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Self, cast
 
-from deepstreaks_dask.progress import progress_bar
 from deepstreaks_dask.readers.folder import Refused
+from deepstreaks_dask.utils.progress import progress_bar
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 WRONG_CHECKSUM = "wrong checksum"
 """Reason for an archive that is whole but for its checksum: nobody knows which of its members are."""
 
-_LONGEST_NAME = 255
-_BLOCK = 2**16
-_MOST_STEP = 2**26  # bytes from one member to the next: headers, and what is skipped
-_MOST_RATIO = 30  # data that is worth archiving does not compress so well
-_LARGE = 2**28  # bytes of an archive that takes a while to count
+_MAX_NAME_LENGTH = 255
+_BLOCK_BYTES = 2**16
+_MAX_MEMBER_BYTES = 2**26  # bytes from one member to the next: headers, and what is skipped
+_MAX_COMPRESSION_RATIO = 30  # data that is worth archiving does not compress so well
+_LARGE_ARCHIVE_BYTES = 2**28  # bytes of an archive that takes a while to count
 
 
 def is_tarball(file: Path) -> bool:
@@ -61,7 +61,7 @@ def count_members(file: Path) -> int:
     """Count what :func:`members` yields; shows its progress where that takes a while."""
     size = file.stat().st_size
     counted = 0
-    with progress_bar("count", size, unit="bytes", show=size > _LARGE) as bar:
+    with progress_bar("count", size, unit="bytes", show=size > _LARGE_ARCHIVE_BYTES) as bar:
         try:
             with file.open("rb") as opened:
                 for _ in _members(opened, size, 0):
@@ -86,9 +86,14 @@ def _members(opened: IO[bytes], size: int, most: int) -> Iterator[tuple[str, byt
             path = PurePosixPath(name.replace("\\", "/"))
             if member.isdir() or path.name.startswith("."):
                 continue
-            if path.is_absolute() or ".." in path.parts or ":" in name or len(name) > _LONGEST_NAME:
+            if (
+                path.is_absolute()
+                or ".." in path.parts
+                or ":" in name
+                or len(name) > _MAX_NAME_LENGTH
+            ):
                 yield (
-                    name[:_LONGEST_NAME],
+                    name[:_MAX_NAME_LENGTH],
                     Refused("unsafe name", "it leads out of the folder, or is overlong"),
                 )
             elif not member.isreg():
@@ -99,7 +104,7 @@ def _members(opened: IO[bytes], size: int, most: int) -> Iterator[tuple[str, byt
                 data = archive.extractfile(member)
                 yield name, data.read() if data else b""
         stream.step = 0
-        while rest := archive.fileobj.read(_BLOCK):
+        while rest := archive.fileobj.read(_BLOCK_BYTES):
             if rest.strip(b"\0"):  # nothing but padding, and then the checksum
                 raise tarfile.ReadError("data after the end")
         # Zeros alone are what a download leaves that reserved its space and stopped.
@@ -129,13 +134,13 @@ class _Bounded:
         self._stream: IO[bytes] | gzip.GzipFile = (
             gzip.GzipFile(fileobj=opened) if packed else opened
         )
-        self._left = _MOST_STEP + _MOST_RATIO * size
+        self._left = _MAX_MEMBER_BYTES + _MAX_COMPRESSION_RATIO * size
         self.step = 0
 
     def read(self, n: int) -> bytes:
         data = self._stream.read(n)
         self._left -= len(data)
         self.step += len(data)
-        if self._left < 0 or self.step > _MOST_STEP:
+        if self._left < 0 or self.step > _MAX_MEMBER_BYTES:
             raise OSError("it grows beyond all bounds")
         return data

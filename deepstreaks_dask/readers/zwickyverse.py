@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepstreaks_dask.archive import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.folder import Folder, decode_all, leads_out
 from deepstreaks_dask.readers.images import SUFFIXES, decode_file
@@ -32,10 +32,10 @@ PROJECTS = {
 }
 """The published projects, and the family that each was for."""
 
-_BATCH = 256
-_MOST_BYTES = 2**27  # of a JSON file; a line of labels takes about a hundred
-_MOST_PROJECTS = 1000
-_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}", re.ASCII)
+_BATCH_IMAGES = 256
+_MAX_JSON_BYTES = 2**27  # of a JSON file; a line of labels takes about a hundred
+_MAX_PROJECTS = 1000
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Zwickyverse:
             empty.quarantined.extend(labels.refused)
             yield empty
         for decoded in decode_all(
-            work, [labels.places[name] for name in names], _BATCH, executor, together=32
+            work, [labels.places[name] for name in names], _BATCH_IMAGES, executor, together=32
         ):
             yield folder.batch(decoded)
 
@@ -161,7 +161,7 @@ def _collect(path: Path) -> _Labels:
 
 
 def _add_dataset(labels: _Labels, root: Path, source: str, project: Project, dataset: str) -> None:
-    if not _NAME.fullmatch(dataset):
+    if not _NAME_PATTERN.fullmatch(dataset):
         labels.refuse(f"{source}: {dataset}", "unsafe name", "no data set is named so")
         return
     folder = root / dataset
@@ -176,7 +176,7 @@ def _add_dataset(labels: _Labels, root: Path, source: str, project: Project, dat
         labels.refuse(newest.name, "damaged", "it cannot be read as an object in JSON")
         return
     for name, classes in said.items():
-        if not _NAME.fullmatch(name) or not name.lower().endswith(SUFFIXES):
+        if not _NAME_PATTERN.fullmatch(name) or not name.lower().endswith(SUFFIXES):
             labels.refuse(f"{newest.name}: {name}", "unsafe name", "no picture is named so")
         elif not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
             labels.refuse(f"{newest.name}: {name}", "damaged", "its classes are no list of names")
@@ -198,7 +198,7 @@ def _root(path: Path) -> Path:
 
 def _project_files(path: Path) -> list[Path]:
     files = [path] if path.is_file() else sorted(path.glob("*.json"))
-    return [f for f in files if f.suffix == ".json" and f.is_file()][:_MOST_PROJECTS]
+    return [f for f in files if f.suffix == ".json" and f.is_file()][:_MAX_PROJECTS]
 
 
 def _read_project(file: Path) -> Project | None:
@@ -217,7 +217,7 @@ def _read_project(file: Path) -> Project | None:
 def _read_json(file: Path) -> Any:
     """Read JSON; None if it is none, or too large or too deep to be what it should."""
     try:
-        if file.stat().st_size > _MOST_BYTES:
+        if file.stat().st_size > _MAX_JSON_BYTES:
             return None
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -16,7 +16,8 @@ import keras
 import numpy as np
 import xarray as xr
 
-from deepstreaks_dask.archive import CHUNK, digests
+from deepstreaks_dask.archive.dataset import digests
+from deepstreaks_dask.archive.schema import CHUNK
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.training.recipe import Recipe
 
@@ -64,7 +65,7 @@ class Streamed:
     Parameters
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.open_archive` gives it.
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
     rows : ndarray
         Rows of the cutouts to read, ascending.
     window : int

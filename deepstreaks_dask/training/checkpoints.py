@@ -19,9 +19,9 @@ import safetensors
 import safetensors.numpy
 
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.storage import locate, write_whole
+from deepstreaks_dask.utils.storage import locate, write_whole
 
-FILE = "checkpoint.safetensors"
+CHECKPOINT_FILE = "checkpoint.safetensors"
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 """Is told, after an epoch, its number from 0 on, and its losses and accuracies."""
@@ -66,7 +66,7 @@ class Checkpoints(keras.callbacks.EarlyStopping):
 
     def __init__(self, patience: int, folder: Path | None, identity: Mapping[str, Any]) -> None:
         super().__init__("val_loss", patience=patience, mode="min", restore_best_weights=True)
-        self.path = None if folder is None else folder / FILE
+        self.path = None if folder is None else folder / CHECKPOINT_FILE
         self.identity = json.loads(json.dumps(identity))
         self.standing = Standing()
         self.best_epoch_weights: list[np.ndarray] | None = None

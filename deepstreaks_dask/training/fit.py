@@ -22,14 +22,14 @@ import xarray as xr
 
 import deepstreaks_dask
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.models import build
-from deepstreaks_dask.models.forward import set_precision
+from deepstreaks_dask.models.inference import set_precision
+from deepstreaks_dask.models.registry import build
 from deepstreaks_dask.training.batches import Batches, InMemory, Pixels, Streamed, naming_damage
 from deepstreaks_dask.training.checkpoints import Checkpoints, OnEpoch
 from deepstreaks_dask.training.recipe import Recipe, Split, split_groups
 from deepstreaks_dask.training.seeds import seeded
 
-_VALIDATED = 64  # cutouts in a step of the validation, which does not change what it gives
+_VALIDATION_BATCH = 64  # cutouts in a step of the validation, which does not change what it gives
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ def train(
     Parameters
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.open_archive` gives it: ``cutouts(cutout, y, x)`` uint8, ``night`` and
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it: ``cutouts(cutout, y, x)`` uint8, ``night`` and
         ``label_<family>`` (1, 0, or -1 for unknown). The labelled cutouts are held in memory, 21 kB each, unless the
         recipe has a ``window``.
     families : sequence of str
         Whose labels to learn: ``rb``, ``sl``, ``kd`` or ``os``. Several share one network while they are trained.
     architecture : str
-        A key of :data:`~deepstreaks_dask.models.ARCHITECTURES`.
+        A key of :data:`~deepstreaks_dask.models.registry.ARCHITECTURES`.
     recipe : Recipe, optional
         How to train; the published recipe by default.
     start : keras.Model, optional
@@ -187,7 +187,7 @@ def train(
         pixels["validation"],
         y["validation"],
         weights["validation"],
-        Recipe(batch=_VALIDATED),
+        Recipe(batch=_VALIDATION_BATCH),
         shuffled=False,
     )
     with naming_damage(pixels.values()):
@@ -211,7 +211,7 @@ def groups_of(archive: xr.Dataset, by: str) -> np.ndarray:
     Parameters
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.open_archive` gives it.
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
     by : str
         Name of a column.
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.models import PRECISIONS
+from deepstreaks_dask.models.registry import PRECISIONS
 
 
 @dataclass(frozen=True)

@@ -22,20 +22,20 @@ import xarray as xr
 from filelock import FileLock, Timeout
 
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.evaluation import auc, confusion
-from deepstreaks_dask.models.cards import Card
-from deepstreaks_dask.models.forward import compile_forward
-from deepstreaks_dask.models.zoo import Zoo
-from deepstreaks_dask.storage import write_text
+from deepstreaks_dask.evaluation.metrics import auc, confusion
+from deepstreaks_dask.models.inference import compile_forward
+from deepstreaks_dask.models.zoo.card import Card
+from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.training.batches import Streamed
-from deepstreaks_dask.training.checkpoints import FILE, OnEpoch
+from deepstreaks_dask.training.checkpoints import CHECKPOINT_FILE, OnEpoch
 from deepstreaks_dask.training.fit import Training, groups_of, train
 from deepstreaks_dask.training.recipe import Recipe, Split
+from deepstreaks_dask.utils.storage import write_text
 
-_LISTED = 2000  # groups that a card names one by one
+_MAX_LISTED_GROUPS = 2000  # groups that a card names one by one
 
 
-def train_in(
+def train_member(
     folder: Path,
     archive: xr.Dataset,
     families: Sequence[str],
@@ -230,7 +230,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         The record as it is read again.
     """
     write_text(folder / "record.json", json.dumps(record, indent=1, allow_nan=False))
-    (folder / FILE).unlink(missing_ok=True)
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     found = read_record(folder)
     assert found is not None
     return found
@@ -320,7 +320,8 @@ def save_member(
     training : Training
         What :func:`~deepstreaks_dask.training.fit.train` gave.
     archive : xarray.Dataset
-        The archive that it was trained on, as :func:`~deepstreaks_dask.archive.open_archive` gives it; the test nights are
+        The archive that it was trained on, as :func:`~deepstreaks_dask.archive.dataset.open_archive` gives
+        it; the test nights are
         taken from it.
     family, version : str
         Which family's member, and its version in the zoo.
@@ -431,6 +432,6 @@ def _listed(split: Split) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for part, groups in asdict(split).items():
         hashed = hashlib.sha256("\n".join(map(str, groups)).encode()).hexdigest()
-        few = len(groups) <= _LISTED
+        few = len(groups) <= _MAX_LISTED_GROUPS
         parts[part] = list(groups) if few else {"count": len(groups), "sha256": hashed}
     return parts

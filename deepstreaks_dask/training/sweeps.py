@@ -22,20 +22,20 @@ import numpy as np
 import pandas as pd
 from dask.distributed import Client
 
-from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError, TrainingError
-from deepstreaks_dask.progress import progress_bar
-from deepstreaks_dask.storage import write_text
-from deepstreaks_dask.training.checkpoints import FILE
+from deepstreaks_dask.training.checkpoints import CHECKPOINT_FILE
 from deepstreaks_dask.training.fit import train
 from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.training.records import alone_in
 from deepstreaks_dask.training.workers import on_workers
+from deepstreaks_dask.utils.progress import progress_bar
+from deepstreaks_dask.utils.storage import write_text
 
 if TYPE_CHECKING:
     import optuna
 
-SEARCHABLE = (
+SEARCHABLE_SETTINGS = (
     "epochs",
     "batch",
     "learning_rate",
@@ -85,8 +85,8 @@ def sweep(
     families, architecture
         What to train, as for :func:`~deepstreaks_dask.training.fit.train`.
     search : mapping of str to str
-        Settings of :data:`SEARCHABLE`: a range ``1e-4:1e-2`` (uniform in the logarithm where it spans a factor of 10) or
-        choices ``16,32,64``.
+        Settings of :data:`SEARCHABLE_SETTINGS`: a range ``1e-4:1e-2`` (uniform in the logarithm where it spans a
+        factor of 10) or choices ``16,32,64``.
     client : dask.distributed.Client
         Where to train.
     trials : int
@@ -191,7 +191,7 @@ def run_trial(trial: Trial) -> dict[str, Any]:
     except DeepStreaksError as error:
         outcome = {"error": str(error)}
     write_text(folder / "outcome.json", json.dumps(outcome, allow_nan=False))
-    (folder / FILE).unlink(missing_ok=True)
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     return outcome
 
 
@@ -226,8 +226,10 @@ def _distribution(name: str, spec: str) -> Any:
     """Understand a range or choices."""
     import optuna
 
-    if name not in SEARCHABLE:
-        raise TrainingError(f"{name!r} cannot be searched: choose of {', '.join(SEARCHABLE)}")
+    if name not in SEARCHABLE_SETTINGS:
+        raise TrainingError(
+            f"{name!r} cannot be searched: choose of {', '.join(SEARCHABLE_SETTINGS)}"
+        )
     kind = type(getattr(Recipe(), name))
 
     def value(text: str) -> Any:

@@ -15,7 +15,7 @@ from deepstreaks_dask.errors import TrainingError
 _Job = TypeVar("_Job")
 
 _at_work = threading.Lock()  # held by what trains on a worker, whatever its threads
-_PATIENCE = 0.5  # seconds until a worker is looked for anew
+_WORKER_TIMEOUT = 0.5  # seconds until a worker is looked for anew
 
 
 def on_workers(
@@ -71,7 +71,7 @@ def on_workers(
 def _alone(train: Callable[[_Job], Any], job: _Job) -> Any:
     """Train, or let a worker be found that does not train yet."""
     if not _at_work.acquire(blocking=False):
-        time.sleep(_PATIENCE)
+        time.sleep(_WORKER_TIMEOUT)
         raise Reschedule
     try:
         return train(job)

@@ -7,11 +7,13 @@ import pytest
 from fastapi.testclient import TestClient
 from helpers import as_shipped, write_run
 
-from deepstreaks_dask import launch
-from deepstreaks_dask.apps.review import create_app
-from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.review import Review
-from deepstreaks_dask.simulate.nights import simulate_nights
+from deepstreaks_dask.apps.review.app import create_app
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.review.database import Review
+from deepstreaks_dask.scoring import launcher as launch
+from deepstreaks_dask.simulation.nights import simulate_nights
 
 PASSWORD = "correct horse battery"
 MEMBERS = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
@@ -36,12 +38,12 @@ def started(tmp_path, monkeypatch):
 def reviewed(tmp_path_factory):
     """An archive of three simulated nights, scored by networks that are always right."""
     url = str(tmp_path_factory.mktemp("reviewed") / "week.zarr")
-    create(url, shard=64)
+    create_archive(url, shard=64)
     batches = list(simulate_nights(3, 60, seed=5))
     for batch in batches:  # what is known to be simulated is not to be submitted
         batch.columns["source"][:] = "a survey"
         batch.columns["kind"][:] = ""
-    append(url, batches)
+    append_batches(url, batches)
     dataset = open_archive(url)
     labels = [dataset[f"label_{member[:2]}"].values for member in MEMBERS]
     write_run(url, "default", MEMBERS, np.stack(labels, axis=1).clip(0, 1).astype(np.float32))

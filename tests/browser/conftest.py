@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from helpers import as_shipped, visiting, write_run
 
-from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.simulate.nights import simulate_nights
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.simulation.nights import simulate_nights
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 MEMBERS = [f"{f}_{a}" for f in ("rb", "sl", "kd") for a in ("vgg6", "resnet50")]
@@ -38,8 +40,8 @@ def visit(browser):
 def explored(tmp_path_factory):
     """An archive of five simulated nights with two runs of six members, one night of them odd."""
     url = str(tmp_path_factory.mktemp("explored") / "week.zarr")
-    create(url, shard=64)
-    append(url, simulate_nights(5, 60, seed=3))
+    create_archive(url, shard=64)
+    append_batches(url, simulate_nights(5, 60, seed=3))
     dataset, rng = open_archive(url), np.random.default_rng(0)
     scores = np.empty((300, 6), np.float32)
     for k, member in enumerate(MEMBERS):

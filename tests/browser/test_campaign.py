@@ -12,10 +12,11 @@ import pytest
 import zarr
 from helpers import log_in, random_batch, served, write_run
 
-from deepstreaks_dask.archive import CutoutBatch, Quarantined, append, create
-from deepstreaks_dask.launch import launched
-from deepstreaks_dask.review import Review, default_url
-from deepstreaks_dask.runs import open_scores
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined, append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.review.database import Review, default_url
+from deepstreaks_dask.scoring.launcher import launched_campaigns
+from deepstreaks_dask.scoring.runs import open_run
 
 PASSWORD = "correct horse battery"
 CAMPAIGN = ("--app", "campaign", "--no-show", "--port", "0")
@@ -34,14 +35,14 @@ def state(tmp_path_factory):
 def under_way(tmp_path_factory):
     """An archive of noise in four shards; two are scored, one failed, one input was refused."""
     url = tmp_path_factory.mktemp("campaign") / "survey.zarr"
-    create(url, shard=64)
+    create_archive(url, shard=64)
     rng = np.random.default_rng(0)
     batch = CutoutBatch(
         rng.integers(0, 256, (256, 144, 144), np.uint8),
         {"id": np.array([f"c{k}" for k in range(256)], dtype=object)},
         [Quarantined("<b>odd</b>.jpg", "unreadable", "cut short", 20260101)],
     )
-    append(url, [batch])
+    append_batches(url, [batch])
     scores = np.full((256, 2), np.nan, np.float32)
     scores[:128] = 0.5
     write_run(url, "default", ["rb_a", "kd_a"], scores)
@@ -126,8 +127,8 @@ def test_nobody_without_the_key_gets_in(address):
 def fresh(tmp_path_factory):
     """An archive of noise without a run, in so many shards that its workers can be held in the middle."""
     url = tmp_path_factory.mktemp("fresh") / "new.zarr"
-    create(url, shard=64)
-    append(url, [random_batch(64 * SHARDS)])
+    create_archive(url, shard=64)
+    append_batches(url, [random_batch(64 * SHARDS)])
     Review(default_url(url)).add_user("root", PASSWORD, "administrator")
     Review(default_url(url)).add_user("vera", PASSWORD, "viewer")
     return url
@@ -175,7 +176,7 @@ def test_a_campaign_is_begun_paused_and_resumed_to_the_end(visit, fresh, hold):
         page.fill("#begin [name=families]", "rb")
         page.click("#begin button")
         page.wait_for_url("**/campaign?run=default")
-        process = psutil.Process(launched(fresh)["default"].pid)
+        process = psutil.Process(launched_campaigns(fresh)["default"].pid)
         go_on = hold(process, fresh)
         status(page, "at work")
     assert process.is_running()  # its dashboard is gone
@@ -193,7 +194,7 @@ def test_a_campaign_is_begun_paused_and_resumed_to_the_end(visit, fresh, hold):
         go_on()
         status(page, "stopped")
         psutil.wait_procs([process], timeout=60)
-        done = int(np.isfinite(open_scores(fresh)["scores"].values).all(axis=1).sum())
+        done = int(np.isfinite(open_run(fresh)["scores"].values).all(axis=1).sum())
         assert 0 < done < 64 * SHARDS
         until(page, f"document.querySelector('.tile p').textContent.startsWith('{done:,} of')")
         page.wait_for_selector("#resume:not([hidden])")
@@ -208,4 +209,4 @@ def test_a_campaign_is_begun_paused_and_resumed_to_the_end(visit, fresh, hold):
         page.click("#begin button")
         page.wait_for_url("**/campaign?run=other")
         page.wait_for_selector("#last:has-text(\"no member of family 'xx'\")", timeout=300_000)
-    assert np.isfinite(open_scores(fresh)["scores"].values).all()
+    assert np.isfinite(open_run(fresh)["scores"].values).all()

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from helpers import served, visiting, write_run
 
-from deepstreaks_dask.archive import append, create
-from deepstreaks_dask.decision import Decision
-from deepstreaks_dask.evaluation import evaluate
-from deepstreaks_dask.runs import open_scores
-from deepstreaks_dask.simulate.nights import simulate_nights
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.evaluation.decision_metrics import evaluate
+from deepstreaks_dask.scoring.decision import Decision
+from deepstreaks_dask.scoring.runs import open_run
+from deepstreaks_dask.simulation.nights import simulate_nights
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def numbers(page, selector):
 
 def assert_shows(page, explored, thresholds, run="default"):
     """Wait until the page says what evaluating anew at these thresholds says."""
-    evaluation = evaluate(open_scores(explored, run), Decision(thresholds))
+    evaluation = evaluate(open_run(explored, run), Decision(thresholds))
     joint = evaluation.joint
     wanted = {
         "tiles": [f"{evaluation.plausible:,}", f"{joint.tpr.value:.4f}", f"{joint.fpr.value:.4f}"],
@@ -92,7 +93,7 @@ def test_sliders_move_everything(page, explored):
 
 
 def test_a_filter_counts_its_cutouts_only(page, explored):
-    scores = open_scores(explored)
+    scores = open_run(explored)
     chosen = page.locator("#filter option").all_inner_texts()[1]
     page.select_option("#filter", label=chosen)
     part = scores.isel(cutout=(scores["filter"] == chosen).values)
@@ -112,7 +113,7 @@ def gallery(page, title, total):
 
 
 def test_fields_regions_and_nights_show_their_cutouts(page, explored):
-    scores = open_scores(explored)
+    scores = open_run(explored)
     evaluation = evaluate(scores)
     page.locator("[data-cell=tp]").click()
     cards = gallery(page, "True positives", evaluation.joint.tp)
@@ -156,7 +157,7 @@ def test_fields_regions_and_nights_show_their_cutouts(page, explored):
 
 def test_a_member_shows_what_it_reacted_to(page, explored):
     page.locator("[data-cell=tp]").click()
-    cards = gallery(page, "True positives", evaluate(open_scores(explored)).joint.tp)
+    cards = gallery(page, "True positives", evaluate(open_run(explored)).joint.tp)
     cards.first.click()
     image = page.locator("#large-body img")
     plain = image.get_attribute("src")
@@ -196,9 +197,9 @@ def test_a_point_of_a_night_shows_its_cutouts(page):
 
 def test_galleries_follow_the_thresholds(page, explored):
     page.locator("[data-cell=fp]").click()
-    gallery(page, "False positives", evaluate(open_scores(explored)).joint.fp)
+    gallery(page, "False positives", evaluate(open_run(explored)).joint.fp)
     page.locator("#range-rb").fill("0.95")
-    total = evaluate(open_scores(explored), Decision({"rb": 0.95})).joint.fp
+    total = evaluate(open_run(explored), Decision({"rb": 0.95})).joint.fp
     gallery(page, "False positives", total)
 
 
@@ -210,7 +211,7 @@ def test_scores_by_bin_night_and_filter(page, explored):
     page.locator("#bin-low").fill("0.2")
     page.locator("#bin-high").fill("0.7")
     page.locator("#bin-show").click()
-    values = open_scores(explored)["scores"].sel(model="rb_vgg6").values
+    values = open_run(explored)["scores"].sel(model="rb_vgg6").values
     inside = (values >= np.float32(0.2)) & (values <= np.float32(0.7))
     gallery(page, "rb_vgg6 from 0.2 to 0.7", int(inside.sum()))
 
@@ -246,7 +247,7 @@ def test_drift_flags_the_odd_night(page, explored):
     page.get_by_role("tab", name="Drift").click()
     page.select_option("#drift-name", "rb_vgg6")
     page.wait_for_selector("#drift-table td")
-    night = np.unique(open_scores(explored)["night"].values)[2]
+    night = np.unique(open_run(explored)["night"].values)[2]
     assert page.locator("#drift-table tr").count() == 2
     assert page.locator("#drift-table td").first.inner_text().replace("-", "") == str(night)
     page.get_by_role("button", name="its scores").click()
@@ -258,7 +259,7 @@ def test_runs_are_compared_with_cutouts(page, explored):
     page.select_option("#compare-run", "other")
     page.wait_for_selector("[data-change]")
     now, before = (
-        Decision().apply(open_scores(explored, run))["plausible"].values
+        Decision().apply(open_run(explored, run))["plausible"].values
         for run in ("default", "other")
     )
     changed = numbers(page, "[data-change]")
@@ -328,7 +329,7 @@ def test_the_notebook_cell_has_the_numbers_of_the_decision(page, explored):
     page.locator("#range-rb").fill("0.6")
     assert_shows(page, explored, {"rb": 0.6})
     page.locator("[data-cell=fn]").click()
-    joint = evaluate(open_scores(explored), Decision({"rb": 0.6})).joint
+    joint = evaluate(open_run(explored), Decision({"rb": 0.6})).joint
     gallery(page, "Missed", joint.fn)
     names, displayed = copied(page)
     assert names["decision"] == Decision({"rb": 0.6})
@@ -340,13 +341,13 @@ def test_the_notebook_cell_has_the_numbers_of_the_decision(page, explored):
     )
     shown = page.locator("#gallery b").all_inner_texts()
     assert {str(name) for name in names["pictures"]["id"].values} <= {
-        str(open_scores(explored)["id"].values[row])
+        str(open_run(explored)["id"].values[row])
         for row in names["exploration"].rows[names["places"]]
     }
     assert len(shown) == min(24, joint.fn)
     assert len(displayed) == 1
     page.select_option("#filter", "r")
-    scores = open_scores(explored)
+    scores = open_run(explored)
     part = evaluate(scores.isel(cutout=(scores["filter"] == "r").values), Decision({"rb": 0.6}))
     assert 0 < part.joint.fn < joint.fn
     gallery(page, "Missed", part.joint.fn)
@@ -361,7 +362,7 @@ def test_the_notebook_cell_has_the_numbers_of_the_scores(page, explored):
     page.select_option("#scores-by", "label")
     page.locator("#scores-log").uncheck()
     names, _ = copied(page)
-    scores, wanted = open_scores(explored), []
+    scores, wanted = open_run(explored), []
     for words, groups in names["groups"].items():
         label = {"label 1": 1, "label 0": 0, "no label": -1}[words]
         chosen = scores["scores"].sel(model="kd_vgg6").values[scores["label_kd"].values == label]
@@ -463,8 +464,8 @@ def test_pages_fit_light_and_dark_and_any_width(visit, address, width, dark):
 def test_families_of_one_member_go_by_its_name(visit, tmp_path):
     """What the pictures show and what the controls beside them say must be the same."""
     url = str(tmp_path / "single_members.zarr")
-    create(url, shard=64)
-    append(url, simulate_nights(2, 30, seed=4))
+    create_archive(url, shard=64)
+    append_batches(url, simulate_nights(2, 30, seed=4))
     names = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
     write_run(url, "default", names, np.random.default_rng(0).random((60, 3), np.float32))
     with served("dashboard", url, "--no-show", "--port", "0") as address:

@@ -10,9 +10,11 @@ from astropy.coordinates import SkyCoord
 from astropy.time import Time
 from helpers import as_shipped, log_in, served, visiting, write_run
 
-from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.review import Review, archive_key, default_url
-from deepstreaks_dask.simulate.nights import simulate_nights
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.review.database import Review, archive_key, default_url
+from deepstreaks_dask.simulation.nights import simulate_nights
 
 PASSWORD = "correct horse battery"
 MEMBERS = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
@@ -22,7 +24,7 @@ MEMBERS = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
 def week(tmp_path_factory):
     """Two nights scored by networks that are always right, and that doubt what has no label."""
     url = str(tmp_path_factory.mktemp("review") / "week.zarr")
-    create(url, shard=64)
+    create_archive(url, shard=64)
     batches = list(simulate_nights(2, 80, seed=5))
     labels = [
         np.concatenate([batch.columns[f"label_{m[:2]}"] for batch in batches]) for m in MEMBERS
@@ -31,10 +33,10 @@ def week(tmp_path_factory):
     for family in ("rb", "sl", "kd", "os"):
         batches[0].columns[f"label_{family}"][:4] = -1
     scores[:4] = np.array([0.9, 0.45, 0.99, 0.2])[:, None] ** [1, 0, 0]
-    append(url, batches)
+    append_batches(url, batches)
     write_run(url, "default", MEMBERS, scores)
     as_shipped(url)
-    command = [sys.executable, "-c", "from deepstreaks_dask.cli import main; main()"]
+    command = [sys.executable, "-c", "from deepstreaks_dask.cli.main import main; main()"]
     add = ["users", "add", "root", "--role", "administrator", "--archive", url]
     subprocess.run([*command, *add], input=PASSWORD + "\n", text=True, check=True)
     review = Review(default_url(url))

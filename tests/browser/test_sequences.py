@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 from helpers import log_in, served, visiting
 
-from deepstreaks_dask.archive import append, create, open_archive
-from deepstreaks_dask.models.cards import Card
-from deepstreaks_dask.models.rcnn import Rcnn
-from deepstreaks_dask.models.zoo import Zoo
-from deepstreaks_dask.review import Review, default_url
-from deepstreaks_dask.runs import Run, open_scores
-from deepstreaks_dask.sequences.evaluation import evaluate_sequences
-from deepstreaks_dask.simulate.sequences import LAYOUT, simulate_sequences
-from deepstreaks_dask.simulate.variables import get_task
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.evaluation.sequence_metrics import evaluate_sequences
+from deepstreaks_dask.models.sequence.rcnn import Rcnn
+from deepstreaks_dask.models.zoo.card import Card
+from deepstreaks_dask.models.zoo.store import Zoo
+from deepstreaks_dask.review.database import Review, default_url
+from deepstreaks_dask.scoring.runs import Run, open_run
+from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
+from deepstreaks_dask.simulation.tasks import get_task
 
 PASSWORD = "correct horse battery"
 
@@ -22,8 +24,8 @@ def sequences(tmp_path_factory):
     """An archive with a run of a member that looks epoch by epoch, and people who may log in."""
     folder = tmp_path_factory.mktemp("sequences")
     archive, zoo = str(folder / "objects.zarr"), str(folder / "zoo")
-    create(archive, **LAYOUT)
-    append(archive, simulate_sequences(60, "hits", "rcnn", seed=4))
+    create_archive(archive, **LAYOUT)
+    append_batches(archive, simulate_sequences(60, "hits", "rcnn", seed=4))
     classes, dataset = tuple(sorted(get_task("rcnn").classes)), open_archive(archive)
     card = Zoo(zoo).save(
         Rcnn(classes),
@@ -49,7 +51,7 @@ def test_confusion_recall_and_a_player_of_single_objects_behind_the_log_in(
     browser, sequences, tmp_path
 ):
     sequences, zoo = sequences
-    figures = evaluate_sequences(open_scores(sequences)).members[0]
+    figures = evaluate_sequences(open_run(sequences)).members[0]
     dataset = open_archive(sequences)
     with (
         served(

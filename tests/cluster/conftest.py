@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepstreaks_dask.archive import SIDE, CutoutBatch, append, create
+from deepstreaks_dask.archive.append import CutoutBatch, append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.schema import CUTOUT_SIZE
 
 DEPLOYMENTS = Path(__file__).parents[2] / "cluster"
 SHARDS = 48
@@ -20,8 +22,8 @@ def tiny(tmp_path_factory):
     """URL of a zoo with a network for each family that costs next to nothing to load."""
     import keras
 
-    from deepstreaks_dask.models.cards import KERAS_FILE, Card
-    from deepstreaks_dask.models.zoo import Zoo
+    from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
+    from deepstreaks_dask.models.zoo.store import Zoo
 
     made = Zoo(tmp_path_factory.mktemp("models") / "zoo")
     layers = keras.layers
@@ -29,7 +31,7 @@ def tiny(tmp_path_factory):
         keras.utils.set_random_seed(seed)
         model = keras.Sequential(
             [
-                layers.Input((SIDE, SIDE, 1)),
+                layers.Input((CUTOUT_SIZE, CUTOUT_SIZE, 1)),
                 layers.Conv2D(8, 7, strides=2, activation="relu"),
                 layers.GlobalMaxPooling2D(),
                 layers.Dense(1, activation="sigmoid"),
@@ -44,16 +46,18 @@ def campaign(tmp_path_factory, tiny):
     """Path of an archive of 48 shards, and the scores of its run that was left in peace."""
     from dask.distributed import Client
 
-    from deepstreaks_dask.campaign import score
-    from deepstreaks_dask.families import Families
+    from deepstreaks_dask.scoring.campaign import score
+    from deepstreaks_dask.scoring.families import Families
 
     rng = np.random.default_rng(5)
     n = SHARDS * 64 - 10
-    cutouts = np.zeros((n, SIDE, SIDE), np.uint8)
+    cutouts = np.zeros((n, CUTOUT_SIZE, CUTOUT_SIZE), np.uint8)
     cutouts[:, 20:60:4, 20:60:4] = rng.integers(0, 256, (n, 10, 10))
     url = tmp_path_factory.mktemp("campaign") / "survey.zarr"
-    create(url, shard=64)
-    append(url, [CutoutBatch(cutouts, {"id": np.array([f"c{k}" for k in range(n)], object)})])
+    create_archive(url, shard=64)
+    append_batches(
+        url, [CutoutBatch(cutouts, {"id": np.array([f"c{k}" for k in range(n)], object)})]
+    )
     here = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0"}
     with Client(processes=False, **here) as client:
         scores = score(url, Families.from_zoo(tiny), client, run="peace", progress=False)
@@ -76,7 +80,7 @@ def commands(tmp_path_factory):
     """Folder with `deepstreaks` and `dask` of this Python, wherever they are installed."""
     folder = tmp_path_factory.mktemp("bin")
     starts = {
-        "deepstreaks": "from deepstreaks_dask.cli import main; main()",
+        "deepstreaks": "from deepstreaks_dask.cli.main import main; main()",
         "dask": "from dask.__main__ import main; main()",
     }
     for name, code in starts.items():

@@ -237,7 +237,7 @@ def test_commands_are_understood(compose):
     import typer
     from distributed.cli import dask_scheduler, dask_worker
 
-    from deepstreaks_dask.cli import app
+    from deepstreaks_dask.cli.main import app
 
     dasks = {"scheduler": dask_scheduler.main, "worker": dask_worker.main}
     ours = typer.main.get_command(app).commands

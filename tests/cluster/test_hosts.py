@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from cluster.conftest import DEPLOYMENTS, SHARDS
 
-from deepstreaks_dask.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 
 SCRIPT = DEPLOYMENTS / "ssh" / "campaign.sh"
 
@@ -157,7 +157,7 @@ def test_a_host_that_is_cut_off_and_comes_back_changes_nothing(
     said = log.read_text()
     assert f'"scored": {len(expected)}' in said
     assert "tcp://" not in said
-    np.testing.assert_array_equal(open_scores(url, "hosts")["scores"].values, expected)
+    np.testing.assert_array_equal(open_run(url, "hosts")["scores"].values, expected)
 
 
 def _lines(what, address, said):

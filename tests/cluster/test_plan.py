@@ -12,7 +12,12 @@ from cluster.conftest import DEPLOYMENTS
 from helpers import random_batch, write_run
 from zarr.storage import LocalStore
 
-from deepstreaks_dask import archive, worker
+from deepstreaks_dask.archive import append
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import shard_bounds
+from deepstreaks_dask.archive.schema import SCHEMA
+from deepstreaks_dask.scoring import worker
 
 PLAN = DEPLOYMENTS / "plan.py"
 
@@ -33,15 +38,15 @@ def test_the_page_has_what_the_formulas_give():
 def test_counts_are_those_of_a_real_archive(tmp_path):
     """Objects counted in an archive, beside what the plan foresees for one of its size."""
     url = tmp_path / "a.zarr"
-    archive.create(url, shard=64)
-    archive.append(url, [random_batch(300)])
+    create_archive(url, shard=64)
+    append_batches(url, [random_batch(300)])
     _, rows = _run("--cutouts", "300", "--archives", "1", "--shard", "64")
     files = [path.relative_to(url).parts for path in url.glob("**/c/**/*") if path.is_file()]
     pixels = sum(parts[0] == "cutouts" for parts in files)
-    columns = sum(parts[0] in archive.SCHEMA for parts in files)
+    columns = sum(parts[0] in SCHEMA for parts in files)
     assert rows["objects: pixels"] == f"{pixels}"
     assert rows["objects: columns"] == f"{columns}"
-    assert rows["tasks (shards)"].startswith(f"{len(archive.shard_bounds(300, 64))},")
+    assert rows["tasks (shards)"].startswith(f"{len(shard_bounds(300, 64))},")
 
 
 def test_arithmetic():
@@ -51,7 +56,7 @@ def test_arithmetic():
     assert rows["a shard"] == f"8,192 cutouts, {8192 * 144 * 144 / 1e6:,.0f} MB in memory"
     assert rows["GPU hours"] == f"{1e5 / 3600:,.0f}"
     assert rows["memory of an append"].startswith("1.6 GB")
-    known = archive._sorted_ids(_some_ids())
+    known = append._sorted_ids(_some_ids())
     assert sum(array.itemsize for array in known) == 16
 
 
@@ -67,8 +72,8 @@ def _some_ids():
 def test_requests_of_a_task_are_no_more_than_planned(tmp_path, monkeypatch):
     """Counted at the store, for a worker that has its networks already."""
     url = str(tmp_path / "a.zarr")
-    archive.create(url, shard=64)
-    archive.append(url, [random_batch(192)])
+    create_archive(url, shard=64)
+    append_batches(url, [random_batch(192)])
     write_run(url, "r", ["rb_a", "sl_a"], np.full((192, 2), np.nan, np.float32))
     monkeypatch.setattr(worker, "_networks", lambda *_: _Networks())
     requests = Counter()

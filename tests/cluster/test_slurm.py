@@ -13,7 +13,7 @@ import yaml
 from batch_systems import slurm, stand_in
 from cluster.conftest import DEPLOYMENTS
 
-from deepstreaks_dask.runs import open_scores
+from deepstreaks_dask.scoring.runs import open_run
 
 SCRIPT = DEPLOYMENTS / "slurm" / "campaign.sbatch"
 
@@ -40,7 +40,7 @@ def test_a_job_scores_an_archive_on_two_nodes(tmp_path, monkeypatch, environment
     assert f'"scored": {len(expected)}' in log
     assert len(set(_registered(log))) == 2
     assert all(address.startswith("tls://") for address in _registered(log))
-    scores = open_scores(url, "jobs")["scores"].values
+    scores = open_run(url, "jobs")["scores"].values
     np.testing.assert_array_equal(scores, expected)
     assert not list(tmp_path.glob("deepstreaks-*.json"))
 

@@ -15,12 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from deepstreaks_dask.archive import append, create, open_archive, quarantine, verify
-from deepstreaks_dask.cli import app
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.store import quarantine
+from deepstreaks_dask.archive.verification import verify
+from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers import get_reader, layout_of, sniff
-from deepstreaks_dask.readers.alerts import COLUMNS, Alert, decode
+from deepstreaks_dask.readers.alerts import ALERT_COLUMNS, Alert, decode_packet
 from deepstreaks_dask.readers.folder import Refused
+from deepstreaks_dask.readers.registry import get_reader, layout_of, sniff
 
 REAL = Path(__file__).parents[3] / "shared" / "ztf_alert"
 
@@ -134,15 +138,15 @@ def night(path, contents):
 
 def ingest(source, url, **options):
     reader = sniff(source)
-    create(url, shard=64, **layout_of(reader))
-    return append(url, reader.read(source, **options))
+    create_archive(url, shard=64, **layout_of(reader))
+    return append_batches(url, reader.read(source, **options))
 
 
 def test_a_packet_becomes_a_triplet_and_its_fields_columns():
-    alert = decode(avro(packet(15)))
+    alert = decode_packet(avro(packet(15)))
     assert alert.triplet.dtype == np.float32
     np.testing.assert_array_equal(alert.triplet, np.stack(pixels_of(15), axis=-1))
-    assert set(alert.columns) == {"id", "night", "jd", "filter", "ra", "dec", "mag", *COLUMNS}
+    assert set(alert.columns) == {"id", "night", "jd", "filter", "ra", "dec", "mag", *ALERT_COLUMNS}
     known = {
         "id": "15",
         "night": 20260102,
@@ -161,7 +165,7 @@ def test_a_packet_becomes_a_triplet_and_its_fields_columns():
     assert {name: alert.columns[name] for name in known} == known
     assert np.isnan([alert.columns["drb"], alert.columns["ssdistnr"]]).all()
     assert alert.columns["jd"] == pytest.approx(2461042.75 + 15 / 86400, abs=1e-9)
-    older = decode(avro(packet(15, exptime=None)))
+    older = decode_packet(avro(packet(15, exptime=None)))
     assert older.columns["jd"] == alert.columns["jd"]
 
 
@@ -170,7 +174,7 @@ def test_small_cutouts_are_filled_up_and_masked_pixels_are_nan():
     masked = pixels_of(1)[0]
     masked[:2], masked[5, 5] = np.nan, np.inf
     integers = np.ones((63, 63), np.int16)
-    triplet = decode(avro(packet(1, [small, masked, integers]))).triplet
+    triplet = decode_packet(avro(packet(1, [small, masked, integers]))).triplet
     np.testing.assert_array_equal(triplet[:60, :50, 0], small)
     assert np.isnan(triplet[60:, :, 0]).all()
     assert np.isnan(triplet[:, 50:, 0]).all()
@@ -218,7 +222,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_named(name):
     data, reason = WRONG[name]
-    found = decode(data)
+    found = decode_packet(data)
     assert isinstance(found, Refused)
     assert (found.reason, bool(found.detail)) == (reason, True)
 
@@ -253,7 +257,7 @@ def test_what_is_wrong_is_named(name):
 def test_damaged_cutouts_are_named(stamp_data, reason):
     broken = packet()
     broken["cutoutTemplate"]["stampData"] = stamp_data
-    found = decode(avro(broken))
+    found = decode_packet(avro(broken))
     assert (found.reason, "template" in found.detail or reason == "damaged") == (reason, True)
 
 
@@ -288,7 +292,7 @@ def test_schemas_that_could_be_read_without_end_are_not_read(name):
     out = io.BytesIO()
     fastavro.writer(out, schema, [])
     claim = b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f" * 2  # as many as a long can say
-    found = decode(out.getvalue() + claim + bytes(100))
+    found = decode_packet(out.getvalue() + claim + bytes(100))
     assert found.reason == "not an alert"
     assert "'bad'" in found.detail
 
@@ -331,7 +335,7 @@ def test_a_night_goes_into_an_archive(tmp_path):
         "ztf_public_20260102.tar.gz/again.avro": "duplicate",
     }
     assert verify(url).ok
-    again = append(url, reader.read(source))
+    again = append_batches(url, reader.read(source))
     assert (again.appended, again.already_present, again.total) == (0, 81, 80)
 
 
@@ -342,7 +346,7 @@ def test_the_command_line_makes_the_archive_that_alerts_need(tmp_path):
     assert done.exit_code == 0, done.output
     assert open_archive(url)["cutouts"].shape == (3, 63, 63, 3)
     usual = tmp_path / "usual.zarr"
-    create(usual)
+    create_archive(usual)
     done = CliRunner().invoke(app, ["ingest", str(source), str(usual)])
     assert "choose an archive made for them" in str(done.exception)
     assert open_archive(usual).sizes["cutout"] == 0
@@ -364,7 +368,7 @@ def test_a_table_labels_alerts(tmp_path):
 
 
 def test_hostile_numbers_are_missing_rather_than_fatal():
-    alert = decode(
+    alert = decode_packet(
         avro(packet(fid=2**31 - 1, ndethist=2**62, magpsf=float("inf"), rb=float("nan")))
     )
     assert alert.columns["filter"] == ""
@@ -398,7 +402,7 @@ def mutated(draw):
 
 
 def check(data):
-    found = decode(data)
+    found = decode_packet(data)
     if isinstance(found, Refused):
         assert found.reason
         assert found.detail

@@ -15,13 +15,16 @@ from astropy.time import Time
 from dask.distributed import Client
 from PIL import Image
 
-from deepstreaks_dask.archive import append, create, open_archive, quarantine
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers import get_reader, sniff
-from deepstreaks_dask.readers.depot import COLUMNS, read_ades, read_table
+from deepstreaks_dask.readers.depot import STREAK_COLUMNS, read_ades, read_table
 from deepstreaks_dask.readers.images import to_cutout
-from deepstreaks_dask.simulate import Night
-from deepstreaks_dask.simulate.depot import write_depot
+from deepstreaks_dask.readers.registry import get_reader, sniff
+from deepstreaks_dask.simulation.nights import Night
+from deepstreaks_dask.simulation.products import write_depot
 
 NIGHT = 20260105
 REAL_COLUMNS = ["jd", "ra", "dec", "ra1", "dec1", "ra2", "dec2", "length", "sigma", "flux", "snr"]
@@ -45,8 +48,8 @@ def ades(*ends, mag=None, band="r"):
 
 
 def table(*rows, footer="(1 rows)"):
-    lines = ["|".join(COLUMNS), "+".join("-" * len(name) for name in COLUMNS)]
-    lines += ["|".join(str(row.get(name, "")) for name in COLUMNS) for row in rows]
+    lines = ["|".join(STREAK_COLUMNS), "+".join("-" * len(name) for name in STREAK_COLUMNS)]
+    lines += ["|".join(str(row.get(name, "")) for name in STREAK_COLUMNS) for row in rows]
     return "\n".join([*lines, footer, ""])
 
 
@@ -108,8 +111,8 @@ def test_a_simulated_night_comes_back_as_it_was_written(tmp_path):
     assert sniff(folder).name == "depot"
     assert get_reader("depot").count(folder) == 120
     url = tmp_path / "a.zarr"
-    create(url, shard=64)
-    assert append(url, get_reader("depot").read(folder)).appended == 60
+    create_archive(url, shard=64)
+    assert append_batches(url, get_reader("depot").read(folder)).appended == 60
     dataset = open_archive(url)
     assert list(dataset["id"].values) == list(written["id"])
     assert list(dataset["filter"].values) == list(written["filter"])
@@ -117,7 +120,7 @@ def test_a_simulated_night_comes_back_as_it_was_written(tmp_path):
     for name in REAL_COLUMNS:
         np.testing.assert_allclose(dataset[name].values, written[name], rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(dataset["mag"].values, written["mag"], atol=0.006)  # two decimals
-    assert append(url, get_reader("depot").read(folder)).already_present == 60
+    assert append_batches(url, get_reader("depot").read(folder)).already_present == 60
 
 
 def test_equal_seeds_give_equal_products(tmp_path):
@@ -494,8 +497,8 @@ def test_an_archive_takes_everything(night, tmp_path):
     write(night, list(files))
     (night / "a_streaks.txt").write_bytes(b"\xff\x00\n\xff|\x00\n")
     url = tmp_path / "a.zarr"
-    create(url, shard=64)
-    summary = append(url, get_reader("depot").read(night))
+    create_archive(url, shard=64)
+    summary = append_batches(url, get_reader("depot").read(night))
     assert summary.appended == 1
     assert summary.reasons == {"duplicate": 2, "damaged": 1}
     assert set(quarantine(url)["night"]) == {NIGHT}

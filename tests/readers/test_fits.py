@@ -17,18 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deepstreaks_dask.archive import append, create, open_archive, quarantine
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers import get_reader, sniff
-from deepstreaks_dask.readers.fits import (
-    STRETCHES,
-    FitsFolder,
-    develop,
-    observed,
-    readable_cards,
-    sky,
-)
+from deepstreaks_dask.readers.fits import FitsFolder
+from deepstreaks_dask.readers.fits_headers import observed, readable_cards, sky
 from deepstreaks_dask.readers.images import to_cutout
+from deepstreaks_dask.readers.registry import get_reader, sniff
+from deepstreaks_dask.readers.stretch import STRETCHES, develop
 
 SIGMA = "linear(-2.5 sigma, +10 sigma)"
 
@@ -140,8 +138,8 @@ def test_the_archive_takes_them_and_a_table_wins(folder, tmp_path):
     table = tmp_path / "t.csv"
     pd.DataFrame({"id": ["a"], "ra": [12.5], "filter": ["i"], "rb": [1]}).to_csv(table, index=False)
     url = tmp_path / "a.zarr"
-    create(url, shard=64, native=(157, 157))
-    append(url, get_reader("fits").read(folder, table=table))
+    create_archive(url, shard=64, native=(157, 157))
+    append_batches(url, get_reader("fits").read(folder, table=table))
     found = open_archive(url).set_index(cutout="id").load()
     assert found["filter"].sel(cutout=["a", "b"]).values.tolist() == ["i", "g"]
     np.testing.assert_allclose(found["ra"].sel(cutout=["a", "b"]), [12.5, 150])
@@ -293,7 +291,7 @@ def test_a_huge_image_is_refused_without_allocating_it(folder, claimed, packed):
 
 
 def test_a_gzip_bomb_is_refused(folder, monkeypatch):
-    monkeypatch.setattr("deepstreaks_dask.readers.fits._MOST_BYTES", 10**7)
+    monkeypatch.setattr("deepstreaks_dask.readers.fits_checks._MAX_UNPACKED_BYTES", 10**7)
     (folder / "bomb.fits.gz").write_bytes(gzip.compress(claim() + bytes(10**8)))
     (refused,) = read(folder).quarantined
     assert refused.reason == "wrong shape"
@@ -455,7 +453,7 @@ def test_a_folder_goes_on_past_what_is_wrong(folder, tmp_path):
     (folder / "a.fits").write_bytes(b"SIMPLE  =")
     fits.PrimaryHDU(noise()).writeto(folder / "b.fits")
     url = tmp_path / "a.zarr"
-    create(url, shard=64)
-    done = append(url, get_reader("fits").read(folder))
+    create_archive(url, shard=64)
+    done = append_batches(url, get_reader("fits").read(folder))
     assert (done.appended, done.quarantined) == (1, 1)
     assert quarantine(url)["source"].tolist() == ["a.fits"]

@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deepstreaks_dask.archive import append, create
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers import get_reader
-from deepstreaks_dask.readers.depot import COLUMNS, read_ades, read_table
+from deepstreaks_dask.readers.depot import STREAK_COLUMNS, read_ades, read_table
 from deepstreaks_dask.readers.folder import Refused
+from deepstreaks_dask.readers.registry import get_reader
 
 EXAMPLES = int(os.environ.get("DEEPSTREAKS_FUZZ", "30"))
 fuzzed = settings(
@@ -56,9 +57,12 @@ ROW = {
 }
 TABLE = "\n".join(
     [
-        "|".join(COLUMNS),
-        "+".join("---" for _ in COLUMNS),
-        *("|".join(str({**ROW, "streakid": s}.get(c, "")) for c in COLUMNS) for s in STREAKS),
+        "|".join(STREAK_COLUMNS),
+        "+".join("---" for _ in STREAK_COLUMNS),
+        *(
+            "|".join(str({**ROW, "streakid": s}.get(c, "")) for c in STREAK_COLUMNS)
+            for s in STREAKS
+        ),
         "(3 rows)\n",
     ]
 ).encode()
@@ -260,7 +264,7 @@ def test_json(place, project, labels, depth):
 def test_an_archive_takes_whatever_the_readers_give(place, tmp_path):
     """Names that are no Unicode, and reasons that hold what was read, can be stored."""
     url = tmp_path / "a.zarr"
-    create(url, shard=64)
+    create_archive(url, shard=64)
     folder = place / "night"
     for seed in range(min(EXAMPLES, 40)):
         rng = np.random.default_rng(seed)
@@ -268,4 +272,4 @@ def test_an_archive_takes_whatever_the_readers_give(place, tmp_path):
         at = int(rng.integers(len(tar) - 600))
         tar[at : at + 9] = rng.bytes(9)
         (folder / "ztf_1_strkcutouts.tar.gz").write_bytes(gzip.compress(bytes(tar), 1))
-        append(url, get_reader("depot").read(folder))
+        append_batches(url, get_reader("depot").read(folder))

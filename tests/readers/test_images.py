@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deepstreaks_dask.archive import append, create, open_archive, quarantine
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers import get_reader, sniff
 from deepstreaks_dask.readers.folder import Refused
-from deepstreaks_dask.readers.images import decode, to_cutout
+from deepstreaks_dask.readers.images import decode_image, to_cutout
+from deepstreaks_dask.readers.registry import get_reader, sniff
 
 NAMES = ["strkid123_pid45_scimref.jpg", "b.png", "c.jpeg"]
 
@@ -87,8 +90,8 @@ def test_the_same_picture_twice_is_stored_once(folder, tmp_path):
     whole = (folder / "20260102" / "b.png").read_bytes()
     (folder / "20260102" / "again.png").write_bytes(whole)
     url = tmp_path / "a.zarr"
-    create(url, shard=64)
-    done = append(url, get_reader("images").read(folder))
+    create_archive(url, shard=64)
+    done = append_batches(url, get_reader("images").read(folder))
     assert (done.appended, done.reasons) == (3, {"duplicate": 1})
 
 
@@ -116,8 +119,8 @@ def test_tables_give_columns_and_labels(folder, tmp_path, suffix):
     else:
         Table.from_pandas(frame).write(path, format="ascii.ecsv")
     url = tmp_path / "a.zarr"
-    create(url, shard=64)
-    append(url, get_reader("images").read(folder, table=path))
+    create_archive(url, shard=64)
+    append_batches(url, get_reader("images").read(folder, table=path))
     dataset = open_archive(url).set_index(cutout="id").load()
     assert float(dataset["ra"].sel(cutout="b")) == 10.5
     assert int(dataset["label_rb"].sel(cutout="c")) == 0
@@ -192,9 +195,9 @@ def test_what_is_wrong_is_counted_in_the_archive_and_the_rest_is_there(folder, t
     (night / "notes.txt").write_text("seeing 2.1")
     Image.new("L", (157, 20)).save(night / "strip.png")
     url = tmp_path / "a.zarr"
-    create(url, shard=64)
+    create_archive(url, shard=64)
     for appended, present in ((3, 0), (0, 3)):
-        done = append(url, get_reader("images").read(folder))
+        done = append_batches(url, get_reader("images").read(folder))
         assert (done.appended, done.already_present, done.quarantined) == (appended, present, 6)
         assert done.reasons == {
             "damaged": 2,
@@ -225,7 +228,7 @@ def test_no_mutated_file_gets_through_or_stops_a_night(whole, data):
     for _ in range(data.draw(st.integers(1, 5))):
         at = data.draw(st.integers(0, len(changed) - 1))
         changed[at] = data.draw(st.integers(0, 255))
-    found = decode(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
+    found = decode_image(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
     if isinstance(found, Refused):
         assert found.reason
         assert found.detail

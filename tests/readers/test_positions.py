@@ -11,12 +11,15 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from PIL import Image
 
-from deepstreaks_dask.archive import append, create, open_archive, quarantine
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers import get_reader
-from deepstreaks_dask.readers.fits import develop
 from deepstreaks_dask.readers.images import to_cutout
 from deepstreaks_dask.readers.positions import Positions
+from deepstreaks_dask.readers.registry import get_reader
+from deepstreaks_dask.readers.stretch import develop
 
 HEIGHT, WIDTH = 700, 900
 
@@ -177,9 +180,9 @@ def test_what_is_wrong_has_a_reason_and_stops_nothing(folder, tmp_path):
     (folder / "cut.fits.gz").write_bytes(gzip.compress(whole, 1)[:100000])
     (folder / "page.fits").write_text("<html>")
     url = tmp_path / "a.zarr"
-    create(url, shard=64)
+    create_archive(url, shard=64)
     path = table(folder, ra=[150.0, 151.0], dec=[20.0, 20.0], night=[20240302, 0])
-    done = append(url, get_reader("positions").read(folder, table=path))
+    done = append_batches(url, get_reader("positions").read(folder, table=path))
     assert (done.appended, done.quarantined) == (1, 7)
     assert open_archive(url)["night"].values.tolist() == [20240302]
     refused = quarantine(url).set_index("source")["reason"].to_dict()

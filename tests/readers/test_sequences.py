@@ -10,9 +10,13 @@ from astropy.io import fits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepstreaks_dask.archive import append, create, open_archive, quarantine, verify
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.store import quarantine
+from deepstreaks_dask.archive.verification import verify
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers import get_reader, layout_of, sniff
+from deepstreaks_dask.readers.registry import get_reader, layout_of, sniff
 
 
 def crts(path, times, images, *, extensions=None, **cards):
@@ -46,8 +50,8 @@ def images(n, side=21, seed=1):
 
 
 def ingest(reader, source, url):
-    create(url, **layout_of(reader))
-    return append(url, reader.read(source)), open_archive(url)
+    create_archive(url, **layout_of(reader))
+    return append_batches(url, reader.read(source)), open_archive(url)
 
 
 def test_objects_of_the_crts(tmp_path):

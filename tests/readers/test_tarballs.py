@@ -117,7 +117,7 @@ def test_what_came_before_the_damage_is_kept(tmp_path):
 
 
 def test_an_archive_that_grows_beyond_all_bounds_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(tarballs, "_MOST_STEP", 2**20)
+    monkeypatch.setattr(tarballs, "_MAX_MEMBER_BYTES", 2**20)
     large = tarball(tmp_path / "large.tar.gz", {"a": b"1", "b": bytes(2**22), "c": b"3"})
     assert reasons(large) == {"a": b"1", "b": "too large", "": "damaged"}
     many = tarball(tmp_path / "many.tar.gz", {f"m{k:05}": b"" for k in range(5000)})

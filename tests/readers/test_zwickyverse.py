@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepstreaks_dask.archive import append, create, open_archive
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers import get_reader, sniff
+from deepstreaks_dask.readers.registry import get_reader, sniff
 
 RB, SL = "5b96af9c0354c9000b0aea36", "5b99b2c6aec3c500103a14de"
 
@@ -71,8 +73,8 @@ def test_labels_go_to_their_families(root, tmp_path):
     }
     assert {reason for _, reason in refused} == {"unknown class"}
     url = tmp_path / "a.zarr"
-    create(url, shard=64)
-    assert append(url, get_reader("zwickyverse").read(root)).appended == 4
+    create_archive(url, shard=64)
+    assert append_batches(url, get_reader("zwickyverse").read(root)).appended == 4
     assert open_archive(url)["label_sl"].values.tolist() == [1, -1, -1, 0]
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from deepstreaks_dask.archive import CutoutBatch, append, create
+from deepstreaks_dask.archive.append import CutoutBatch, append_batches
+from deepstreaks_dask.archive.create import create_archive
 
 SIDE = 24
 
@@ -35,6 +36,6 @@ def tiny_batch(n, *, nights=8, seed=0):
 def tiny(tmp_path_factory):
     """An archive of eight nights of 40 labelled cutouts of 24 x 24 px; not to be changed."""
     url = tmp_path_factory.mktemp("tiny") / "tiny.zarr"
-    create(url, shard=64, shape=(SIDE, SIDE))
-    append(url, [tiny_batch(320)])
+    create_archive(url, shard=64, shape=(SIDE, SIDE))
+    append_batches(url, [tiny_batch(320)])
     return url

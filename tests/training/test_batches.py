@@ -6,9 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from deepstreaks_dask.archive import CutoutBatch, append, create, open_archive
+from deepstreaks_dask.archive.append import CutoutBatch, append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.training import Batches, InMemory, Recipe, Streamed
+from deepstreaks_dask.training.batches import Batches, InMemory, Streamed
+from deepstreaks_dask.training.recipe import Recipe
 
 SIDE = 12
 
@@ -18,9 +21,9 @@ def numbered(tmp_path):
     """An archive of 500 cutouts, each with its number in one corner, in shards of 64."""
     cutouts = np.zeros((500, SIDE, SIDE), np.uint8)
     cutouts[:, 3, 5], cutouts[:, 3, 6] = np.arange(500) % 250 + 1, np.arange(500) // 250 + 1
-    create(tmp_path / "a.zarr", shard=64, shape=(SIDE, SIDE))
+    create_archive(tmp_path / "a.zarr", shard=64, shape=(SIDE, SIDE))
     ids = np.array([f"n{k}" for k in range(500)], dtype=object)
-    append(tmp_path / "a.zarr", [CutoutBatch(cutouts, {"id": ids})])
+    append_batches(tmp_path / "a.zarr", [CutoutBatch(cutouts, {"id": ids})])
     return open_archive(tmp_path / "a.zarr")
 
 
@@ -107,8 +110,9 @@ _PEAK = """
 import sys
 from pathlib import Path
 import numpy as np
-from deepstreaks_dask.archive import open_archive
-from deepstreaks_dask.training import Batches, InMemory, Recipe, Streamed
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.training.batches import Batches, InMemory, Streamed
+from deepstreaks_dask.training.recipe import Recipe
 
 def peak():
     # ru_maxrss would count what the process was forked from
@@ -132,7 +136,7 @@ go_through(InMemory(archive["cutouts"].values))
 
 def test_memory_is_bounded_by_the_window(tmp_path):
     """250 MB of cutouts pass through a process that grows by less than half of that."""
-    create(tmp_path / "large.zarr", shard=256)
+    create_archive(tmp_path / "large.zarr", shard=256)
 
     def blocks():
         for k in range(24):
@@ -142,7 +146,7 @@ def test_memory_is_bounded_by_the_window(tmp_path):
             ids = np.array([f"{k}-{j}" for j in range(512)], dtype=object)
             yield CutoutBatch(cutouts, {"id": ids})
 
-    append(tmp_path / "large.zarr", blocks())
+    append_batches(tmp_path / "large.zarr", blocks())
     size = 24 * 512 * 144 * 144 / 2**20
     said = subprocess.run(
         [sys.executable, "-c", _PEAK, tmp_path / "large.zarr"],

@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepstreaks_dask.archive import open_archive
+from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.models import build
-from deepstreaks_dask.models.forward import compile_forward
-from deepstreaks_dask.training import Recipe, split_groups, train, train_in
-from deepstreaks_dask.training.checkpoints import FILE
-from deepstreaks_dask.training.fit import groups_of
+from deepstreaks_dask.models.inference import compile_forward
+from deepstreaks_dask.models.registry import build
+from deepstreaks_dask.training.checkpoints import CHECKPOINT_FILE
+from deepstreaks_dask.training.fit import groups_of, train
+from deepstreaks_dask.training.recipe import Recipe, split_groups
+from deepstreaks_dask.training.records import train_member
 
 QUICK = Recipe(epochs=3, batch=32, test=0.25, validation=0.2, seed=3)
 
@@ -93,8 +94,9 @@ def test_training_goes_on_from_a_member(tiny):
 _TRAIN = """
 import sys
 from pathlib import Path
-from deepstreaks_dask.archive import open_archive
-from deepstreaks_dask.training import read_recipe, train_in
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.training.recipe import read_recipe
+from deepstreaks_dask.training.records import train_in
 train_in(Path(sys.argv[2]), open_archive(sys.argv[1]), ["rb"], recipe=read_recipe(sys.argv[3]))
 """
 
@@ -115,14 +117,14 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny, tmp_path):
     assert process.wait() == -signal.SIGKILL
     done = len(pd.read_csv(folder / "curves.csv"))
     assert 2 <= done < 8
-    assert (folder / FILE).exists()
+    assert (folder / CHECKPOINT_FILE).exists()
     assert not (folder / "record.json").exists()
     dataset = open_archive(tiny)
-    resumed, straight = (train_in(f, dataset, ["rb"], recipe=recipe) for f in (folder, whole))
+    resumed, straight = (train_member(f, dataset, ["rb"], recipe=recipe) for f in (folder, whole))
     assert resumed["history"] == straight["history"]
     assert resumed["cards"][0]["sha256"] == straight["cards"][0]["sha256"]
     assert (folder / "curves.csv").read_text() == (whole / "curves.csv").read_text()
-    assert not (folder / FILE).exists()
+    assert not (folder / CHECKPOINT_FILE).exists()
 
 
 def test_a_training_in_half_precision_goes_on_with_its_scale(tiny, tmp_path):
@@ -159,7 +161,7 @@ def test_a_checkpoint_of_another_training_is_refused(tiny, tmp_path):
     train(dataset, ["rb"], recipe=Recipe(epochs=1, test=0.25, validation=0.2), folder=tmp_path)
     with pytest.raises(TrainingError, match="recipe differ"):
         train(dataset, ["rb"], recipe=Recipe(epochs=2, test=0.25), folder=tmp_path)
-    (tmp_path / FILE).write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    (tmp_path / CHECKPOINT_FILE).write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     with pytest.raises(TrainingError, match="no checkpoint"):
         train(dataset, ["rb"], recipe=Recipe(epochs=1, test=0.25, validation=0.2), folder=tmp_path)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.training import RECIPES, Recipe, read_recipe, split_groups
+from deepstreaks_dask.training.recipe import RECIPES, Recipe, read_recipe, split_groups
 
 
 def test_the_published_recipe_is_the_default():
@@ -73,8 +73,8 @@ def test_the_fractions_are_the_published_ones():
 
 def test_the_split_of_the_shipped_networks_stays():
     """Its nights are on the shipped cards."""
-    from deepstreaks_dask.models.zoo import Zoo
-    from deepstreaks_dask.simulate.nights import calendar
+    from deepstreaks_dask.models.zoo.store import Zoo
+    from deepstreaks_dask.simulation.nights import calendar
 
     split = split_groups(np.array(calendar(20180301, 90)), read_recipe("short", epochs=18))
     has = Zoo().card("rb_vgg6@1").training_data["nights"]

@@ -7,12 +7,14 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from deepstreaks_dask.archive import open_archive
-from deepstreaks_dask.cli import app
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import ModelError, TrainingError
-from deepstreaks_dask.models.forward import compile_forward
-from deepstreaks_dask.models.zoo import Zoo
-from deepstreaks_dask.training import Recipe, publish, save_member, train, train_in
+from deepstreaks_dask.models.inference import compile_forward
+from deepstreaks_dask.models.zoo.store import Zoo
+from deepstreaks_dask.training.fit import train
+from deepstreaks_dask.training.recipe import Recipe
+from deepstreaks_dask.training.records import publish, save_member, train_member
 
 QUICK = Recipe(epochs=2, test=0.25, validation=0.2)
 
@@ -79,16 +81,16 @@ def test_a_training_leaves_its_record_and_enters_a_zoo_only_when_asked(tiny, tmp
 def test_mistakes_are_named(tiny, tmp_path):
     dataset = open_archive(tiny)
     with pytest.raises(ModelError, match="no model 'rb_resnet50'"):
-        train_in(tmp_path / "a", dataset, ["rb"], start="rb_resnet50@1")
+        train_member(tmp_path / "a", dataset, ["rb"], start="rb_resnet50@1")
     with pytest.raises(TrainingError, match="do not fit a vgg6"):
-        train_in(tmp_path / "a", dataset, ["rb"], recipe=QUICK, start="rb_vgg6@1")
+        train_member(tmp_path / "a", dataset, ["rb"], recipe=QUICK, start="rb_vgg6@1")
     with FileLock(tmp_path / "a" / ".lock"), pytest.raises(TrainingError, match="wait for it"):
-        train_in(tmp_path / "a", dataset, ["rb"])
+        train_member(tmp_path / "a", dataset, ["rb"])
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match="cannot write"):
-        train_in(tmp_path / "file", dataset, ["rb"])
+        train_member(tmp_path / "file", dataset, ["rb"])
     with pytest.raises(TrainingError, match="no training is done"):
         publish(tmp_path / "a", str(tmp_path / "zoo"))
     (tmp_path / "a" / "record.json").write_text("[]")
     with pytest.raises(TrainingError, match="no record"):
-        train_in(tmp_path / "a", dataset, ["rb"])
+        train_member(tmp_path / "a", dataset, ["rb"])

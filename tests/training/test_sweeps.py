@@ -11,7 +11,7 @@ from dask.distributed import Client
 from faulty import search, start
 
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.training import Recipe, read_recipe
+from deepstreaks_dask.training.recipe import Recipe, read_recipe
 from deepstreaks_dask.training.sweeps import sweep
 
 RECIPE = Recipe(epochs=3, batch=16, test=0.25, validation=0.2)

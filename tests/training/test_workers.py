@@ -9,8 +9,8 @@ import dask
 import pytest
 from dask.distributed import Client
 
-from deepstreaks_dask.cluster import connect
 from deepstreaks_dask.errors import TrainingError
+from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.training.workers import on_workers
 
 at_once: list[int] = []

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.exploration import Selection
+from deepstreaks_dask.evaluation.interactive import Selection
 
 
 def one_of(value: Any, known: Any) -> Any:
@@ -88,7 +88,7 @@ def selection(chosen: dict[str, Any], filter: str | None) -> Selection:
     Parameters
     ----------
     chosen : dict
-        Attributes of :class:`~deepstreaks_dask.exploration.Selection` other than ``filter``.
+        Attributes of :class:`~deepstreaks_dask.evaluation.interactive.Selection` other than ``filter``.
     filter : str, optional
         The filter that the page shows.
 

@@ -10,26 +10,27 @@ from typing import Any
 
 import panel as pn
 
-from deepstreaks_dask import plots, thresholds
-from deepstreaks_dask.apps import style
-from deepstreaks_dask.apps.explore.counts import confusion, tiles
-from deepstreaks_dask.apps.explore.decision import DecisionTab
-from deepstreaks_dask.apps.explore.finding import SearchTab
-from deepstreaks_dask.apps.explore.gallery import Galleries
-from deepstreaks_dask.apps.explore.joint import JointTab
+from deepstreaks_dask import plots
+from deepstreaks_dask.apps import bridge as style
 from deepstreaks_dask.apps.explore.messages import one_of, share, whole
-from deepstreaks_dask.apps.explore.notebook import notebook_cell
-from deepstreaks_dask.apps.explore.others import CompareTab, DriftTab
-from deepstreaks_dask.apps.explore.scores import ScoresTab
-from deepstreaks_dask.archive import open_archive
-from deepstreaks_dask.decision import DESCRIPTIONS, Decision, family_of
+from deepstreaks_dask.apps.explore.notebook_cell import notebook_cell
+from deepstreaks_dask.apps.explore.tabs.comparison import CompareTab, DriftTab
+from deepstreaks_dask.apps.explore.tabs.decision import DecisionTab
+from deepstreaks_dask.apps.explore.tabs.gallery import Galleries
+from deepstreaks_dask.apps.explore.tabs.joint import JointTab
+from deepstreaks_dask.apps.explore.tabs.scores import ScoresTab
+from deepstreaks_dask.apps.explore.tabs.threshold_search import SearchTab
+from deepstreaks_dask.apps.explore.tiles import confusion, tiles
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.provenance import begins_simulated
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.explanations import WORDS
-from deepstreaks_dask.exploration import DECISION, Exploration, explore
-from deepstreaks_dask.runs import Run, list_runs
-from deepstreaks_dask.simulate.streaks import begins_simulated
+from deepstreaks_dask.evaluation.interactive import DECISION_NAME, Exploration, open_exploration
+from deepstreaks_dask.report.explanation_maps import CAPTION
+from deepstreaks_dask.scoring import threshold_sets as thresholds
+from deepstreaks_dask.scoring.decision import FAMILY_DESCRIPTIONS, Decision, family_of
+from deepstreaks_dask.scoring.runs import Run, list_runs
 
-TABS = {
+TAB_TITLES = {
     "decision": "Decision",
     "scores": "Scores",
     "joint": "Joint views",
@@ -56,7 +57,7 @@ class Explorer:
     filter : str, optional
         Count only cutouts in this filter.
     tab : str
-        One of :data:`TABS`.
+        One of :data:`TAB_TITLES`.
     figures, places : dict
         Figures that are shown, and where, by name.
     lock : threading.RLock
@@ -124,8 +125,8 @@ class Explorer:
             cutouts=self.cutouts,
             simulated="simulation" in str(self.attrs.get("zoo", "")) or self.simulated,
             decided=bool(self.attrs.get("decided")),
-            tabs=list(TABS.items()),
-            explained=WORDS,
+            tabs=list(TAB_TITLES.items()),
+            explained=CAPTION,
         )
 
     def limit(self, name: str) -> float | None:
@@ -134,7 +135,7 @@ class Explorer:
         limits = {
             decision.threshold(member)
             for member in self.exploration.members
-            if name in (DECISION, member, family_of(member))
+            if name in (DECISION_NAME, member, family_of(member))
         }
         return limits.pop() if len(limits) == 1 else None
 
@@ -144,7 +145,7 @@ class Explorer:
         do = message.get("do")
         if do == "hello":
             self.dark = message.get("dark") is True
-            self.bridge.later(lambda: explore(self.archive, self.run), self._begin)
+            self.bridge.later(lambda: open_exploration(self.archive, self.run), self._begin)
             return
         handler = self._handlers.get(str(do))
         if handler is not None and hasattr(self, "cut"):
@@ -164,7 +165,7 @@ class Explorer:
             families=[
                 {
                     "name": family,
-                    "description": DESCRIPTIONS.get(family, ""),
+                    "description": FAMILY_DESCRIPTIONS.get(family, ""),
                     "members": [exploration.members[k] for k in exploration.of_family(family)],
                 }
                 for family in exploration.families
@@ -188,7 +189,7 @@ class Explorer:
             self.joint.open()
 
     def _open_tab(self, message: dict[str, Any]) -> None:
-        self.tab = one_of(message.get("name"), TABS)
+        self.tab = one_of(message.get("name"), TAB_TITLES)
         if self.tab == "joint":
             self.joint.open()
         elif self.tab == "compare":
@@ -223,20 +224,22 @@ class Explorer:
         self._show_state()
 
     def _load(self, message: dict[str, Any]) -> None:
-        sets = thresholds.saved(self.archive)
+        sets = thresholds.saved_thresholds(self.archive)
         name = one_of(message.get("name"), sets)
-        self.decide(thresholds.read(sets[name]))
+        self.decide(thresholds.read_thresholds(sets[name]))
         self.bridge.send("words", id="saved-words", words=f"These are the thresholds of {name}.")
 
     def _save(self, message: dict[str, Any]) -> None:
         name = str(message.get("name", ""))
-        thresholds.save(self.archive, name, self.cut.decision, run=self.run)
+        thresholds.save_thresholds(self.archive, name, self.cut.decision, run=self.run)
         self._show_saved(
             f"Saved. deepstreaks decide ARCHIVE --thresholds thresholds/{name}.toml takes it."
         )
 
     def _show_saved(self, words: str = "") -> None:
-        self.bridge.send("saved", names=list(thresholds.saved(self.archive)), words=words)
+        self.bridge.send(
+            "saved", names=list(thresholds.saved_thresholds(self.archive)), words=words
+        )
 
     def _export(self, message: dict[str, Any]) -> None:
         name = re.sub(r"[^A-Za-z0-9 ._-]", "", str(message.get("name", "")))[:64] or "thresholds"

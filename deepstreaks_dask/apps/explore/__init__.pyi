@@ -1,0 +1,10 @@
+from .messages import one_of, plain, selection, whole
+from .page import Explorer
+
+__all__ = [
+    "Explorer",
+    "one_of",
+    "plain",
+    "selection",
+    "whole",
+]

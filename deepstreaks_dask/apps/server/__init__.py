@@ -1,0 +1,8 @@
+"""The web server: log-in, roles, the HTTP APIs and the site that joins the dashboards.
+
+`auth` says who may do what; every route is in the table of its test.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

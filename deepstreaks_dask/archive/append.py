@@ -1,0 +1,452 @@
+"""Append cutouts to an archive in one atomic step."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+
+from deepstreaks_dask.archive.dataset import digests, open_archive
+from deepstreaks_dask.archive.schema import (
+    COLUMN_CHUNK,
+    NATIVE_SIZES,
+    PIXEL_ARRAYS,
+    QUARANTINE_COLUMNS,
+    SPANS,
+    Column,
+)
+from deepstreaks_dask.archive.store import (
+    commit,
+    get_array,
+    locate_archive,
+    name_damage,
+    object_key,
+    quarantine,
+    read_commit_record,
+    write_lock,
+    zarr_location,
+)
+from deepstreaks_dask.errors import ArchiveError
+from deepstreaks_dask.utils.storage import is_local
+
+_QUARANTINE_REASON_LENGTH = 500  # characters of why an input was refused
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One input that could not become a cutout, and why."""
+
+    source: str
+    reason: str
+    detail: str = ""
+    night: int = 0
+
+
+@dataclass
+class CutoutBatch:
+    """What readers and simulators hand over.
+
+    Attributes
+    ----------
+    cutouts : ndarray
+        uint8 ``(n, 144, 144)``, or as the archive was made for.
+    columns : dict
+        Any of the archive's columns, ``id`` among them, each ``(n,)``.
+    quarantined : list of Quarantined
+        Inputs that were refused.
+    native : sequence of ndarray, optional
+        The pictures before they were resized, uint8 ``(height, width)`` each.
+    counts : ndarray, optional
+        int ``(objects,)``: how many of the cutouts each object has, for an archive of sequences. ``columns`` are then
+        of the objects, an object's cutouts follow each other in time, and those of the objects one another.
+    epochs : dict
+        Columns along the cutouts of sequences, ``mjd`` (days) among them, each ``(n,)``.
+    """
+
+    cutouts: np.ndarray
+    columns: dict[str, np.ndarray]
+    quarantined: list[Quarantined] = field(default_factory=list)
+    native: Sequence[np.ndarray] | None = None
+    counts: np.ndarray | None = None
+    epochs: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows: cutouts or, of sequences, objects."""
+        return len(self.cutouts if self.counts is None else self.counts)
+
+
+@dataclass(frozen=True)
+class AppendSummary:
+    """What an append did; ``reasons`` counts the quarantined by reason."""
+
+    appended: int
+    already_present: int
+    quarantined: int
+    reasons: dict[str, int]
+    total: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the summary as JSON can hold it."""
+        return asdict(self)
+
+
+def append_batches(url: str | os.PathLike[str], batches: Iterable[CutoutBatch]) -> AppendSummary:
+    """Append cutouts, all of them in one commit.
+
+    A cutout whose id and pixels are in the archive already is counted and skipped. One whose id is
+    there with other pixels, or that repeats an id or the pixels of another cutout of the same append, is
+    quarantined as a duplicate. Only one writer at a time: on a local disk a lock sees to it, at a URL you do.
+
+    Parameters
+    ----------
+    url : str or path
+        The archive.
+    batches : iterable of CutoutBatch
+        Read one by one. In memory are a batch and a shard of pixels, and the columns of what is
+        appended, about half a kilobyte a cutout.
+
+    Returns
+    -------
+    AppendSummary
+
+    Raises
+    ------
+    ArchiveError
+        If there is no archive, it is damaged where rows are to be added, another writer is at work, or a
+        batch does not fit the archive. Then nothing is appended.
+
+    Notes
+    -----
+    An object without epochs, or whose epochs have no times, are not in their order or hold no number at all, is
+    quarantined. Times may be equal.
+
+    Whoever reads the last, unfilled shard at the moment when it is replaced by a fuller one may get a
+    checksum error, never wrong pixels; reading again helps.
+    """
+    read_commit_record(url)  # before the lock, which would make folders for a mistyped path
+    with write_lock(url):
+        return _Append(url).run(batches)
+
+
+class _Append:
+    """One append under way: filters duplicates, fills shards, commits."""
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        self.url = url
+        self.fs, self.root = locate_archive(url)
+        self.record = read_commit_record(url)
+        self.committed = self.total = self.record.total
+        self.pixels = self.record.pixels  # stored
+        with name_damage(url):
+            self._known_ids, self._known_digests = _sorted_ids(open_archive(url))
+            listed = quarantine(url)
+            # Not as the commit record has it: its arrays cannot be resized one by one.
+            self.group = zarr.open_group(zarr_location(url), mode="r+", use_consolidated=False)
+            self.arrays = {name: get_array(self.group, name) for name in self.record.arrays}
+            self._listed = set(zip(listed["source"], listed["reason"], strict=True))
+            self._listed_rows = len(listed)
+            self._repair()
+        described = {
+            name: _column(array)
+            for name, array in self.arrays.items()
+            if name not in (*PIXEL_ARRAYS, *NATIVE_SIZES, *(SPANS if self.record.sequences else ()))
+        }
+        self.epochs = {k: v for k, v in described.items() if k in self.record.epochs}
+        self.columns = {k: v for k, v in described.items() if k not in self.epochs}
+        self.already_present = 0
+        self.refused: list[Quarantined] = []
+        self._new: set[str] = set()
+        self._twins: dict[int, str] = {}  # digest -> the id that came first with it
+        self._rows: list[dict[str, np.ndarray]] = []
+        self._epochs: list[dict[str, np.ndarray]] = []
+        self._taken = self.pixels  # cutouts stored, and those that wait
+        self._pending: deque[np.ndarray] = deque()
+        self._pending_native: list[np.ndarray] = []
+
+    def _repair(self) -> None:
+        """Remove what a killed append left beyond the committed rows; refuse to build on a gap."""
+        table = {name: get_array(self.group, name) for name in self.record.quarantine}
+        for name, array in {**self.arrays, **table}.items():
+            rows = self._listed_rows if name in table else self.record.length(name)
+            full, begun = divmod(rows, (array.shards or array.chunks)[0])
+            # A missing object reads as empty, and would be written back so.
+            if begun and not self.fs.exists(f"{self.root}/{object_key(array, name, full)}"):
+                raise OSError(f"{object_key(array, name, full)} is missing")
+            if array.shape[0] != rows:
+                array.resize((rows, *array.shape[1:]))
+        if is_local(self.fs):
+            root = Path(self.root)
+            folders = [root / name.split("/")[0] for name in (*self.arrays, "quarantine")]
+            unfinished = [p for folder in folders for p in folder.rglob("*.partial")]
+            for path in (*unfinished, *root.glob(".zarr.json.*")):
+                path.unlink(missing_ok=True)
+
+    def run(self, batches: Iterable[CutoutBatch]) -> AppendSummary:
+        for batch in batches:
+            self._add(batch)
+            with name_damage(self.url):
+                while self._pending_rows() >= self._room():
+                    self._store(self._room())
+        with name_damage(self.url):
+            if self._pending:
+                self._store(self._pending_rows())
+            self._store_columns(self._rows, self.committed)
+            self._store_columns(self._epochs, self.record.pixels)
+            self.total += sum(len(rows["id"]) for rows in self._rows)
+            new = self._store_refused()
+            if self.total > self.committed or new:
+                commit(self.fs, self.root, self.record.attributes, self.record.metadata)
+        reasons = Counter(q.reason for q in self.refused)
+        return AppendSummary(
+            self.total - self.committed,
+            self.already_present,
+            len(self.refused),
+            dict(reasons.most_common()),
+            self.total,
+        )
+
+    def _add(self, batch: CutoutBatch) -> None:
+        columns = self._complete(batch)
+        epochs, unfit = self._complete_epochs(batch)
+        self.refused.extend(batch.quarantined)
+        objects: Any = batch.cutouts
+        if batch.counts is not None:
+            objects = np.split(batch.cutouts, np.cumsum(batch.counts)[:-1]) if batch.rows else ()
+        hashed = digests(objects)
+        columns["digest"] = hashed
+        present = self._find(columns["id"])
+        keep = []
+        for row, name in enumerate(columns["id"]):
+            digest = int(hashed[row])
+            if row in unfit:
+                source, night = columns["source"][row] or name, int(columns["night"][row])
+                self.refused.append(Quarantined(source, *unfit[row], night))
+                continue
+            if present.get(name) == digest:
+                self.already_present += 1
+                self._twins.setdefault(digest, name)
+                continue
+            if name in present:
+                detail = f"id {name} is in the archive already, with other pixels"
+            elif name in self._new:
+                detail = f"id {name} occurs twice"
+            elif (twin := self._twins.setdefault(digest, name)) != name:
+                detail = f"same pixels as {twin}"
+            else:
+                self._new.add(name)
+                keep.append(row)
+                continue
+            source = columns["source"][row] or name
+            self.refused.append(
+                Quarantined(source, "duplicate", detail, int(columns["night"][row]))
+            )
+        if not keep:
+            return
+        if self.record.native:
+            pictures = [self._checked_native(batch, row) for row in keep]
+            self._pending_native += pictures
+            for name, axis in zip(NATIVE_SIZES, (0, 1), strict=True):
+                columns[name] = np.zeros(len(hashed), np.int16)
+                columns[name][keep] = [picture.shape[axis] for picture in pictures]
+        if batch.counts is None:
+            every = len(keep) == len(hashed)
+            self._pending.append(batch.cutouts if every else batch.cutouts[keep])
+        else:
+            counts = np.zeros_like(batch.counts)
+            counts[keep] = batch.counts[keep]
+            columns["epochs"] = counts.astype(np.int32)
+            columns["offset"] = self._taken + np.cumsum(counts, dtype=np.int64) - counts
+            theirs = np.repeat(counts > 0, batch.counts)
+            self._epochs.append({name: values[theirs] for name, values in epochs.items()})
+            self._pending.append(batch.cutouts[theirs])
+        self._taken += len(self._pending[-1])
+        self._rows.append({name: values[keep] for name, values in columns.items()})
+
+    def _complete_epochs(
+        self, batch: CutoutBatch
+    ) -> tuple[dict[str, np.ndarray], dict[int, tuple[str, str]]]:
+        """Check the epochs of sequences: give their columns, and which objects do not fit, and why."""
+        if batch.counts is None:
+            return {}, {}
+        columns = self._typed(batch.epochs, self.epochs, len(batch.cutouts))
+        unfit = {}
+        ends = np.cumsum(batch.counts)
+        for row, (count, end) in enumerate(zip(batch.counts, ends, strict=True)):
+            times = columns["mjd"][end - count : end]
+            if not count:
+                unfit[row] = "no epochs", "a sequence needs one at least"
+            elif not np.isfinite(times).all():
+                unfit[row] = "no time", f"{int((~np.isfinite(times)).sum())} epochs have no mjd"
+            elif (np.diff(times) < 0).any():
+                unfit[row] = "unsorted times", "the epochs are not in the order of their times"
+            elif not np.isfinite(batch.cutouts[end - count : end]).any():
+                unfit[row] = "blank", "no stamp holds a number"
+        return columns, unfit
+
+    def _complete(self, batch: CutoutBatch) -> dict[str, np.ndarray]:
+        """Check a batch and give all of the archive's columns but the digest."""
+        array = self.arrays["cutouts"]
+        if batch.cutouts.dtype != array.dtype or batch.cutouts.shape[1:] != array.shape[1:]:
+            sides = ", ".join(map(str, array.shape[1:]))
+            raise ArchiveError(
+                f"cutouts are {batch.cutouts.dtype} {batch.cutouts.shape}, but {self.url} holds "
+                f"{array.dtype} (n, {sides}): choose an archive made for them"
+            )
+        if (batch.counts is not None) != self.record.sequences:
+            holds = "sequences of objects" if self.record.sequences else "single cutouts"
+            raise ArchiveError(f"{self.url} holds {holds}: choose an archive made for these")
+        counts = batch.counts
+        if counts is not None and (min(counts, default=0) < 0 or sum(counts) != len(batch.cutouts)):
+            raise ArchiveError(
+                f"the batch counts {sum(counts)} epochs, but has {len(batch.cutouts)} cutouts"
+            )
+        if "id" not in batch.columns and batch.rows:
+            raise ArchiveError("the batch has no column 'id': name each cutout")
+        columns = self._typed(batch.columns, self.columns, batch.rows)
+        if not all(columns["id"]):
+            raise ArchiveError("a cutout has an empty id: give each one of its own")
+        return columns
+
+    def _typed(
+        self, given: Mapping[str, np.ndarray], wanted: Mapping[str, Column], n: int
+    ) -> dict[str, np.ndarray]:
+        """Bring columns to their types, and complete those that are not given."""
+        unknown = sorted(set(given) - set(wanted))
+        if unknown:
+            raise ArchiveError(f"the batch has columns that {self.url} has not: {unknown}")
+        columns = {}
+        for name, column in wanted.items():
+            dtype = object if column.dtype == "string" else column.dtype
+            values = given.get(name)
+            if values is None:
+                columns[name] = np.full(n, column.missing, dtype=dtype)
+                continue
+            if len(values) != n:
+                raise ArchiveError(f"column {name!r} has {len(values)} values for {n} cutouts")
+            columns[name] = _cast(name, np.asarray(values), column)
+        return columns
+
+    def _checked_native(self, batch: CutoutBatch, row: int) -> np.ndarray:
+        assert self.record.native
+        height, width = self.record.native
+        if batch.native is None:
+            raise ArchiveError("the archive keeps native pictures, but the reader gives none")
+        return batch.native[row][:height, :width]
+
+    def _find(self, ids: np.ndarray) -> dict[str, int]:
+        """Give the digests of those ids that the archive holds."""
+        if not len(self._known_ids):
+            return {}
+        hashed = pd.util.hash_array(np.asarray(ids, dtype=object))
+        at = np.minimum(np.searchsorted(self._known_ids, hashed), len(self._known_ids) - 1)
+        there = self._known_ids[at] == hashed
+        return {i: int(d) for i, d in zip(ids[there], self._known_digests[at[there]], strict=True)}
+
+    def _pending_rows(self) -> int:
+        return sum(map(len, self._pending))
+
+    def _room(self) -> int:
+        return self.record.pixels_shard - self.pixels % self.record.pixels_shard
+
+    def _store(self, rows: int) -> None:
+        """Write the first pending rows, at most to the end of the shard."""
+        start, stop = self.pixels, self.pixels + rows
+        array = self.arrays["cutouts"]
+        array.resize((stop, *array.shape[1:]))
+        array[start:stop] = self._take(rows)
+        if self.record.native:
+            array = self.arrays["native"]
+            array.resize((stop, *array.shape[1:]))
+            padded = np.zeros((rows, *array.shape[1:]), np.uint8)
+            for row, picture in enumerate(self._pending_native[:rows]):
+                padded[row, : picture.shape[0], : picture.shape[1]] = picture
+            array[start:stop] = padded
+            del self._pending_native[:rows]
+        self.pixels = stop
+
+    def _take(self, rows: int) -> np.ndarray:
+        """Take the pixels of the first pending rows."""
+        taken: list[np.ndarray] = []
+        while rows:
+            block = self._pending.popleft()
+            if len(block) > rows:
+                self._pending.appendleft(block[rows:])
+            taken.append(block[:rows])
+            rows -= len(taken[-1])
+        return np.concatenate(taken)
+
+    def _store_columns(self, blocks: list[dict[str, np.ndarray]], start: int) -> None:
+        for name in blocks[0] if blocks else ():
+            values = np.concatenate([block[name] for block in blocks])
+            array = self.arrays[name]
+            array.resize((start + len(values),))
+            array[start:] = values
+
+    def _store_refused(self) -> int:
+        fresh = []
+        for item in self.refused:
+            key = _storable(item.source), item.reason
+            if key not in self._listed:
+                self._listed.add(key)
+                fresh.append(item)
+        start, stop = self._listed_rows, self._listed_rows + len(fresh)
+        if fresh:
+            for name in QUARANTINE_COLUMNS:
+                array = get_array(self.group, f"quarantine/{name}")
+                array.resize((stop,))
+                values = [getattr(item, name) for item in fresh]
+                if name == "night":
+                    array[start:stop] = np.array(values, np.int32)
+                else:
+                    array[start:stop] = np.array([_storable(v) for v in values], object)
+        return len(fresh)
+
+
+def _cast(name: str, values: np.ndarray, column: Column) -> np.ndarray:
+    """Bring a column to its type, and refuse what would not be the same there."""
+    try:
+        if column.dtype == "string":
+            "".join(values.tolist()).encode()
+            return values.astype(object)
+        with np.errstate(over="ignore"):  # what is too large for a column is infinite there
+            cast = values.astype(column.dtype)
+        if cast.dtype.kind in "iu" and (cast != values).any():
+            raise ValueError(f"{values[cast != values][0]} is out of range")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArchiveError(f"column {name!r} does not fit {column.dtype}: {error}") from error
+    return cast
+
+
+def _sorted_ids(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of all ids, sorted, and the digests beside them: 16 bytes a cutout, not a Python string."""
+    ids = dataset["id"]
+    (row,), n = ids.dims, ids.size
+    blocks = [slice(k, k + COLUMN_CHUNK) for k in range(0, n, COLUMN_CHUNK)]
+    if not blocks:
+        return np.empty(0, np.uint64), np.empty(0, np.uint64)
+    hashed = np.concatenate(
+        [pd.util.hash_array(np.asarray(ids.isel({row: b}).values, dtype=object)) for b in blocks]
+    )
+    order = np.argsort(hashed, kind="stable")
+    return hashed[order], dataset["digest"].values[order]
+
+
+def _column(array: zarr.Array) -> Column:
+    """Read from an array what column it is."""
+    kind = "string" if array.dtype.kind in "TO" else str(array.dtype)
+    said = {key: str(array.attrs.get(key, "")) for key in ("units", "long_name")}
+    return Column(kind, array.fill_value, **said)
+
+
+def _storable(text: str) -> str:
+    """Make a text what can be stored: file names, and what is said of them, need not be valid Unicode."""
+    return text[:_QUARANTINE_REASON_LENGTH].encode("utf-8", "backslashreplace").decode()

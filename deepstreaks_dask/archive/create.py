@@ -1,0 +1,196 @@
+"""Create an empty archive."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+
+from deepstreaks_dask.archive.schema import (
+    CHUNK,
+    COLUMN_CHUNK,
+    CUTOUT_SIZE,
+    EPOCHS_PER_CHUNK,
+    EPOCHS_PER_SHARD,
+    FORMAT,
+    GROUPS,
+    NATIVE_DIMS,
+    NATIVE_SIZES,
+    PIXEL_ARRAYS,
+    PIXEL_DIMS,
+    PIXEL_TYPES,
+    QUARANTINE_COLUMNS,
+    ROW_DIMS,
+    SCHEMA,
+    SPANS,
+    VERSION,
+    Column,
+)
+from deepstreaks_dask.archive.store import (
+    commit,
+    locate_archive,
+    read_root_metadata,
+    write_lock,
+    zarr_location,
+)
+from deepstreaks_dask.errors import ArchiveError
+from deepstreaks_dask.utils.storage import write_whole
+
+
+def create_archive(
+    url: str | os.PathLike[str],
+    *,
+    shard: int = 1024,
+    native: tuple[int, int] | None = None,
+    shape: tuple[int, ...] = (CUTOUT_SIZE, CUTOUT_SIZE),
+    dtype: str = "uint8",
+    columns: Mapping[str, Column] | None = None,
+    epochs: Mapping[str, Column] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Create an empty archive.
+
+    Parameters
+    ----------
+    url : str or path
+        Local path or any fsspec URL.
+    shard : int
+        Cutouts, or objects with sequences, in a shard, a multiple of 64. 1024 cutouts take about 20 MB.
+    native : (int, int), optional
+        Keep the pictures as they came too, up to this height and width in pixels.
+    shape : tuple of int
+        Height and width of a cutout in pixels and, where it has several, the number of planes.
+    dtype : str
+        Type of a pixel. What an archive of floats does not know is NaN.
+    columns : mapping of str to Column, optional
+        Columns that this archive has beside :data:`SCHEMA`'s.
+    epochs : mapping of str to Column, optional
+        Columns along ``epoch``, such as :data:`EPOCHS`: the archive is one of sequences.
+    overwrite : bool
+        Replace the archive that is there.
+
+    Raises
+    ------
+    ArchiveError
+        If something is there already that is not to be replaced or no archive, ``shard`` is no multiple of
+        64, or there can be no such cutouts or columns.
+    """
+    if shard < CHUNK or shard % CHUNK:
+        raise ArchiveError(f"shard of {shard} cutouts: give a positive multiple of {CHUNK}")
+    if native and min(native) < 1:
+        raise ArchiveError(f"native pictures of {native} pixels: give two positive numbers")
+    if len(shape) not in (2, 3) or min(shape) < 1 or dtype not in PIXEL_TYPES:
+        raise ArchiveError(
+            f"cutouts of shape {shape} and type {dtype}: give height, width and, where there are "
+            f"several, planes, and one of {', '.join(PIXEL_TYPES)}"
+        )
+    if native and epochs is not None:
+        raise ArchiveError("an archive of sequences keeps no native pictures")
+    if epochs is not None and "mjd" not in epochs:
+        raise ArchiveError("an archive of sequences has a column 'mjd' along its epochs: give it")
+    taken = {*SCHEMA, *PIXEL_ARRAYS, *NATIVE_SIZES, *NATIVE_DIMS, *PIXEL_DIMS, *GROUPS}
+    taken |= {*SPANS, *ROW_DIMS, "epoch"}
+    for name in (*(columns or {}), *(epochs or {})):
+        if not name.isidentifier() or name in taken:
+            raise ArchiveError(f"a column cannot be named {name!r}: choose another name")
+        taken.add(name)
+    schema = {**SCHEMA, **(columns or {}), **(SPANS if epochs is not None else {})}
+    row, piece = ("cutout", "cutout") if epochs is None else ("object", "epoch")
+    pixels_shard = shard if epochs is None else EPOCHS_PER_SHARD
+    chunk = CHUNK if epochs is None else min(EPOCHS_PER_CHUNK, EPOCHS_PER_SHARD)
+    fs, root = locate_archive(url)
+    attributes: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "shard": shard,
+        "native": list(native) if native else None,
+    }
+    with write_lock(url):
+        if fs.exists(root) and (not fs.isdir(root) or fs.ls(root, detail=False)):
+            if not overwrite:
+                raise ArchiveError(f"{url} exists: choose another place, or overwrite it")
+            record = read_root_metadata(url)  # never remove what is not an archive
+            # Were this killed half-way, what is left must still be known for one, and for a broken one.
+            record.pop("consolidated_metadata", None)
+            write_whole(fs, f"{root}/zarr.json", json.dumps(record).encode())
+            for path in fs.ls(root, detail=False):
+                if not path.endswith("/zarr.json"):
+                    fs.rm(path, recursive=True)
+        group = zarr.open_group(zarr_location(url), mode="w", zarr_format=3, attributes=attributes)
+        if native:
+            schema |= {name: Column("int16", 0, "pixel", name) for name in NATIVE_SIZES}
+        pixels = [("cutouts", tuple(shape), dtype, PIXEL_DIMS[: len(shape)], "cutout")]
+        if native:
+            pixels.append(("native", tuple(native), "uint8", NATIVE_DIMS, "unresized cutout"))
+        for name, sides, kind, dimensions, long_name in pixels:
+            group.create_array(
+                name,
+                shape=(0, *sides),
+                chunks=(chunk, *sides),
+                shards=(pixels_shard, *sides),
+                dtype=kind,
+                fill_value=0,
+                compressors=[_codec(kind), Crc32cCodec()],
+                dimension_names=[piece, *dimensions],
+                attributes={
+                    "coordinates": " ".join([*schema, *(epochs or {})]),
+                    "long_name": long_name,
+                },
+            )
+        for name, column in schema.items():
+            _create_column(group, name, column, dimension=row)
+        for name, column in (epochs or {}).items():
+            _create_column(group, name, column, dimension="epoch", chunk=EPOCHS_PER_SHARD)
+        table = group.create_group("quarantine")
+        for name in QUARANTINE_COLUMNS:
+            column = Column("int32" if name == "night" else "string", None, "", name)
+            _create_column(table, name, column, dimension="quarantined")
+        names = [name for name, *_ in pixels]
+        names += [
+            *schema,
+            *(epochs or {}),
+            "quarantine",
+            *(f"quarantine/{name}" for name in QUARANTINE_COLUMNS),
+        ]
+        commit(fs, root, attributes, names)
+
+
+def _codec(dtype: str) -> ZstdCodec | BloscCodec:
+    """Give the codec of pixels, as ``benchmarks/reading.py`` chose it."""
+    if dtype == "uint8":  # half of a byte of sky is noise, whatever is done
+        return ZstdCodec(level=1)
+    # counts leave most bits of a float alike: shuffled together they vanish
+    width = np.dtype(dtype).itemsize
+    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=width)
+
+
+def _create_column(
+    group: zarr.Group,
+    name: str,
+    column: Column,
+    *,
+    dimension: str = "cutout",
+    chunk: int = COLUMN_CHUNK,
+) -> None:
+    missing = column.missing
+    if missing is None:
+        missing = "" if column.dtype == "string" else 0
+    group.create_array(
+        name,
+        shape=(0,),
+        chunks=(chunk,),
+        dtype=column.dtype,
+        fill_value=missing,
+        compressors=[ZstdCodec(level=3), Crc32cCodec()],
+        dimension_names=[dimension],
+        attributes={
+            k: v for k, v in (("long_name", column.long_name), ("units", column.units)) if v
+        },
+    )

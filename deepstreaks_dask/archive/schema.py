@@ -1,0 +1,88 @@
+"""The archive's format: names, dimensions and columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+FORMAT = "deepstreaks-cutouts"
+VERSION = 1
+CUTOUT_SIZE = 144
+"""Pixels on a side of a cutout as the networks take it."""
+
+CHUNK = 64
+"""Cutouts in a chunk, the smallest piece that is read."""
+
+EPOCHS_PER_SHARD = 16384
+"""Stamps in a shard of pixels of an archive of sequences, about 29 MB where they are 21 x 21 floats."""
+
+EPOCHS_PER_CHUNK = 2048
+"""Stamps in a chunk of an archive of sequences, 4 MB: small as they are, more of them are read at a time."""
+
+COLUMN_CHUNK = 65536
+QUARANTINE_COLUMNS = ("source", "reason", "detail", "night")
+PIXEL_ARRAYS = "cutouts", "native"
+GROUPS = "quarantine", "runs"
+ROW_DIMS = "cutout", "object"
+PIXEL_DIMS = "y", "x", "plane"
+NATIVE_DIMS = "native_y", "native_x"
+NATIVE_SIZES = "native_height", "native_width"
+PIXEL_TYPES = "uint8", "uint16", "int16", "float32"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column along ``cutout``: its type, what stands for "not known", its unit and meaning."""
+
+    dtype: str
+    missing: Any
+    units: str
+    long_name: str
+
+
+_LABEL = "label of family {}: 1 or 0, -1 not known"
+
+SCHEMA: dict[str, Column] = {
+    "id": Column("string", "", "", "identifier, unique in the archive"),
+    "night": Column("int32", 0, "", "night as YYYYMMDD, 0 not known"),
+    "jd": Column("float64", np.nan, "d", "Julian date (UTC) of mid-exposure"),
+    "filter": Column("string", "", "", "filter: g, r or i"),
+    "ra": Column("float64", np.nan, "deg", "right ascension of the streak's middle, J2000"),
+    "dec": Column("float64", np.nan, "deg", "declination of the streak's middle, J2000"),
+    "ra1": Column("float64", np.nan, "deg", "right ascension of one end, J2000"),
+    "dec1": Column("float64", np.nan, "deg", "declination of one end, J2000"),
+    "ra2": Column("float64", np.nan, "deg", "right ascension of the other end, J2000"),
+    "dec2": Column("float64", np.nan, "deg", "declination of the other end, J2000"),
+    "length": Column("float32", np.nan, "pixel", "length of the streak"),
+    "sigma": Column("float32", np.nan, "pixel", "width of the streak, standard deviation"),
+    "flux": Column("float32", np.nan, "", "flux of the streak as its source gives it"),
+    "mag": Column("float32", np.nan, "mag", "magnitude of the streak"),
+    "snr": Column("float32", np.nan, "", "signal-to-noise ratio of the streak"),
+    "source": Column("string", "", "", "file or simulation that the cutout came from"),
+    "kind": Column("string", "", "", "what it is, where known: nea, satellite, dipole, ..."),
+    "label_rb": Column("int8", -1, "", _LABEL.format("rb (1 real, 0 bogus)")),
+    "label_sl": Column("int8", -1, "", _LABEL.format("sl (1 short, 0 long)")),
+    "label_kd": Column("int8", -1, "", _LABEL.format("kd (1 keep, 0 ditch)")),
+    "label_os": Column("int8", -1, "", _LABEL.format("os (1 plausible, 0 not)")),
+    "digest": Column("uint64", 0, "", "BLAKE2b-64 of the pixels"),
+}
+
+SPANS: dict[str, Column] = {
+    "offset": Column("int64", 0, "", "first epoch of the object"),
+    "epochs": Column("int32", 0, "", "number of epochs of the object"),
+}
+"""What an archive of sequences says of each object beside :data:`SCHEMA`: which epochs are its own."""
+
+EPOCHS: dict[str, Column] = {
+    "mjd": Column("float64", np.nan, "d", "modified Julian date (UTC) of mid-exposure"),
+    "band": Column("string", "", "", "filter of the exposure"),
+    "zero_point": Column("float32", np.nan, "mag", "magnitude of 1 ADU in the exposure"),
+    "fwhm": Column("float32", np.nan, "pixel", "full width at half maximum of the PSF"),
+    "sky": Column("float32", np.nan, "adu", "sky background a pixel"),
+    "exposure": Column("float32", np.nan, "s", "exposure time"),
+    "gain": Column("float32", np.nan, "electron/adu", "gain"),
+    "read_noise": Column("float32", np.nan, "electron", "read noise a pixel, standard deviation"),
+}
+"""Columns along ``epoch`` that sequences of images usually have."""

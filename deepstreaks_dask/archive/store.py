@@ -1,0 +1,211 @@
+"""The commit record of an archive, and how its objects are located, locked and replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pandas as pd
+import zarr
+from filelock import FileLock, Timeout
+
+from deepstreaks_dask.archive.schema import (
+    FORMAT,
+    GROUPS,
+    PIXEL_ARRAYS,
+    QUARANTINE_COLUMNS,
+    VERSION,
+)
+from deepstreaks_dask.errors import ArchiveError
+from deepstreaks_dask.utils.storage import is_local, locate, write_whole
+
+
+def quarantine(url: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read the table of refused inputs, a row each: ``source, reason, detail, night``."""
+    read_commit_record(url)
+    group = zarr.open_group(zarr_location(url), mode="r")
+    return pd.DataFrame(
+        {name: np.asarray(get_array(group, f"quarantine/{name}")[:]) for name in QUARANTINE_COLUMNS}
+    )
+
+
+def row_noun(record: CommitRecord) -> str:
+    """Return what a row of the archive is called, in the plural."""
+    return "objects" if record.sequences else "cutouts"
+
+
+def object_key(array: zarr.Array, name: str, index: int) -> str:
+    """Name the object that holds a shard, or a column's chunk."""
+    return "/".join([name, "c", str(index), *["0"] * (array.ndim - 1)])
+
+
+def get_array(group: zarr.Group, path: str) -> zarr.Array:
+    """Return the array at a path of a group."""
+    array = group[path]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def locate_archive(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system and the root of an archive; raise `ArchiveError` if its protocol is unknown."""
+    try:
+        return locate(url)
+    except (ImportError, ValueError) as error:
+        raise ArchiveError(f"cannot reach {url}: {error}") from error
+
+
+def zarr_location(url: str | os.PathLike[str]) -> str:
+    """Where zarr finds the archive: a plain path for a local one, since only its own store is atomic."""
+    fs, root = locate_archive(url)
+    return root if is_local(fs) else os.fspath(url)
+
+
+def read_root_metadata(url: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the root ``zarr.json`` of an archive; raise `ArchiveError` if there is none or it is not one."""
+    fs, root = locate_archive(url)
+    fs.invalidate_cache()
+    try:
+        record = json.loads(fs.cat_file(f"{root}/zarr.json"))
+        if record["attributes"]["format"] != FORMAT:
+            raise KeyError("format")
+        newer = record["attributes"]["version"] > VERSION
+    except FileNotFoundError:
+        raise ArchiveError(
+            f"no archive at {url}: check the path, or make one with 'deepstreaks ingest' or "
+            "'deepstreaks simulate'"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(f"{url} is not a cutout archive ({error!r})") from error
+    except Exception as error:  # each protocol's library has its own
+        raise ArchiveError(f"cannot read {url}: {error}") from error
+    if newer:
+        raise ArchiveError(f"{url} was written by a newer deepstreaks_dask: update this one")
+    return record
+
+
+@dataclass(frozen=True)
+class CommitRecord:
+    """The commit record: the archive's attributes, and the metadata of its arrays by their paths."""
+
+    attributes: dict[str, Any]
+    metadata: dict[str, dict[str, Any]]
+
+    @property
+    def total(self) -> int:
+        """Committed rows: cutouts or, of sequences, objects."""
+        return self.length("id")
+
+    @property
+    def shard(self) -> int:
+        """Rows in a shard."""
+        return int(self.attributes["shard"])
+
+    @property
+    def sequences(self) -> bool:
+        """Whether a row is an object with a sequence of cutouts."""
+        return bool(self.metadata["cutouts"]["dimension_names"][0] == "epoch")
+
+    @property
+    def pixels(self) -> int:
+        """Committed cutouts: as many as rows or, of sequences, epochs."""
+        return self.length("cutouts")
+
+    @property
+    def pixels_shard(self) -> int:
+        """Cutouts in a shard of pixels."""
+        return int(self.metadata["cutouts"]["chunk_grid"]["configuration"]["chunk_shape"][0])
+
+    def length(self, name: str) -> int:
+        """Committed length of an array."""
+        return int(self.metadata[name]["shape"][0])
+
+    @property
+    def native(self) -> tuple[int, int] | None:
+        """Largest native picture, where the archive keeps them."""
+        size = self.attributes["native"]
+        return (size[0], size[1]) if size else None
+
+    @property
+    def arrays(self) -> list[str]:
+        """Names of the arrays of pixels and of the columns."""
+        return [name for name in self.metadata if name.split("/")[0] not in GROUPS]
+
+    @property
+    def epochs(self) -> list[str]:
+        """Names of the columns along ``epoch``."""
+        along = [k for k in self.arrays if self.metadata[k]["dimension_names"][0] == "epoch"]
+        return [name for name in along if name not in PIXEL_ARRAYS]
+
+    @property
+    def quarantine(self) -> list[str]:
+        """Paths of the quarantine table's columns."""
+        return [name for name in self.metadata if name.startswith("quarantine/")]
+
+
+def read_commit_record(url: str | os.PathLike[str]) -> CommitRecord:
+    """Read the commit record of an archive; raise `ArchiveError` if it was never finished."""
+    record = read_root_metadata(url)
+    try:
+        root = CommitRecord(record["attributes"], record["consolidated_metadata"]["metadata"])
+        _ = root.total, root.shard, root.native, root.pixels_shard
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise ArchiveError(f"{url} was never finished: create it again, overwriting") from None
+    return root
+
+
+def commit(
+    fs: fsspec.AbstractFileSystem, root: str, attributes: dict[str, Any], names: Iterable[str]
+) -> None:
+    """Write the commit record from the metadata of the arrays as they are now."""
+    metadata = {name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json")) for name in sorted(names)}
+    record = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": attributes,
+        "consolidated_metadata": {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": metadata,
+        },
+    }
+    write_whole(fs, f"{root}/zarr.json", json.dumps(record, indent=1).encode())
+
+
+@contextmanager
+def write_lock(url: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other writers out, and write empty chunks too, so that a missing object is a damaged one."""
+    fs, root = locate_archive(url)
+    with ExitStack() as stack:
+        if is_local(fs):
+            try:
+                Path(root).parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(f"{root}.lock", timeout=0))
+            except Timeout:
+                raise ArchiveError(
+                    f"{url} is being written to by another process: wait for it"
+                ) from None
+            except OSError as error:
+                raise ArchiveError(f"cannot write to {url}: {error}") from error
+        stack.enter_context(zarr.config.set({"array.write_empty_chunks": True}))
+        yield
+
+
+@contextmanager
+def name_damage(url: str | os.PathLike[str]) -> Iterator[None]:
+    """Say of whatever the codecs and stores raise that it is the archive that cannot be written to."""
+    try:
+        yield
+    except ArchiveError:
+        raise
+    except Exception as error:
+        raise ArchiveError(
+            f"cannot append to {url} ({str(error) or type(error).__name__}): look for damage with "
+            "'deepstreaks archive verify'; nothing was appended"
+        ) from error

@@ -1,0 +1,153 @@
+"""Check every shard and column of an archive for damage."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from deepstreaks_dask.archive.dataset import digests, shard_bounds
+from deepstreaks_dask.archive.schema import PIXEL_ARRAYS, QUARANTINE_COLUMNS
+from deepstreaks_dask.archive.store import (
+    get_array,
+    locate_archive,
+    object_key,
+    read_commit_record,
+    row_noun,
+    zarr_location,
+)
+from deepstreaks_dask.utils.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class DamagedShard:
+    """A shard of pixels that cannot be trusted: rows ``[first, last)``, in the object ``key``.
+
+    Of pixels and columns along ``epoch`` these are epochs. ``shard`` is -1 where it is a piece of a column or of
+    the quarantine table.
+    """
+
+    shard: int
+    first: int
+    last: int
+    key: str
+    why: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Result of :func:`verify`."""
+
+    cutouts: int
+    shards: int
+    damaged: list[DamagedShard]
+
+    @property
+    def ok(self) -> bool:
+        """Say whether nothing is damaged."""
+        return not self.damaged
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the report as JSON can hold it."""
+        return {**asdict(self), "ok": self.ok}
+
+
+def verify(url: str | os.PathLike[str], *, progress: bool = False) -> VerifyReport:
+    """Read every shard again and compare checksums and pixel digests.
+
+    Parameters
+    ----------
+    url : str or path
+        The archive.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    VerifyReport
+        Names each damaged shard, its rows, its object and what is wrong with it.
+    """
+    record = read_commit_record(url)
+    group = zarr.open_group(zarr_location(url), mode="r")
+    damaged = []
+    columns = [name for name in group.array_keys() if name not in PIXEL_ARRAYS]
+    for name in sorted([*columns, *(f"quarantine/{name}" for name in QUARANTINE_COLUMNS)]):
+        array = get_array(group, name)
+        for index, (first, last) in enumerate(shard_bounds(array.shape[0], array.chunks[0])):
+            key = object_key(array, name, index)
+            _, why = _reread(url, array, key, first, last)
+            if why:
+                damaged.append(DamagedShard(-1, first, last, key, why))
+    lost = [(d.first, d.last) for d in damaged if d.key.startswith("digest/")]
+    known_spans = not any(d.key.startswith(("offset/", "epochs/")) for d in damaged)
+    objects = _Objects(group) if record.sequences and known_spans and not lost else None
+    bounds = shard_bounds(record.pixels, record.pixels_shard)
+    with progress_bar("verify", record.pixels, show=progress) as bar:
+        for index, (first, last) in enumerate(bounds):
+            for name in (name for name in PIXEL_ARRAYS if name in group):
+                array = get_array(group, name)
+                key = object_key(array, name, index)
+                pixels, why = _reread(url, array, key, first, last)
+                known = all(last <= a or first >= b for a, b in lost)
+                if record.sequences:
+                    wrong = (
+                        objects.differing(first, last, None if why else pixels) if objects else 0
+                    )
+                elif name == "cutouts" and known and not why:
+                    differs = digests(pixels) != np.asarray(get_array(group, "digest")[first:last])
+                    wrong = int(differs.sum())
+                else:
+                    wrong = 0
+                if wrong:
+                    why = why or f"{wrong} {row_noun(record)} differ from their digests"
+                if why:
+                    damaged.append(DamagedShard(index, first, last, key, why))
+            bar.advance(last - first)
+    return VerifyReport(record.total, len(bounds), damaged)
+
+
+class _Objects:
+    """Compares objects with their digests, one shard of pixels after the other: an object may lie in several."""
+
+    def __init__(self, group: zarr.Group) -> None:
+        counts = np.asarray(get_array(group, "epochs")[:], np.int64)
+        self.starts = np.asarray(get_array(group, "offset")[:])
+        self.ends = self.starts + counts
+        self.digests = np.asarray(get_array(group, "digest")[:])
+        self._hasher: Any = None
+
+    def differing(self, first: int, last: int, pixels: np.ndarray | None) -> int:
+        """Give how many of the objects that end in ``[first, last)`` differ; of no pixels none can be told."""
+        begin = int(np.searchsorted(self.ends, first, "right"))
+        wrong = 0
+        for row in range(begin, int(np.searchsorted(self.starts, last))):
+            start, end = int(self.starts[row]), int(self.ends[row])
+            if start >= first:
+                self._hasher = hashlib.blake2b(digest_size=8)
+            if pixels is None:
+                self._hasher = None
+            elif self._hasher is not None:
+                self._hasher.update(pixels[max(start - first, 0) : end - first].tobytes())
+                if end <= last:
+                    found = int.from_bytes(self._hasher.digest(), "little")
+                    wrong += found != int(self.digests[row])
+        return wrong
+
+
+def _reread(
+    url: str | os.PathLike[str], array: zarr.Array, key: str, first: int, last: int
+) -> tuple[np.ndarray, str]:
+    """Read rows and say what is wrong with them, if anything; ``key`` is the object they are in."""
+    fs, root = locate_archive(url)
+    try:
+        if not fs.exists(f"{root}/{key}"):
+            return np.empty(0), "the object is missing"
+        if not fs.size(f"{root}/{key}"):
+            return np.empty(0), "the object is empty"
+        return np.asarray(array[first:last]), ""
+    except Exception as error:  # codecs and stores raise whatever their libraries do
+        return np.empty(0), f"unreadable: {error}"

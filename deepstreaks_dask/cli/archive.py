@@ -1,0 +1,141 @@
+"""Commands that make, fill, summarise and check archives."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepstreaks_dask.cli.app import app, archive_app
+from deepstreaks_dask.cli.options import ArchiveArg, JsonOption, print_json, say
+from deepstreaks_dask.errors import DeepStreaksError
+
+
+@app.command()
+def simulate(
+    archive: ArchiveArg,
+    nights: Annotated[int, typer.Option(min=1, help="How many.")] = 7,
+    cutouts: Annotated[int, typer.Option(min=1, help="Cutouts a night.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal cutouts.")] = 0,
+    first: Annotated[int, typer.Option(help="First night, YYYYMMDD.")] = 20260101,
+    shard: Annotated[int, typer.Option(help="Cutouts a shard, a multiple of 64.")] = 1024,
+    images: Annotated[
+        bool, typer.Option("--images", help="Write folders of JPEG files and tables instead.")
+    ] = False,
+    depot: Annotated[
+        bool, typer.Option("--depot", help="Write the nightly products of a depot instead.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate labelled nights into a new archive, as folders of JPEG files, or as a depot.
+
+    Example: deepstreaks simulate week.zarr --nights 7 --cutouts 300 --seed 1
+    """
+    from deepstreaks_dask.archive.append import append_batches
+    from deepstreaks_dask.archive.create import create_archive
+    from deepstreaks_dask.simulation.nights import Night, calendar, simulate_nights, write_images
+    from deepstreaks_dask.simulation.products import write_depot
+    from deepstreaks_dask.utils.progress import progress_bar
+
+    if images and depot:
+        raise DeepStreaksError("give --images or --depot, not both")
+    with progress_bar("simulate", nights * cutouts) as bar:
+        if images or depot:
+            write = write_images if images else write_depot
+            for night in calendar(first, nights):
+                write(Path(archive), Night.draw(night, seed), cutouts)
+                bar.advance(cutouts)
+            say(as_json, {"folder": archive, "cutouts": nights * cutouts})
+            return
+        create_archive(archive, shard=shard)
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as executor:
+            batches = simulate_nights(nights, cutouts, seed=seed, first=first, executor=executor)
+            result = append_batches(archive, bar.over(batches, lambda batch: batch.rows))
+    say(as_json, result.to_dict())
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path, typer.Argument(help="Folder or file of cutouts, or of alert packets.")],
+    archive: ArchiveArg,
+    table: Annotated[
+        Path | None, typer.Option(help="CSV, Parquet or ECSV with metadata and labels.")
+    ] = None,
+    night: Annotated[int | None, typer.Option(help="Night of all cutouts, YYYYMMDD.")] = None,
+    reader: Annotated[str | None, typer.Option(help="Format; found out by default.")] = None,
+    shard: Annotated[int, typer.Option(help="Cutouts a shard of a new archive.")] = 1024,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Dask workers that read. Default: threads, and one a core for many FITS files or alerts.",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers read.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add cutouts to an archive, which is made if it does not exist.
+
+    Alerts go to an archive of their own: it holds triplets of science, template and difference.
+
+    Example: deepstreaks ingest cutouts/20260101 survey.zarr --table labels.csv
+    """
+    from deepstreaks_dask.archive.append import append_batches
+    from deepstreaks_dask.archive.create import create_archive
+    from deepstreaks_dask.readers.registry import get_reader, layout_of, sniff, wants_processes
+    from deepstreaks_dask.utils.progress import progress_bar
+    from deepstreaks_dask.utils.storage import locate
+
+    chosen = get_reader(reader) if reader else sniff(source)
+    total = chosen.count(source)
+    fs, root = locate(archive)
+    if not fs.exists(root):
+        create_archive(archive, shard=shard, **layout_of(chosen))
+    with ExitStack() as stack:
+        executor = None
+        if workers or scheduler or wants_processes(chosen, total):
+            from deepstreaks_dask.scoring.cluster import connect
+
+            client = stack.enter_context(connect(scheduler or "local", workers=workers))
+            executor = client.get_executor()
+        bar = stack.enter_context(progress_bar("ingest", total))
+        batches = chosen.read(source, table=table, night=night, executor=executor)
+        # of sequences, too, what is counted is images
+        counted = bar.over(batches, lambda batch: len(batch.cutouts) + len(batch.quarantined))
+        result = append_batches(archive, counted)
+    say(as_json, result.to_dict())
+
+
+@archive_app.command("summary")
+def archive_summary(archive: ArchiveArg, as_json: JsonOption = False) -> None:
+    """Count what an archive holds.
+
+    Example: deepstreaks archive summary week.zarr
+    """
+    from deepstreaks_dask.archive.dataset import summary
+
+    say(as_json, summary(archive).to_dict())
+
+
+@archive_app.command("verify")
+def archive_verify(archive: ArchiveArg, as_json: JsonOption = False) -> None:
+    """Read every shard again and name those that are damaged.
+
+    Example: deepstreaks archive verify week.zarr
+    """
+    from deepstreaks_dask.archive.verification import verify
+
+    result = verify(archive, progress=True)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        for shard in result.damaged:
+            print(f"{shard.key}: rows {shard.first} to {shard.last}: {shard.why}")
+        print(f"{result.shards} shards, {len(result.damaged)} damaged")
+    raise typer.Exit(0 if result.ok else 2)

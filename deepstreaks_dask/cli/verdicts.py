@@ -1,0 +1,72 @@
+"""Open the review database from a command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepstreaks_dask.errors import DeepStreaksError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from deepstreaks_dask.review.database import Review
+
+
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(help="Review database, SQLAlchemy's URL. Default: a file beside the archive."),
+]
+VerdictsOption = Annotated[
+    bool,
+    typer.Option("--verdicts", help="Lay what reviewers agree on over the archive's labels."),
+]
+
+
+def open_review(archive: str | None, database: str | None) -> Any:
+    """Open the review database of an archive, or the one at a URL."""
+    from deepstreaks_dask.archive.dataset import open_archive
+    from deepstreaks_dask.review.database import Review, default_url
+
+    if archive is None and database is None:
+        raise DeepStreaksError("whose users? Give --archive or --database")
+    if database is None:
+        assert archive is not None
+        open_archive(archive)  # a mistyped path must not become a new database
+        database = default_url(archive)
+    return Review(database)
+
+
+def reviewed_cutouts(archive: str, database: str | None) -> list[str]:
+    """Name the cutouts that somebody has judged, where there is a review."""
+    from deepstreaks_dask.review.database import archive_key
+
+    review = _existing_review(archive, database)
+    return [one.cutout for one in review.verdicts(archive_key(archive))] if review else []
+
+
+def reviewed_labels(archive: str, database: str | None) -> pd.DataFrame:
+    """Give what reviewers say as labels; somebody must have said something."""
+    from deepstreaks_dask.review.database import archive_key
+
+    review = _existing_review(archive, database)
+    labels = review.labels(archive_key(archive)) if review else None
+    if labels is None or labels.empty:
+        raise DeepStreaksError(
+            f"nobody has judged cutouts of {archive}: 'deepstreaks dashboard {archive} --app review' is for that; "
+            "where verdicts are elsewhere, name their --database"
+        )
+    return labels
+
+
+def _existing_review(archive: str, database: str | None) -> Review | None:
+    """Open the review of an archive, unless there is none: to ask must not make one."""
+    from deepstreaks_dask.review.database import Review, default_url
+    from deepstreaks_dask.utils.storage import is_local, locate
+
+    if database is None:
+        fs, root = locate(archive)
+        if not is_local(fs) or not fs.exists(f"{root}.review.sqlite"):
+            return None
+    return Review(database or default_url(archive))

@@ -1,0 +1,60 @@
+from .alerts import ALERT_COLUMNS, Alert, decode_packet
+from .depot import (
+    ADES,
+    CUT_SHORT_REASON,
+    FILTER_NAMES,
+    STREAK_COLUMNS,
+    TABLE,
+    TARBALL,
+    Products,
+    check_tarball,
+    read_ades,
+    read_products,
+    read_table,
+)
+from .fits import FitsFolder
+from .fits_headers import observed, readable_cards, sky
+from .folder import Refused
+from .images import decode_image, to_cutout
+from .positions import Positions
+from .registry import get_reader, layout_of, sniff, wants_processes
+from .sequences import STAMP_SIZE
+from .stretch import STRETCHES, develop
+from .tables import read_frame
+from .tarballs import count_members, is_tarball, members
+
+__all__ = [
+    "ADES",
+    "ALERT_COLUMNS",
+    "Alert",
+    "CUT_SHORT_REASON",
+    "FILTER_NAMES",
+    "FitsFolder",
+    "Positions",
+    "Products",
+    "Refused",
+    "STAMP_SIZE",
+    "STREAK_COLUMNS",
+    "STRETCHES",
+    "TABLE",
+    "TARBALL",
+    "check_tarball",
+    "count_members",
+    "decode_image",
+    "decode_packet",
+    "develop",
+    "get_reader",
+    "is_tarball",
+    "layout_of",
+    "members",
+    "observed",
+    "read_ades",
+    "read_frame",
+    "read_products",
+    "read_table",
+    "readable_cards",
+    "sky",
+    "sniff",
+    "to_cutout",
+    "wants_processes",
+]

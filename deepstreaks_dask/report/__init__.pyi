@@ -1,0 +1,19 @@
+from .explanation_maps import CAPTION, ExplanationError, Map, TooManyError, explanation_map
+from .html import chart_item, write_page
+from .recovery import write_map
+from .run_report import write_report
+from .sequence_report import write_comparison, write_evaluation
+
+__all__ = [
+    "CAPTION",
+    "ExplanationError",
+    "Map",
+    "TooManyError",
+    "chart_item",
+    "explanation_map",
+    "write_comparison",
+    "write_evaluation",
+    "write_map",
+    "write_page",
+    "write_report",
+]

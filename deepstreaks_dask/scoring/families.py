@@ -1,0 +1,206 @@
+"""Families of classifiers (Duev et al. 2019, MNRAS 486, 4158): who looks, from which zoo, with which weights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepstreaks_dask.errors import CampaignError, ModelError
+from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
+from deepstreaks_dask.models.zoo.store import Zoo
+from deepstreaks_dask.scoring.decision import DECIDING_FAMILIES, FAMILY_DESCRIPTIONS, family_of
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a family: its name in the zoo, its version and the hash of its weights."""
+
+    name: str
+    version: str
+    sha256: str
+    threshold: float = 0.5
+
+    @property
+    def ref(self) -> str:
+        """``name@version``, as the zoo takes it."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Members that answer the same question."""
+
+    name: str
+    members: tuple[Member, ...]
+    question: str = ""
+
+    @property
+    def description(self) -> str:
+        """The question that this family answers."""
+        return self.question or FAMILY_DESCRIPTIONS.get(self.name, self.name)
+
+
+@dataclass(frozen=True)
+class Families:
+    """The families of a campaign and the zoo that their members come from."""
+
+    families: tuple[Family, ...]
+    zoo: str | None = None
+
+    def __iter__(self) -> Iterator[Family]:
+        return iter(self.families)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All members, family by family."""
+        return tuple(member for family in self.families for member in family.members)
+
+    @classmethod
+    def from_zoo(cls, zoo: str | None = None, names: Sequence[str] = DECIDING_FAMILIES) -> Families:
+        """Take the newest version of every member that a zoo has for the families named.
+
+        Parameters
+        ----------
+        zoo : str, optional
+            Path or URL of a zoo; the one that ships with the package by default.
+        names : sequence of str
+            Families.
+
+        Returns
+        -------
+        Families
+            In the order of ``names``.
+
+        Raises
+        ------
+        CampaignError
+            If a family has no member there.
+        """
+        newest = {card.name: card for card in Zoo(zoo).list()}  # oldest version first
+        families = []
+        for name in names:
+            cards = [card for card in newest.values() if card.family == name]
+            if not cards:
+                has = ", ".join(sorted({card.family for card in newest.values()})) or "none"
+                raise CampaignError(
+                    f"the zoo {zoo or 'of this package'} has no member of family {name!r} "
+                    f"(it has: {has}): train one with 'deepstreaks train', or name other families"
+                )
+            members = tuple(Member(card.name, card.version, card.sha256) for card in cards)
+            families.append(Family(name, members))
+        return cls(tuple(families), zoo)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Families:
+        """Take families from a TOML file, so that anybody's own network becomes one.
+
+        A table a family, with its ``members``: names in the zoo, or ``.keras`` files, which are taken into the zoo
+        with the ``scaling`` of their pixels (:data:`~deepstreaks_dask.models.zoo.card.SCALINGS`)::
+
+            zoo = "zoo"
+
+            [braai]
+            question = "real or bogus"
+            scaling = "l2"
+            members = ["braai.keras"]
+
+        Paths are relative to the file.
+
+        Parameters
+        ----------
+        path : str or path
+            Local file.
+
+        Returns
+        -------
+        Families
+            In the order of the file.
+
+        Raises
+        ------
+        CampaignError
+            If the file cannot be read or says what is not known.
+        ModelError
+            If a network is not there, or not safe.
+        """
+        file = Path(path)
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CampaignError(f"cannot read families from {file}: {error}") from error
+        zoo = values.pop("zoo", None)
+        if not isinstance(zoo, str) or not zoo or not values:
+            raise CampaignError(f'{file}: give zoo = "a path or URL" and a table for each family')
+        if "://" not in zoo:
+            zoo = str(file.parent / zoo)
+        return cls(tuple(_family(file, zoo, name, table) for name, table in values.items()), zoo)
+
+
+def _family(file: Path, zoo: str, name: str, table: Any) -> Family:
+    members = table.get("members") if isinstance(table, dict) else None
+    if (
+        not isinstance(members, list)
+        or not members
+        or not all(
+            isinstance(value, str)
+            for key in ("question", "scaling")
+            for value in [table.get(key, "")]
+        )
+        or not isinstance(table.get("resizes", False), bool)
+        or not all(isinstance(member, str) for member in members)
+    ):
+        raise CampaignError(
+            f"{file}: family {name!r} needs members, a list of names in the zoo or .keras files"
+        )
+    if unknown := sorted(set(table) - {"members", "question", "scaling", "resizes"}):
+        raise CampaignError(f"{file}: family {name!r} has {', '.join(unknown)}, which is not known")
+    if "_" in name:
+        raise CampaignError(
+            f"{file}: family {name!r}: leave out the underscore, which ends a family's name"
+        )
+    store = Zoo(zoo)
+    cards = []
+    for member in members:
+        if member.endswith(".keras"):
+            how = table.get("scaling", "bytes"), table.get("resizes", False)
+            card = _take_in(store, file.parent / member, name, *how)
+        else:
+            card = store.card(member)
+            if card.scaling != table.get("scaling", card.scaling):
+                raise CampaignError(f"{file}: {card.ref} has scaling {card.scaling!r} in the zoo")
+        if family_of(card.name) != name:
+            raise CampaignError(
+                f"{file}: {card.ref} is no member of {name!r}: its name must begin with it"
+            )
+        cards.append(card)
+    chosen = tuple(Member(card.name, card.version, card.sha256) for card in cards)
+    return Family(name, chosen, table.get("question", ""))
+
+
+def _take_in(store: Zoo, path: Path, family: str, scaling: str, resizes: bool) -> Card:
+    """Save a network from a file in the zoo, unless it is there: its version says what the file holds."""
+    from deepstreaks_dask.models.zoo.serialization import load_keras
+
+    model = load_keras(path)
+    how = scaling + "resizes" * resizes
+    given = hashlib.sha256(path.read_bytes() + how.encode()).hexdigest()[:12]
+    if not isinstance(model.input_shape, tuple) or len(model.output_shape) != 2:
+        raise ModelError(f"{path}: a member takes one cutout and gives one score")
+    card = Card(
+        f"{family}_{path.stem}",
+        given,
+        KERAS_FILE,
+        family=family,
+        input_shape=tuple(model.input_shape[1:]),
+        scaling=scaling,
+        resizes=resizes,
+        outputs=model.output_shape[1],
+        description=f"Taken from {path.name}",
+    )
+    have = {item.ref: item for item in store.list()}
+    return have.get(card.ref) or store.save(model, card)

@@ -1,0 +1,492 @@
+"""Runs: the scores that lie in an archive, beside the cutouts, and where they came from.
+
+A run is ``runs/<run>/scores(cutout, model)``, one chunk a shard of rows, with its provenance in the attributes of
+``runs/<run>``. Of an archive of sequences it is ``scores(object, member, class)``: the probability that each member gives
+each of the ``classes`` that the provenance names. NaN stands where a member has not looked. Reading runs needs no
+network, and so none is loaded here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from filelock import FileLock, Timeout
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from deepstreaks_dask.archive.dataset import open_archive, shard_bounds
+from deepstreaks_dask.errors import CampaignError, did_you_mean
+from deepstreaks_dask.utils.storage import is_local, locate
+
+SHIPPED_ZOO = "shipped with deepstreaks_dask"
+"""What a run says of its zoo where its networks came with this package."""
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_PROVENANCE_AGE = 30.0  # seconds within which anybody has changed what a run says of itself
+_RETRY_PAUSE = 0.2  # seconds
+_SHARDS_PER_READ = 64  # shards that are read in one call
+
+_EXTRA_ARRAYS: dict[str, tuple[str, Any]] = {
+    "first_look": ("float32", np.nan),
+    "rejected": ("bool", False),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an archive, as it lies in the store."""
+
+    url: str
+    name: str
+    group: zarr.Group
+
+    @classmethod
+    def open(cls, archive: str | os.PathLike[str], name: str, *, write: bool = False) -> Run:
+        """Open a run.
+
+        Parameters
+        ----------
+        archive : str or path
+            Path or URL.
+        name : str
+            Name of the run.
+        write : bool
+            Scores and provenance are to be changed.
+
+        Returns
+        -------
+        Run
+            Nothing of it is read yet.
+
+        Raises
+        ------
+        CampaignError
+            If there is no such run.
+        """
+        return cls._find(archive, open_archive(archive).attrs["url"], name, write)
+
+    @classmethod
+    def _find(cls, archive: str | os.PathLike[str], url: str, name: str, write: bool) -> Run:
+        if name not in (known := _runs_at(url)):
+            has = (
+                f"it has {', '.join(known)}" if known else "score it first with 'deepstreaks score'"
+            )
+            raise CampaignError(f"{archive} has no run {name!r}: {did_you_mean(name, known)}{has}")
+        return cls.attach(url, name, write=write)
+
+    @classmethod
+    def attach(cls, url: str, name: str, *, write: bool = False) -> Run:
+        """Open a run that is known to be there, at the store's URL.
+
+        Parameters
+        ----------
+        url : str
+            Of the store.
+        name : str
+            Of the run.
+        write : bool
+            Whether it may be changed.
+
+        Returns
+        -------
+        Run
+            Nothing of it is read yet.
+        """
+        path = f"runs/{name}"
+        group = zarr.open_group(url, path=path, mode="r+" if write else "r", use_consolidated=False)
+        return cls(url, name, group)
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        name: str,
+        members: Sequence[dict[str, Any]],
+        total: int,
+        shard: int,
+        *,
+        classes: Sequence[str] = (),
+        **provenance: Any,
+    ) -> Run:
+        """Make a run without scores; where others may do so too, within :func:`alone`.
+
+        Parameters
+        ----------
+        url : str
+            The archive's store.
+        name : str
+            Letters, digits, ``.``, ``_`` and ``-``.
+        members : sequence of dict
+            ``name``, ``version``, ``sha256``, ``family`` and ``threshold`` of each.
+        total, shard : int
+            Rows of the archive, and of one of its shards.
+        classes : sequence of str
+            Names of the classes that the members tell apart, where rows are objects with their sequences.
+        **provenance
+            Whatever else tells where the scores come from.
+
+        Returns
+        -------
+        Run
+            All scores are NaN.
+
+        Raises
+        ------
+        CampaignError
+            If the name cannot be one.
+        """
+        check_name(name)
+        models = [member["name"] for member in members]
+        attributes = {
+            "members": list(members),
+            "models": models,
+            "decided": None,
+            "triage": None,
+            "started": _now(),
+            "updated": _now(),
+            "failures": [],
+            **({"classes": list(classes)} if classes else {}),
+            **provenance,
+        }
+        rows = "object" if classes else "cutout"
+        inner = (len(models), len(classes)) if classes else (len(models),)
+        # A run exists once it has scores; "w" clears away what a kill before that has left.
+        group = zarr.open_group(
+            url, path=f"runs/{name}", mode="w", zarr_format=3, attributes=attributes
+        )
+        # scores last: with them the run exists
+        for array, (dtype, missing) in _EXTRA_ARRAYS.items() if attributes["triage"] else ():
+            group.create_array(
+                array,
+                shape=(total,),
+                chunks=(shard,),
+                dtype=dtype,
+                fill_value=missing,
+                compressors=[ZstdCodec(level=1), Crc32cCodec()],
+                dimension_names=[rows],
+            )
+        group.create_array(
+            "scores",
+            shape=(total, *inner),
+            chunks=(shard, *inner),
+            dtype="float32",
+            fill_value=np.nan,
+            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+            dimension_names=[rows, *(("member", "class") if classes else ("model",))],
+        )
+        return cls(url, name, group)
+
+    @cached_property
+    def scores(self) -> zarr.Array:
+        """float32 (cutout, model) or (object, member, class), NaN where a member has not looked."""
+        return self._array("scores")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the run says of itself."""
+        return {"triage": None, "flips": False, **self.group.attrs.asdict()}
+
+    @property
+    def first_look(self) -> zarr.Array:
+        """Scores of the first look of a triage, float32 (cutout,), NaN where it has not looked."""
+        return self._array("first_look")
+
+    @property
+    def rejected(self) -> zarr.Array:
+        """Whether the triage rejected a cutout, which no member looks at then, bool (cutout,)."""
+        return self._array("rejected")
+
+    def kept(self, first: int, last: int) -> np.ndarray:
+        """Say which of some rows were not rejected by a triage, bool (cutout,); all if there was none.
+
+        Parameters
+        ----------
+        first, last : int
+            Rows ``[first, last)``.
+
+        Returns
+        -------
+        ndarray
+            bool ``(cutout,)``.
+        """
+        if self.provenance["triage"] is None:
+            return np.ones(last - first, bool)
+        try:
+            return ~np.asarray(self.rejected[first:last])
+        except Exception:  # a torn chunk fails in its codec's own way; the next `score` mends it
+            return np.ones(last - first, bool)
+
+    def read(self, name: str, total: int) -> np.ndarray:
+        """Read so many rows of an array; where there is nothing, or a torn chunk, as if nobody had looked.
+
+        Parameters
+        ----------
+        name : str
+            Of the array.
+        total : int
+            Rows of the archive.
+
+        Returns
+        -------
+        ndarray
+            ``(cutout, …)``, NaN or False where there is nothing.
+        """
+        array = self._array(name)
+        values = np.full((total, *array.shape[1:]), array.fill_value, array.dtype)
+        for first, last, found in _read(array, min(total, array.shape[0]), array.chunks[0]):
+            if found is not None:  # the next `score` mends it
+                values[first:last] = found
+        return values
+
+    def _array(self, name: str) -> zarr.Array:
+        array = self.group[name]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def tell(self, **attributes: Any) -> None:
+        """Add to the provenance, and learn what others have added to it."""
+        with alone(self.url, self.name):
+            self._learn()
+            self.group.update_attributes(attributes)
+
+    def settle(self, name: str, value: Any) -> Any:
+        """Add to the provenance unless somebody has added this already; give what stands there then.
+
+        Parameters
+        ----------
+        name : str
+            Of the attribute.
+        value : Any
+            As JSON can hold it.
+
+        Returns
+        -------
+        Any
+            The first value that anybody gave.
+        """
+        with alone(self.url, self.name):
+            self._learn()
+            if name not in self.group.attrs:
+                self.group.update_attributes({name: value})
+        return self.group.attrs[name]
+
+    def _learn(self) -> None:
+        """Read the provenance anew: another campaign may have added to it."""
+        self.group.metadata.attributes.update(Run.attach(self.url, self.name).group.attrs.asdict())
+
+    def touch(self, failures: Sequence[tuple[int, int, str]]) -> None:
+        """Say that the run was gone on with just now, and which shards could not be read."""
+        self.tell(updated=_now(), failures=[list(failure) for failure in sorted(failures)])
+
+    def grow(self, total: int) -> None:
+        """Make room for cutouts that were appended since."""
+        beside = _EXTRA_ARRAYS if self.provenance["triage"] is not None else ()
+        for array in (self.scores, *map(self._array, beside)):
+            if array.shape[0] < total:  # never less: another campaign may know of more
+                array.resize((total, *array.shape[1:]))
+
+    def missing(self, total: int, shard: int) -> Iterator[tuple[int, int]]:
+        """Give the shards with rows that are neither scored nor rejected, or whose chunk is torn, which is cleared.
+
+        Parameters
+        ----------
+        total, shard : int
+            Rows of the archive, and of a shard.
+
+        Yields
+        ------
+        (int, int)
+            Rows ``[first, last)``.
+        """
+        nobody_looked = np.any if self.provenance["decided"] is None else np.all
+        for first, last, values in _mended(self.scores, total, shard):
+            unseen = nobody_looked(np.isnan(values), axis=tuple(range(1, values.ndim)))
+            if (unseen & self.kept(first, last)).any():
+                yield first, last
+
+    def unseen(self, total: int, shard: int) -> Iterator[tuple[int, int]]:
+        """Give the shards with rows that the first look of a triage has not seen.
+
+        Parameters
+        ----------
+        total, shard : int
+            Rows of the archive, and of a shard.
+
+        Yields
+        ------
+        (int, int)
+            Rows ``[first, last)``.
+        """
+        for first, last, values in _mended(self.first_look, total, shard):
+            if np.isnan(values).any():
+                yield first, last
+
+
+@contextmanager
+def alone(url: str, name: str) -> Iterator[None]:
+    """Keep other campaigns from making a run, or changing what it says of itself, at the same time; scores need no lock.
+
+    On a local disk it is a lock of the system's, which ends with its process. Elsewhere it is an object that only one
+    can make; one that stays for longer than anybody needs was left by a campaign that was killed, and is taken over.
+
+    Parameters
+    ----------
+    url : str
+        Store of the archive.
+    name : str
+        Name of the run.
+
+    Yields
+    ------
+    None
+        While nobody else has the lock.
+
+    Raises
+    ------
+    CampaignError
+        If the name cannot be one, or somebody else does not come to an end.
+    """
+    check_name(name)
+    fs, root = locate(url)
+    lock = f"{root}/runs/.{name}.lock"
+    if is_local(fs):
+        Path(lock).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(lock, timeout=_MAX_PROVENANCE_AGE):
+                yield
+        except Timeout:
+            raise CampaignError(
+                f"another campaign does not let go of run {name!r} of {url}: end it"
+            ) from None
+        return
+    for _ in range(int(_MAX_PROVENANCE_AGE / _RETRY_PAUSE)):
+        try:
+            fs.pipe_file(lock, b"", mode="create")
+            break
+        except FileExistsError:
+            time.sleep(_RETRY_PAUSE)
+    try:
+        yield
+    finally:
+        fs.rm_file(lock)
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a run.
+
+    Parameters
+    ----------
+    name : str
+        Of a run.
+
+    Raises
+    ------
+    CampaignError
+        Which characters may be in one.
+    """
+    if not _RUN_NAME.fullmatch(name):
+        raise CampaignError(f"run name {name!r}: use letters, digits, '.', '_' and '-'")
+
+
+def list_runs(archive: str | os.PathLike[str]) -> list[str]:
+    """Name the runs that an archive holds, in order."""
+    return _runs_at(open_archive(archive).attrs["url"])
+
+
+def _runs_at(url: str) -> list[str]:
+    fs, root = locate(url)
+    fs.invalidate_cache()
+    return sorted(path.split("/")[-3] for path in fs.glob(f"{root}/runs/*/scores/zarr.json"))
+
+
+def open_run(
+    archive: str | os.PathLike[str], run: str = "default", *, cutouts: bool = False
+) -> xr.Dataset:
+    """Open the scores of a run beside what is known of each cutout.
+
+    Parameters
+    ----------
+    archive : str or path
+        Path or URL.
+    run : str
+        Name of the run.
+    cutouts : bool
+        Keep the pixels too, lazily.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``scores(cutout, model)``, or ``scores(object, member, class)`` of sequences, float32, NaN where not scored (rows
+        appended since among them), after a triage ``first_look(cutout)`` float32 and ``rejected(cutout)`` bool,
+        the archive's columns, and the run's provenance in the attributes.
+
+    Raises
+    ------
+    CampaignError
+        If there is no such run.
+    """
+    dataset = open_archive(archive)
+    stored = Run._find(archive, dataset.attrs["url"], run, write=False)
+    total = dataset["id"].size
+    values = stored.read("scores", total)
+    if not cutouts:
+        dataset = dataset.drop_vars([name for name in ("cutouts", "native") if name in dataset])
+    (row,) = dataset["id"].dims
+    provenance = stored.provenance
+    names = {"model": provenance["models"]}
+    if "classes" in provenance:
+        names = {"member": provenance["models"], "class": provenance["classes"]}
+    scores = xr.DataArray(values, dims=(row, *names), attrs={"long_name": "score"})
+    dataset = dataset.assign(scores=scores).assign_coords(names)
+    if provenance["triage"] is not None:
+        looked = {name: (row, stored.read(name, total)) for name in _EXTRA_ARRAYS}
+        dataset = dataset.assign(looked)
+    dataset.attrs |= {"run": run, **provenance}
+    return dataset
+
+
+def _read(
+    array: zarr.Array, total: int, shard: int
+) -> Iterator[tuple[int, int, np.ndarray | None]]:
+    """Read an array shard by shard, many shards in one call; None is what a torn one gives."""
+    bounds = shard_bounds(total, shard)
+    for k in range(0, len(bounds), _SHARDS_PER_READ):
+        some = bounds[k : k + _SHARDS_PER_READ]
+        start, stop = some[0][0], some[-1][1]
+        values = _whole(array, start, stop)
+        for first, last in some:
+            if values is None:  # one of them is torn: which?
+                yield first, last, _whole(array, first, last)
+            else:
+                yield first, last, values[first - start : last - start]
+
+
+def _whole(array: zarr.Array, first: int, last: int) -> np.ndarray | None:
+    try:
+        return np.asarray(array[first:last])
+    except Exception:  # a torn chunk fails its checksum in its codec's own way
+        return None
+
+
+def _mended(array: zarr.Array, total: int, shard: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Read scores shard by shard; a torn chunk is cleared, and reads as NaN."""
+    for first, last, values in _read(array, total, shard):
+        if values is None:
+            array[first:last] = np.nan
+            values = np.asarray(array[first:last])
+        yield first, last, values
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,1 +1,0 @@
-"""Sequences of images: photometry on their stamps, and classifiers of objects."""
