@@ -49,6 +49,9 @@ SMALL = {
 }
 """Parameters of a quick build: every cell runs, and no figure means anything."""
 
+QUICKLY = "The tutorials of this site were run at small sizes: their figures mean nothing."
+"""What such a build says above every page."""
+
 
 def execute(notebook: Path, folder: Path, **parameters: Any) -> nbformat.NotebookNode:
     """Execute a notebook from its first cell to its last.
@@ -88,7 +91,7 @@ def execute(notebook: Path, folder: Path, **parameters: Any) -> nbformat.Noteboo
     return content
 
 
-def build(executed: Mapping[str, nbformat.NotebookNode], out: Path) -> None:
+def build(executed: Mapping[str, nbformat.NotebookNode], out: Path, announcement: str = "") -> None:
     """Build the site.
 
     Parameters
@@ -97,6 +100,8 @@ def build(executed: Mapping[str, nbformat.NotebookNode], out: Path) -> None:
         Notebooks with outputs by the names of their files.
     out : Path
         The folder that gets the pages; replaced.
+    announcement : str
+        Stands above every page.
 
     Raises
     ------
@@ -120,6 +125,8 @@ def build(executed: Mapping[str, nbformat.NotebookNode], out: Path) -> None:
         _describe_modules(source / "reference")
         _copy_scripts(source / "static")
         options = ["-W", "--keep-going", "-n", "-q", "-b", "html", "-d", f"{folder}/doctrees"]
+        if announcement:
+            options += ["-D", f"html_theme_options.announcement={announcement}"]
         # notebooks are left beside what is built, where the next build would take them for pages
         if sphinx_build([*options, str(source), f"{folder}/site"]):
             raise SystemExit("Sphinx has warned: see above")
@@ -225,7 +232,7 @@ def main() -> None:
                 parameters |= {"SCHEDULER": "local", "WORKERS": 1} if given.small else {}
             executed[notebook.name] = execute(notebook, Path(folder), **parameters)
             print(f"{time.monotonic() - began:.0f} s", flush=True)
-    build(executed, given.out)
+    build(executed, given.out, QUICKLY if given.small else "")
 
 
 if __name__ == "__main__":
