@@ -81,7 +81,7 @@ PUBLISHED = {
     "models/architectures/resnet50.py",
     "models/sequence/taonet.py",
     "models/architectures/vgg6.py",
-    "plots/scores.py",
+    "plots/nights.py",
     "readers/alerts.py",
     "readers/crts.py",
     "readers/depot.py",

@@ -26,19 +26,19 @@ from deepstreaks_dask.plots.style import (
 
 
 def night_rates(nights: pd.DataFrame, which: str) -> hv.Overlay | hv.Text:
-    """True- or false-positive rate (``"tpr"``, ``"fpr"``) night by night, with 95 % Wilson intervals.
+    """Plot the true- or false-positive rate of each night, with 95 % Wilson intervals.
 
     Parameters
     ----------
     nights : pandas.DataFrame
-        As :func:`~deepstreaks_dask.evaluation.decision_metrics.rates_by_night` gives it.
+        As returned by :func:`~deepstreaks_dask.evaluation.decision_metrics.rates_by_night`.
     which : str
-        ``"tpr"`` or ``"fpr"``; drawn beside the figures of Duev et al. (2019).
+        ``"tpr"`` or ``"fpr"``; the figures of Duev et al. (2019) are drawn beside it.
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     words = {"tpr": "true-positive rate", "fpr": "false-positive rate"}[which]
     columns = night_columns(nights, which)
@@ -72,7 +72,19 @@ def night_rates(nights: pd.DataFrame, which: str) -> hv.Overlay | hv.Text:
 
 @dataclass(frozen=True)
 class NightColumns:
-    """What :func:`night_rates` draws, for a picture that follows a threshold without being drawn anew."""
+    """Columns of the plot of :func:`night_rates`, to update a plot without drawing it again.
+
+    Attributes
+    ----------
+    names : list of str
+        The nights, as YYYY-MM-DD.
+    intervals : dict
+        Columns ``x0``, ``y0``, ``x1``, ``y1`` of the intervals, ``(night,)`` each.
+    dots : dict
+        Columns ``place``, ``rate``, ``night``, ``counts`` of the dots, ``(night,)`` each.
+    limits : tuple of float
+        Lowest and highest rate on the axis.
+    """
 
     names: list[str]
     intervals: dict[str, np.ndarray]
@@ -81,7 +93,7 @@ class NightColumns:
 
 
 def night_columns(nights: pd.DataFrame, which: str) -> NightColumns:
-    """Give the columns of the intervals and the dots of :func:`night_rates`, and the limits of its axis.
+    """Return the columns of the intervals and the dots of :func:`night_rates`, and the limits of its axis.
 
     Parameters
     ----------
@@ -91,7 +103,7 @@ def night_columns(nights: pd.DataFrame, which: str) -> NightColumns:
     Returns
     -------
     NightColumns
-        Places are numbers from 0 on, rates shares.
+        Places are numbers from 0, rates are shares from 0 to 1.
     """
     shown = nights.dropna(subset=[which])
     low, high = shown[f"{which}_low"].to_numpy(), shown[f"{which}_high"].to_numpy()
@@ -110,18 +122,18 @@ def night_columns(nights: pd.DataFrame, which: str) -> NightColumns:
 
 
 def night_candidates(nights: pd.DataFrame) -> hv.Overlay | hv.Text:
-    """How many candidates each night leaves to be looked at.
+    """Plot the number of candidates of each night.
 
     Parameters
     ----------
     nights : pandas.DataFrame
-        With ``night``, ``plausible`` and ``cutouts``, as
-        :func:`~deepstreaks_dask.evaluation.decision_metrics.rates_by_night` gives it.
+        With columns ``night, plausible, cutouts``, as returned by
+        :func:`~deepstreaks_dask.evaluation.decision_metrics.rates_by_night`.
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     if not len(nights):
         return nothing("No nights")
@@ -151,20 +163,20 @@ def night_candidates(nights: pd.DataFrame) -> hv.Overlay | hv.Text:
 
 
 def campaign_history(written: pd.DataFrame, total: int) -> hv.Overlay | hv.Text:
-    """Cutouts that a campaign has scored over time.
+    """Plot the number of cutouts that a campaign has scored over time.
 
     Parameters
     ----------
     written : pandas.DataFrame
-        ``time`` (seconds since 1970) and ``cutouts`` (so far), as
-        :func:`~deepstreaks_dask.scoring.status.run_status` gives it.
+        Columns ``time`` (seconds since 1970) and ``cutouts`` (so far), as returned by
+        :func:`~deepstreaks_dask.scoring.status.run_status`.
     total : int
         Cutouts in the archive.
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     if not len(written):
         return nothing("No shard is written yet")
@@ -186,19 +198,19 @@ def campaign_history(written: pd.DataFrame, total: int) -> hv.Overlay | hv.Text:
 
 
 def drift(table: pd.DataFrame, name: str) -> hv.Overlay | hv.Text:
-    """Population stability index of each night's scores, the flagged nights marked.
+    """Plot the population stability index of each night's scores, with the flagged nights marked.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        As :meth:`~deepstreaks_dask.evaluation.interactive.Exploration.drift` gives it.
+        As returned by :meth:`~deepstreaks_dask.evaluation.interactive.Exploration.drift`.
     name : str
-        Whose scores they are.
+        The member, family or decision that the scores are of.
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     shown = table.dropna(subset=["psi"])
     if len(shown) < 2:
@@ -211,7 +223,7 @@ def drift(table: pd.DataFrame, name: str) -> hv.Overlay | hv.Text:
     parts = []
     flagged = shown["flagged"].to_numpy()
     for mask, words, colour, marker in (
-        (~flagged, "like the others", BLUE, "circle"),
+        (~flagged, "not flagged", BLUE, "circle"),
         (flagged, "flagged", ORANGE, "diamond"),
     ):
         part = shown[mask]

@@ -1,8 +1,8 @@
-"""HoloViews pictures of scores, decisions and rates, for reports, notebooks and dashboards alike.
+"""Plots of scores, decisions and rates, for reports, notebooks and dashboards.
 
-Each function takes what :mod:`~deepstreaks_dask.evaluation.decision_metrics` or
-:mod:`~deepstreaks_dask.scoring.campaign` gives and returns an
-element of the Bokeh backend. Nothing to show is said in words.
+Each function takes tables from :mod:`~deepstreaks_dask.evaluation.decision_metrics` or
+:mod:`~deepstreaks_dask.evaluation.interactive` and returns a HoloViews element of the Bokeh backend. Without data, the
+element is a text that says what is missing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ hv.extension("bokeh", logo=False)  # type: ignore[call-arg, unused-ignore]
 def score_histogram(
     scores: xr.Dataset, member: str, *, threshold: float | None = None, bins: int = 50
 ) -> hv.Overlay | hv.Text:
-    """Distribution of a member's scores on a logarithmic axis, by the family's label where known.
+    """Plot the distribution of a member's scores on a logarithmic axis, split by the family's label where known.
 
     Parameters
     ----------
@@ -48,14 +48,14 @@ def score_histogram(
     member : str
         One of ``model``.
     threshold : float, optional
-        Where to draw a line.
+        Where to draw a vertical line.
     bins : int
         Bins between 0 and 1.
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     groups = {
         words: np.histogram(chosen, bins=bins, range=(0, 1))[0]
@@ -71,23 +71,22 @@ def histogram(
     threshold: float | None = None,
     log: bool = True,
 ) -> hv.Overlay | hv.Text:
-    """Histograms of scores between 0 and 1, drawn over each other.
+    """Plot histograms of scores between 0 and 1 on the same axes.
 
     Parameters
     ----------
     groups : mapping of str to ndarray
-        Counts ``(bin,)`` by what to call them; ``"label 1"``, ``"label 0"`` and ``"no label"`` have colours of
-        their own.
+        Counts ``(bin,)`` by name; the names ``"label 1"``, ``"label 0"`` and ``"no label"`` have fixed colours.
     title : str
     threshold : float, optional
-        Where to draw a line.
+        Where to draw a vertical line.
     log : bool
         Whether the counts have a logarithmic axis.
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     steps, highest = [], 1
     for (words, counts), style in zip(groups.items(), group_styles(groups), strict=True):
@@ -114,37 +113,10 @@ def histogram(
     )
 
 
-def score_ecdf(
-    scores: xr.Dataset, member: str, *, threshold: float | None = None
-) -> hv.Overlay | hv.Text:
-    """Share of cutouts whose score is at most x, by the family's label where known.
-
-    Parameters
-    ----------
-    scores, member, threshold
-        As for :func:`score_histogram`.
-
-    Returns
-    -------
-    holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
-    """
-    share = np.linspace(0, 1, 401)
-    groups = _by_label(scores, member)
-    lines = {
-        words: (
-            np.concatenate([[0], np.quantile(chosen, share, method="inverted_cdf"), [1]]),
-            np.concatenate([[0], share, [1]]),
-        )
-        for words, chosen in groups.items()
-    }
-    return _ecdf(lines, f"Cumulative scores of {member}", threshold)
-
-
 def ecdf(
     groups: Mapping[str, np.ndarray], title: str, *, threshold: float | None = None
 ) -> hv.Overlay | hv.Text:
-    """Cumulative distributions of binned scores.
+    """Plot cumulative distributions of binned scores.
 
     Parameters
     ----------
@@ -154,27 +126,14 @@ def ecdf(
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
-    lines = {
-        words: (
-            np.linspace(0, 1, len(counts) + 1),
-            np.concatenate([[0], np.cumsum(counts) / counts.sum()]),
-        )
-        for words, counts in groups.items()
-    }
-    return _ecdf(lines, title, threshold)
-
-
-def _ecdf(
-    lines: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, threshold: float | None
-) -> hv.Overlay | hv.Text:
-    drawn: list[Any] = [
-        hv.Curve(line, "score", "share at or below", label=words).opts(
-            line_width=2, interpolation="steps-post", **style
-        )
-        for (words, line), style in zip(lines.items(), group_styles(lines), strict=True)
-    ]
+    drawn: list[Any] = []
+    for (words, counts), style in zip(groups.items(), group_styles(groups), strict=True):
+        edges = np.linspace(0, 1, len(counts) + 1)
+        shares = np.concatenate([[0], np.cumsum(counts) / counts.sum()])
+        line = hv.Curve((edges, shares), "score", "share at or below", label=words)
+        drawn.append(line.opts(line_width=2, interpolation="steps-post", **style))
     if not drawn:
         return nothing("No scores")
     if threshold is not None:
@@ -191,19 +150,19 @@ def _ecdf(
 def roc(
     curves: Mapping[str, pd.DataFrame], *, at: tuple[float, float] | None = None
 ) -> hv.Overlay | hv.Text:
-    """ROC curves, the false-positive rate on a logarithmic axis since only its low end matters.
+    """Plot ROC curves, with a logarithmic false-positive rate since only its low end matters.
 
     Parameters
     ----------
     curves : mapping of str to pandas.DataFrame
-        A row a threshold, with ``fpr`` and ``tpr``; by member, family or ``"decision"``.
+        By member, family or ``"decision"``: one row per threshold, with columns ``fpr, tpr``.
     at : tuple of float, optional
-        False- and true-positive rate of the decision, to be marked.
+        False- and true-positive rate of the decision, marked by a diamond.
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     shown = {name: curve for name, curve in curves.items() if (curve["fpr"] > 0).any()}
     if not shown:
@@ -242,7 +201,7 @@ def roc(
 
 
 def precision_recall(curves: Mapping[str, pd.DataFrame]) -> hv.Overlay | hv.Text:
-    """Precision against recall.
+    """Plot precision against recall.
 
     Parameters
     ----------
@@ -252,7 +211,7 @@ def precision_recall(curves: Mapping[str, pd.DataFrame]) -> hv.Overlay | hv.Text
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     lines = []
     for name, curve in curves.items():
@@ -283,19 +242,19 @@ def confusion(
     decisions: tuple[str, str] = ("plausible", "rejected"),
     labels: tuple[str, str] = ("plausible", "other"),
 ) -> hv.Overlay | hv.Text:
-    """Counts of decisions against labels, each with its share of the label's cutouts.
+    """Plot counts of decisions against labels, each with its share of the label's cutouts.
 
     Parameters
     ----------
     counts : Confusion
     title : str
     decisions, labels : tuple of str
-        What to call the positive and the negative ones.
+        Names of the positives and of the negatives.
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     if not counts.tp + counts.fn + counts.fp + counts.tn:
         return nothing("No labels: no confusion matrix")
@@ -329,18 +288,18 @@ def confusion(
 
 
 def venn(regions: Mapping[str, int]) -> hv.Overlay | hv.Text:
-    """Bars of the regions of the families' Venn diagram: how many pass exactly these families.
+    """Plot the regions of the families' Venn diagram as bars: how many cutouts pass exactly these families.
 
     Parameters
     ----------
     regions : mapping of str to int
-        As :func:`~deepstreaks_dask.evaluation.decision_metrics.venn` gives it. The dots before a bar say
-        which families it is in.
+        As returned by :func:`~deepstreaks_dask.evaluation.decision_metrics.venn`. The dots before a bar mark
+        the families that its cutouts pass.
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     if not any(regions.values()):
         return nothing("No cutouts")
@@ -371,20 +330,21 @@ def venn(regions: Mapping[str, int]) -> hv.Overlay | hv.Text:
 
 
 def gallery(cutouts: np.ndarray, captions: Sequence[str], *, columns: int = 4) -> Any:
-    """Cutouts side by side, the right way up and as bright as they are in the archive.
+    """Plot cutouts side by side, the first row on top, on the grey scale of the archive.
 
     Parameters
     ----------
     cutouts : ndarray
         uint8 ``(n, y, x)``, 0 to 255.
     captions : sequence of str
-        One for each.
+        One per cutout.
     columns : int
         Cutouts in a row.
 
     Returns
     -------
     holoviews.Layout or holoviews.Text
+        A text if there is no cutout.
     """
     if not len(cutouts):
         return nothing("No cutouts")
@@ -408,10 +368,10 @@ def gallery(cutouts: np.ndarray, captions: Sequence[str], *, columns: int = 4) -
 
 
 def _by_label(scores: xr.Dataset, member: str) -> dict[str, np.ndarray]:
-    """Split a member's scores by its family's label, in words; what is empty is left out."""
+    """Split a member's scores by its family's label; empty groups are left out."""
     values = scores["scores"].sel(model=member).values
     name = f"label_{family_of(member)}"
     labels = scores[name].values if name in scores else np.full(len(values), -1)
-    looked = ~np.isnan(values)
-    parts = {words: values[(labels == label) & looked] for label, words in LABEL_NAMES.items()}
+    scored = ~np.isnan(values)
+    parts = {words: values[(labels == label) & scored] for label, words in LABEL_NAMES.items()}
     return {words: part for words, part in parts.items() if len(part)}

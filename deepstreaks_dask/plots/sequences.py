@@ -26,14 +26,16 @@ from deepstreaks_dask.plots.style import (
 def light_curve(
     days: np.ndarray, flux: np.ndarray, error: np.ndarray, band: np.ndarray
 ) -> hv.Overlay | hv.Text:
-    """Flux of an object over time, a colour and a marker a filter, with bars of one standard deviation.
+    """Plot the flux of an object over time, with error bars of one standard deviation.
+
+    Each filter has its own colour and marker.
 
     Parameters
     ----------
     days : ndarray
-        ``(epoch,)``, from any day on.
+        Days since any epoch, ``(epoch,)``.
     flux, error : ndarray
-        ``(epoch,)``, as :class:`~deepstreaks_dask.photometry.core.Measured` has them: 1 is a magnitude of 25; NaN where
+        ``(epoch,)``, in the unit of :class:`~deepstreaks_dask.photometry.core.Measured`: 1 is a magnitude of 25; NaN where
         nothing was measured.
     band : ndarray
         Names of the filters, ``(epoch,)``.
@@ -41,15 +43,16 @@ def light_curve(
     Returns
     -------
     holoviews.Overlay or holoviews.Text
+        A text if no flux was measured.
     """
-    seen = np.isfinite(flux) & np.isfinite(error)
-    if not seen.any():
+    measured = np.isfinite(flux) & np.isfinite(error)
+    if not measured.any():
         return nothing("No flux was measured")
     names = np.asarray(band).astype(object)
     drawn: list[Any] = []
     markers = ("circle", "diamond", "triangle", "square")
-    for place, name in enumerate(sorted(set(names[seen]))):
-        here = seen & (names == name)
+    for place, name in enumerate(sorted(set(names[measured]))):
+        here = measured & (names == name)
         colour = OTHER_STYLES[place % len(OTHER_STYLES)][0]
         bars = (days[here], (flux - error)[here], days[here], (flux + error)[here])
         dots = hv.Scatter((days[here], flux[here]), "days", "flux", label=str(name) or "filter")
@@ -63,12 +66,12 @@ def light_curve(
 
 
 def class_confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> hv.Overlay | hv.Text:
-    """Draw what objects of each class were taken for: shares of the true class, a row each, and their number.
+    """Plot a confusion matrix of classes: one row per true class, with the shares of its predicted classes.
 
     Parameters
     ----------
     matrix : ndarray
-        int ``(true, taken)``: how many of each true class were taken for each.
+        int ``(true, predicted)``: counts of objects.
     classes : sequence of str
         Names.
     title : str
@@ -76,7 +79,7 @@ def class_confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> h
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     if not matrix.sum():
         return nothing("No labels: no confusion matrix")
@@ -94,8 +97,8 @@ def class_confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> h
     rows = [(n - 0.5 - k, f"{name} ({matrix[k].sum():,})") for k, name in enumerate(classes)]
     return hv.Overlay([*boxes, words]).opts(
         title=title,
-        xlabel="taken for",
-        ylabel="class",
+        xlabel="predicted class",
+        ylabel="true class",
         xticks=[(k + 0.5, name) for k, name in enumerate(classes)],
         yticks=rows,
         xrotation=40,
@@ -109,20 +112,20 @@ def class_confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> h
 def estimates(
     curves: Mapping[str, pd.DataFrame], x: str, *, title: str, xlabel: str, ylabel: str
 ) -> hv.Overlay | hv.Text:
-    """Rates over a number, a line each, with their intervals as a band.
+    """Plot rates against a number, one line each, with their intervals as bands.
 
     Parameters
     ----------
     curves : mapping of str to pandas.DataFrame
-        By what to call each: a row a point, with ``x``, ``value`` and, where there is an interval, ``low`` and ``high``.
+        By name: one row per point, with columns ``x, value`` and, if there is an interval, ``low, high``.
     x : str
-        Name of the column along the axis.
+        Name of the column on the x axis.
     title, xlabel, ylabel : str
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     shown = {name: table for name, table in curves.items() if len(table)}
     if not shown:
@@ -150,7 +153,7 @@ def estimates(
 
 
 def probabilities(values: np.ndarray, classes: Sequence[str], member: str) -> hv.Overlay | hv.Text:
-    """Draw the probability of each class after each epoch of one object.
+    """Plot the probability of each class after each epoch of one object.
 
     Parameters
     ----------
@@ -159,12 +162,12 @@ def probabilities(values: np.ndarray, classes: Sequence[str], member: str) -> hv
     classes : sequence of str
         Names.
     member : str
-        Whose they are.
+        The member that the probabilities are of.
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     if not len(values):
         return nothing("No epochs")
@@ -188,18 +191,18 @@ def probabilities(values: np.ndarray, classes: Sequence[str], member: str) -> hv
 def distributions(
     groups: Mapping[str, np.ndarray], *, title: str, xlabel: str
 ) -> hv.Overlay | hv.Text:
-    """Distributions of several samples of a quantity, each of area 1, over the range of their middle 98 %.
+    """Plot the distributions of samples of a quantity, each of area 1, over the range of their middle 98 %.
 
     Parameters
     ----------
     groups : mapping of str to ndarray
-        Values ``(n,)`` by what to call them; what is not finite is left out.
+        Values ``(n,)`` by name; values that are not finite are left out.
     title, xlabel : str
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     known = {name: values[np.isfinite(values)] for name, values in groups.items()}
     known = {name: values for name, values in known.items() if len(values)}

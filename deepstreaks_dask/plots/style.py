@@ -9,7 +9,7 @@ import holoviews as hv
 
 from deepstreaks_dask.scoring.decision import family_of
 
-# Okabe and Ito's colours: told apart with any kind of colour vision
+# Okabe and Ito's colours: distinct for any kind of colour vision
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 INK, SOFT, GRID, CARD = "#1b2330", "#5b6677", "#e3e7ed", "#fefefe"
 
@@ -23,15 +23,15 @@ DARK = {
     GRID: "#303846",
     CARD: "#1b212b",
 }
-"""What each colour of a picture becomes on a dark page, where it must be lighter to be told apart."""
+"""Colours of plots on a dark page, by their colours on a light one."""
 
 PUBLISHED_TPR = (0.96, 0.98)
 PUBLISHED_FPR = 0.01
-"""True- and false-positive rates a night of Duev et al. 2019, arXiv:1904.05920, on their data."""
+"""True- and false-positive rates per night of Duev et al. 2019, arXiv:1904.05920, on their data."""
 
 _FAMILY_COLOURS = {"rb": BLUE, "sl": ORANGE, "kd": GREEN, "os": PURPLE}
 DASHES = ("solid", "dashed", "dotted", "dotdash")
-# no panning or zooming: a finger on a picture scrolls the page
+# no panning or zooming: a finger on a plot scrolls the page
 FRAME: dict[str, Any] = {"width": 520, "height": 320, "toolbar": None, "default_tools": []}
 LABEL_NAMES = {1: "label 1", 0: "label 0", -1: "no label"}
 _LABEL_STYLES = {
@@ -44,7 +44,7 @@ MAX_TICKS = 12
 
 
 def nothing(words: str) -> hv.Text:
-    """Say in words that there is nothing to show."""
+    """Return a text in place of a plot that has nothing to show."""
     text = hv.Text(0.5, 0.5, words).opts(text_color=SOFT, text_font_size="11pt")
     return text.opts(
         xaxis=None, yaxis=None, xlim=(0, 1), ylim=(0, 1), hooks=[style_hook, hide_grid], **FRAME
@@ -52,22 +52,35 @@ def nothing(words: str) -> hv.Text:
 
 
 def night_name(night: int) -> str:
-    """Write a night given as YYYYMMDD the way people read it; 0 is not known."""
+    """Return a night YYYYMMDD as YYYY-MM-DD; 0 is ``"not known"``."""
     digits = f"{night:08d}"
     return f"{digits[:4]}-{digits[4:6]}-{digits[6:]}" if night else "not known"
 
 
 def group_styles(groups: Iterable[str]) -> list[dict[str, str]]:
-    """Colour and dash of each group of scores, told apart without colour too."""
-    others = iter(OTHER_STYLES * 9)
-    styles = [_LABEL_STYLES.get(words) or next(others) for words in groups]
+    """Return colour and dash of each group of scores, distinct without colour too."""
+    free_styles = iter(OTHER_STYLES * 9)
+    styles = [_LABEL_STYLES.get(words) or next(free_styles) for words in groups]
     return [{"color": colour, "line_dash": dash} for colour, dash in styles]
 
 
 def line_style(name: str, names: Sequence[str]) -> dict[str, str]:
-    """Colour by family, dash by the member's place in it; the decision and the like in ink."""
+    """Return the style of a line: its colour by family, its dash by the member's place in the family.
+
+    Parameters
+    ----------
+    name : str
+        A member, a family, or another name such as ``"decision"``, which is drawn in ink.
+    names : sequence of str
+        All names in the plot, this one among them.
+
+    Returns
+    -------
+    dict
+        ``color`` and ``line_dash``, for HoloViews' ``opts``.
+    """
     colour = _FAMILY_COLOURS.get(family_of(name), INK)
-    relatives = [other for other in names if family_of(other) == family_of(name)]
+    relatives = [member for member in names if family_of(member) == family_of(name)]
     return {"color": colour, "line_dash": DASHES[relatives.index(name) % len(DASHES)]}
 
 
@@ -77,17 +90,38 @@ def threshold_line(threshold: float) -> hv.VLine:
 
 
 def overlay(elements: list[Any], **options: Any) -> hv.Overlay:
-    """Overlay elements with the package's look."""
+    """Overlay elements in the style of the package.
+
+    Parameters
+    ----------
+    elements : list of holoviews elements
+        From bottom to top.
+    **options
+        Further options of ``holoviews.Overlay.opts``, such as ``title`` and ``xlim``.
+
+    Returns
+    -------
+    holoviews.Overlay
+        One plot, :data:`FRAME` in size.
+    """
     return hv.Overlay(elements).opts(hooks=[style_hook], **options, **FRAME)
 
 
 def style_hook(plot: Any, element: Any) -> None:
-    """Apply `dress` to a plot when HoloViews renders it."""
-    dress(plot.state)
+    """Apply :func:`apply_style` to a plot; a hook that HoloViews calls after rendering.
+
+    Parameters
+    ----------
+    plot : holoviews.plotting.bokeh.ElementPlot
+        The plot, with its Bokeh figure as ``state``.
+    element : holoviews element
+        The element that is plotted; not used.
+    """
+    apply_style(plot.state)
 
 
-def dress(figure: Any) -> None:
-    """Give a Bokeh figure the package's look: quiet axes, readable text, no box."""
+def apply_style(figure: Any) -> None:
+    """Apply the style of the package to a Bokeh figure: quiet axes, readable text, no box."""
     figure.background_fill_color = figure.border_fill_color = CARD
     figure.outline_line_color = None
     figure.title.text_color, figure.title.text_font_size = INK, "11pt"
@@ -112,6 +146,14 @@ def dress(figure: Any) -> None:
 
 
 def hide_grid(plot: Any, element: Any) -> None:
-    """Hide a plot's grid when HoloViews renders it."""
+    """Hide the grid of a plot; a hook that HoloViews calls after rendering.
+
+    Parameters
+    ----------
+    plot : holoviews.plotting.bokeh.ElementPlot
+        The plot, with its Bokeh figure as ``state``.
+    element : holoviews element
+        The element that is plotted; not used.
+    """
     for grid in plot.state.grid:
         grid.visible = False

@@ -25,18 +25,20 @@ from deepstreaks_dask.plots.style import (
 def reliability(
     tables: Mapping[str, pd.DataFrame], *, title: str = "Reliability"
 ) -> hv.Overlay | hv.Text:
-    """Share of positives against score, bin by bin, with 95 % Wilson intervals; on the diagonal a score is a probability.
+    """Plot the share of positives against the score in bins, with 95 % Wilson intervals.
+
+    On the diagonal a score is a probability.
 
     Parameters
     ----------
     tables : mapping of str to pandas.DataFrame
-        What to call them, and as :func:`~deepstreaks_dask.evaluation.calibration.reliability` gives them.
+        By name, as returned by :func:`~deepstreaks_dask.evaluation.calibration.reliability`.
     title : str
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     shown = {words: table for words, table in tables.items() if len(table)}
     if not shown:
@@ -69,19 +71,19 @@ def reliability(
 
 
 def recovery_map(table: pd.DataFrame, which: str = "decision") -> hv.Overlay | hv.Text:
-    """Share of injected streaks that are recovered, over magnitude and length, with 95 % Wilson intervals.
+    """Plot the share of injected streaks that are recovered, by magnitude and length, with 95 % Wilson intervals.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        As :func:`~deepstreaks_dask.evaluation.completeness.recovery` gives it.
+        As returned by :func:`~deepstreaks_dask.evaluation.completeness.recovery`.
     which : str
         ``"decision"`` or a family.
 
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     shown = table[(table["which"] == which) & table["mag"].notna()]
     if not len(shown):
@@ -115,13 +117,13 @@ def learning_curves(
     *,
     title: str = "Learning curves",
 ) -> hv.Overlay | hv.Text:
-    """Training (dashed) and validation (solid) curves of members, epoch by epoch.
+    """Plot training (dashed) and validation (solid) curves of members over epochs.
 
     Parameters
     ----------
     histories : mapping of str to mapping
-        By member: lists a figure, such as ``binary_accuracy`` and ``val_binary_accuracy``, with one value an epoch. Both are
-        weighted as the loss is, and those of the training have dropout on.
+        By member: one list per metric, such as ``binary_accuracy`` and ``val_binary_accuracy``, with one value per epoch.
+        Both are weighted as the loss is; training values are measured with dropout.
     which : str
         ``"binary_accuracy"`` or ``"loss"``.
     title : str
@@ -129,7 +131,7 @@ def learning_curves(
     Returns
     -------
     holoviews.Overlay or holoviews.Text
-        Words where there is nothing to draw.
+        A text if there is nothing to draw.
     """
     words = {"binary_accuracy": "accuracy", "loss": "binary cross-entropy"}[which]
     lines: list[Any] = []

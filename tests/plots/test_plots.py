@@ -52,14 +52,27 @@ def test_histogram_counts_every_score_once(scores):
     assert min(h.min() for h in heights) == 0.5  # empty bins, since a logarithmic axis has no zero
 
 
+def binned(scores, member):
+    """Counts of a member's scores in 400 bins, by label."""
+    chosen = scores["scores"].sel(model=member).values
+    labels = scores[f"label_{member[:2]}"].values
+    names = {1: "label 1", 0: "label 0", -1: "no label"}
+    return {
+        name: np.histogram(chosen[labels == label], 400, (0, 1))[0] for label, name in names.items()
+    }
+
+
 def test_threshold_is_drawn_where_it_is(scores):
-    for draw in (plots.score_histogram, plots.score_ecdf):
-        (line,) = parts(draw(scores, "sl_vgg6", threshold=0.7), hv.VLine)
+    for drawn in (
+        plots.score_histogram(scores, "sl_vgg6", threshold=0.7),
+        plots.ecdf(binned(scores, "sl_vgg6"), "Scores", threshold=0.7),
+    ):
+        (line,) = parts(drawn, hv.VLine)
         assert line.data == 0.7
 
 
 def test_ecdf_is_the_share_at_or_below(scores):
-    drawn = parts(plots.score_ecdf(scores, "kd_vgg6"), hv.Curve)
+    drawn = parts(plots.ecdf(binned(scores, "kd_vgg6"), "Scores"), hv.Curve)
     (curve,) = [curve for curve in drawn if curve.label == "label 1"]
     chosen = scores["scores"].values[(scores["label_kd"] == 1).values, 3]
     chosen = chosen[~np.isnan(chosen)]
@@ -157,7 +170,7 @@ def test_nothing_to_show_is_said_in_words(scores):
     result = evaluate(bare)
     said = [
         plots.score_histogram(empty, "rb_vgg6"),
-        plots.score_ecdf(empty, "rb_vgg6"),
+        plots.ecdf({}, "Scores"),
         plots.roc(result.curves),
         plots.precision_recall(result.curves),
         plots.confusion(result.joint),
@@ -177,7 +190,7 @@ def test_nothing_to_show_is_said_in_words(scores):
 def everything(scores, measured):
     return [
         plots.score_histogram(scores, "sl_vgg6", threshold=0.5),
-        plots.score_ecdf(scores, "sl_vgg6", threshold=0.5),
+        plots.ecdf(binned(scores, "sl_vgg6"), "Scores", threshold=0.5),
         plots.roc(measured.curves, at=(0.1, 0.9)),
         plots.precision_recall(measured.curves),
         plots.confusion(measured.joint),

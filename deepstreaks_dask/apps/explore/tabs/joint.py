@@ -109,7 +109,7 @@ class Joint:
         for line in self.lines:
             line.line_dash, line.visible = "dotted", False
             self.figure.add_layout(line)
-        plots.dress(self.figure)
+        plots.apply_style(self.figure)
         self.label()
 
     def label(self) -> None:
