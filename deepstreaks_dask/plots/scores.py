@@ -33,8 +33,6 @@ from deepstreaks_dask.plots.style import (
 )
 from deepstreaks_dask.scoring.decision import family_of
 
-hv.extension("bokeh", logo=False)  # type: ignore[call-arg, unused-ignore]
-
 
 def score_histogram(
     scores: xr.Dataset, member: str, *, threshold: float | None = None, bins: int = 50

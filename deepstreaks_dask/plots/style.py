@@ -9,6 +9,8 @@ import holoviews as hv
 
 from deepstreaks_dask.scoring.decision import family_of
 
+hv.extension("bokeh", logo=False)  # type: ignore[call-arg, unused-ignore]
+
 # Okabe and Ito's colours: distinct for any kind of colour vision
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 INK, SOFT, GRID, CARD = "#1b2330", "#5b6677", "#e3e7ed", "#fefefe"

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import holoviews as hv
 import numpy as np
@@ -50,6 +52,14 @@ def test_histogram_counts_every_score_once(scores):
     heights = [curve.dimension_values(1)[:-1] for curve in drawn]
     assert sum(h[h >= 1].sum() for h in heights) == 397
     assert min(h.min() for h in heights) == 0.5  # empty bins, since a logarithmic axis has no zero
+
+
+@pytest.mark.parametrize("module", ["nights", "scores", "sequences", "training"])
+def test_each_module_draws_without_the_others(module):
+    code = (
+        f"import holoviews, deepstreaks_dask.plots.{module}; holoviews.VLine(0).opts(color='red')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def binned(scores, member):

@@ -1,13 +1,15 @@
-"""The campaign dashboard: how far a run is, how fast, who is at work, what failed, what made its scores.
+"""The campaign dashboard: progress and rate of a run, its workers, its failures, and its provenance.
 
-What it shows it reads from the store, so that it shows campaigns of any machine, and looks again every few seconds.
-To begin, pause and go on, its page asks the API of :mod:`~deepstreaks_dask.apps.server.campaign_api`, where there is one.
+The page reads the run from the store every few seconds, so it shows campaigns of any machine. To start, pause and resume a
+campaign, its script calls the API of :mod:`~deepstreaks_dask.apps.server.campaign_api`, if there is one.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -15,35 +17,48 @@ import pandas as pd
 import panel as pn
 
 from deepstreaks_dask import plots
-from deepstreaks_dask.apps import bridge as style
+from deepstreaks_dask.apps.bridge import Bridge
+from deepstreaks_dask.apps.campaign.messages import (
+    SCHEMA,
+    Activity,
+    AllRuns,
+    Progress,
+    RefusedInputs,
+    Repeat,
+)
+from deepstreaks_dask.apps.figures import DEFAULT_HEIGHT, Figures
+from deepstreaks_dask.apps.messages import Hello, Message, Theme
 from deepstreaks_dask.apps.server.campaign_api import known, look, state_of
+from deepstreaks_dask.apps.template import archive_name, page_template
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.scoring.launcher import LaunchedCampaign
 from deepstreaks_dask.scoring.status import Standing
 
 REFRESH_MILLISECONDS = 3000
-"""Milliseconds between two looks at the store."""
+"""Time between two refreshes."""
 
 FULL_REFRESH_CYCLES = 10
-"""Looks at one run to each at all of them."""
+"""Every so many refreshes all runs and the quarantine are read, too."""
 
 MAX_LISTED_FAILURES = 100
+"""Failed shards, and refused inputs, in the tables."""
+
 MAX_CELLS = 400
-"""Shards, or groups of as many shards, in the picture of all."""
+"""Cells in the map of shards; each is a shard, or a group of shards of one size."""
 
 
 def app(
     archive: str | os.PathLike[str], run: str = "default", *, control: bool = False
 ) -> pn.Template:
-    """Make the page for one person; ``?run=NAME`` in its address names another run.
+    """Return the page for one person; ``?run=NAME`` in its address names another run.
 
     Parameters
     ----------
     archive : str or path
         Path or URL.
     run : str
-        Run that is shown first.
+        The run that is shown first.
     control : bool
         The API is served beside the page.
 
@@ -58,11 +73,11 @@ def app(
         If there is no such archive.
     """
     asked = [value.decode(errors="replace") for value in pn.state.session_args.get("run", [])]
-    return Watcher(os.fspath(archive), (asked or [run])[0], control).page()
+    return CampaignPage(os.fspath(archive), (asked or [run])[0], control).layout()
 
 
-class Watcher:
-    """One person's look at a campaign.
+class CampaignPage:
+    """One person's page of a campaign. It reads the run from the store every few seconds.
 
     Parameters
     ----------
@@ -76,23 +91,21 @@ class Watcher:
         self.archive, self.control = archive, control
         self.runs = known(archive)
         self.run = run if run in self.runs else (self.runs or [run])[0]
-        self.bridge = style.Bridge(self._receive)
-        self.place = style.place()
-        self.dark = False
-        self._drawn: Any = None
-        self._known: Any = None
-        self._looking = False
-        self._looks = 0
-        self._repeat: Any = None
+        self.bridge = Bridge(SCHEMA, self._receive)
+        self.figures = Figures({"history": DEFAULT_HEIGHT})
+        self._drawn_counts: tuple[int, int] | None = None
+        self._refreshing = False
+        self._refreshes = 0
+        self._timer: Any = None
 
-    def page(self) -> pn.Template:
-        """Lay the page out."""
-        return style.page(
+    def layout(self) -> pn.Template:
+        """Return the page."""
+        return page_template(
             "campaign",
             self.bridge,
-            {"history": self.place},
+            self.figures.places,
             app="campaign",
-            heading=self.archive.rstrip("/").rsplit("/", 1)[-1],
+            heading=archive_name(self.archive),
             runs=self.runs,
             run=self.run,
             control=self.control,
@@ -101,191 +114,189 @@ class Watcher:
             dashboard=f"deepstreaks dashboard {shlex.quote(self.archive)} --app campaign",
         )
 
-    def _receive(self, message: dict[str, Any]) -> None:
-        do = message.get("do")
-        if do == "hello":
-            self.dark = message.get("dark") is True
-            self._repeat = pn.state.add_periodic_callback(self._look, REFRESH_MILLISECONDS)
-            self._look()
-        elif do == "theme":
-            self.dark = message.get("dark") is True
-            if self._drawn is not None:
-                style.recolour(self._drawn, self.dark)
-        elif do == "repeat" and self._repeat is not None:
-            wanted = message.get("on") is True
-            if wanted and not self._repeat.running:
-                self._repeat.start()
-            elif not wanted and self._repeat.running:
-                self._repeat.stop()
+    def _receive(self, message: Message) -> None:
+        if isinstance(message, Hello):
+            self.figures.dark = message.dark
+            self._timer = pn.state.add_periodic_callback(self._refresh, REFRESH_MILLISECONDS)
+            self._refresh()
+        elif isinstance(message, Theme):
+            self.figures.recolour(message.dark)
+        elif isinstance(message, Repeat) and self._timer is not None:
+            if message.on and not self._timer.running:
+                self._timer.start()
+            elif not message.on and self._timer.running:
+                self._timer.stop()
 
-    def _look(self) -> None:
-        if self._looking:
+    def _refresh(self) -> None:
+        if self._refreshing:
             return
-        self._looking = True
+        self._refreshing = True
+        full = self._refreshes % FULL_REFRESH_CYCLES == 0
+        self._refreshes += 1
+        self.bridge.later(lambda: self._read(full), self._show)
 
-        every = self._looks % FULL_REFRESH_CYCLES == 0
-        self._looks += 1
+    def _read(self, full: bool) -> Snapshot | DeepStreaksError:
+        try:
+            state, campaign = look(self.archive, self.run)
+            if not full:
+                return Snapshot(state, campaign)
+            rows = [_run_row(self.archive, run) for run in known(self.archive)]
+            return Snapshot(state, campaign, rows, quarantine(self.archive))
+        except DeepStreaksError as error:  # raised by _show; the next refresh may succeed
+            return error
 
-        def find() -> dict[str, Any] | DeepStreaksError:
-            try:
-                state, campaign = look(self.archive, self.run)
-                found: dict[str, Any] = {"state": state, "campaign": campaign}
-                if every:
-                    found["quarantine"] = quarantine(self.archive)
-                    found["all"] = [_row(self.archive, run) for run in known(self.archive)]
-                return found
-            except DeepStreaksError as error:  # shown below, and the next look may find it mended
-                return error
-
-        self.bridge.later(find, self._show)
-
-    def _show(self, found: Any) -> None:
-        self._looking = False
+    def _show(self, found: Snapshot | DeepStreaksError) -> None:
+        self._refreshing = False
         if isinstance(found, DeepStreaksError):
             raise found
-        if "quarantine" in found:
-            self._show_all(found["all"], found["quarantine"])
-        state, campaign = found["state"], found["campaign"]
-        self.bridge.send("campaign", **_told(state, campaign))
+        if found.runs is not None:
+            self.bridge.send(AllRuns(rows=found.runs))
+        if found.refused is not None:
+            self.bridge.send(_refused_inputs(found.refused))
+        state = found.state
+        self.bridge.send(_activity(state, found.campaign))
         if state is None:
             return
-        self.bridge.send("standing", **_words(state, self.archive))
-        drawn = len(state.written), state.cutouts
-        if drawn != self._known:
-            self._known = drawn
-            self._drawn = style.figure(
-                plots.campaign_history(state.written, state.cutouts), self.dark
-            )
-            style.put(self.place, self._drawn)
+        self.bridge.send(_progress(state, self.archive))
+        counts = len(state.written), state.cutouts
+        if counts != self._drawn_counts:
+            self._drawn_counts = counts
+            self.figures.draw("history", plots.campaign_history(state.written, state.cutouts))
 
-    def _show_all(self, rows: list[list[str]], refused: pd.DataFrame) -> None:
-        self.bridge.send("all", rows=rows)
-        reasons = {str(k): int(v) for k, v in refused["reason"].value_counts().items()}
-        self.bridge.send(
-            "quarantine",
-            reasons=reasons,
-            total=len(refused),
-            rows=[
-                [
-                    str(row["source"]),
-                    plots.night_name(int(row["night"])),
-                    str(row["reason"]),
-                    str(row["detail"]),
-                ]
-                for _, row in refused.head(MAX_LISTED_FAILURES).iterrows()
-            ],
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as the store has it at one time.
+
+    Attributes
+    ----------
+    state : Standing, optional
+        None before the run's first shard.
+    campaign : LaunchedCampaign, optional
+        None if no campaign of this run was launched on this machine.
+    runs : list, optional
+        A row for each run of the archive, at a full refresh.
+    refused : pandas.DataFrame, optional
+        The quarantine, at a full refresh: ``source, night, reason, detail``.
+    """
+
+    state: Standing | None
+    campaign: LaunchedCampaign | None
+    runs: list[list[str]] | None = None
+    refused: pd.DataFrame | None = None
+
+
+def _refused_inputs(refused: pd.DataFrame) -> RefusedInputs:
+    rows = [
+        (
+            str(row["source"]),
+            plots.night_name(int(row["night"])),
+            str(row["reason"]),
+            str(row["detail"]),
         )
+        for _, row in refused.head(MAX_LISTED_FAILURES).iterrows()
+    ]
+    reasons = {str(key): int(count) for key, count in refused["reason"].value_counts().items()}
+    return RefusedInputs(reasons=reasons, total=len(refused), rows=rows)
 
 
-_STATE_TEXT = {
-    "starting": "The campaign is starting: its networks are being loaded.",
+STATE_TEXT = {
+    "starting": "The campaign is starting: it loads its networks.",
     "at work": "Shards are being scored.",
-    "stopping": "It stops as soon as the shards under way are stored.",
-    "stopped": "Nothing is at work. A campaign goes on where it was.",
-    "killed": "It ended without a word: it was killed, or its machine stopped. A campaign goes on where it was.",
+    "stopping": "The campaign stops once the shards under way are stored.",
+    "stopped": "No campaign is running. Start it again to resume where it stopped.",
+    "killed": "The campaign ended unexpectedly: it was killed, or its machine stopped. "
+    "Start it again to resume where it stopped.",
     "done": "All cutouts have scores.",
 }
+"""Descriptions of :data:`~deepstreaks_dask.apps.server.campaign_api.State`."""
+
+PROVENANCE_KEYS = (
+    *("zoo", "deepstreaks_dask", "keras", "backend", "dtype", "batch", "decided"),
+    *("started", "updated"),
+)
+"""What the page lists of a run's provenance."""
 
 
-def _told(state: Standing | None, campaign: LaunchedCampaign | None) -> dict[str, Any]:
-    """Say what is at work, as the page shows it."""
+def _activity(state: Standing | None, campaign: LaunchedCampaign | None) -> Activity:
     word = state_of(state, campaign)
     pulse = state.pulse if state is not None and state.at_work else None
     mine = campaign is not None and campaign.alive
-    words = _STATE_TEXT[word]
+    words = STATE_TEXT[word]
     if word == "at work" and pulse is not None and not mine:
-        words = f"It was started elsewhere: end process {pulse.pid} on {pulse.host} to pause it."
-    return {
-        "state": word,
-        "words": words,
-        "mine": mine,
-        "last": campaign.last_words() if campaign and word in ("stopped", "killed") else "",
-        "workers": pulse.workers if pulse else None,
-        "threads": pulse.threads if pulse else None,
-        "dashboard": pulse.dashboard if pulse else "",
-        "host": pulse.host if pulse else "",
-    }
+        words = f"Started elsewhere: end process {pulse.pid} on {pulse.host} to pause it."
+    return Activity(
+        state=word,
+        words=words,
+        mine=mine,
+        last=campaign.last_words() if campaign and word in ("stopped", "killed") else "",
+        workers=pulse.workers if pulse else None,
+        threads=pulse.threads if pulse else None,
+        dashboard=pulse.dashboard if pulse else "",
+        host=pulse.host if pulse else "",
+    )
 
 
-def _row(archive: str, run: str) -> list[str]:
-    """Tell of a run in one line."""
+def _run_row(archive: str, run: str) -> list[str]:
+    """Return a run's name, state, share that is scored, start, latest update and networks."""
     state, campaign = look(archive, run)
     share = f"{100 * state.done / state.cutouts:.1f} %" if state and state.cutouts else "none"
     made = state.provenance if state else {}
     members = ", ".join(f"{m.get('name')}@{m.get('version')}" for m in made.get("members", []))
-    began = str(made.get("started", campaign.started if campaign else ""))
-    times = [time[:16].replace("T", " ") for time in (began, str(made.get("updated", "")))]
+    started = str(made.get("started", campaign.started if campaign else ""))
+    times = [time[:16].replace("T", " ") for time in (started, str(made.get("updated", "")))]
     return [run, state_of(state, campaign), share, *times, members]
 
 
-def _words(state: Standing, archive: str) -> dict[str, Any]:
-    """Say how far a run is, as the page shows it."""
-    share = state.done / state.cutouts if state.cutouts else 0.0
-    left = state.count("left")
-    known = state.rate == state.rate
-    tiles = [
-        {
-            "title": "Scored",
-            "value": f"{100 * share:.1f} %",
-            "note": f"{state.done:,} of {state.cutouts:,} cutouts",
-        },
-        {
-            "title": "Shards",
-            "value": f"{state.count('done'):,}",
-            "note": f"{left:,} left, {state.count('failed'):,} failed",
-        },
-        {
-            "title": "Rate",
-            "value": f"{state.rate:,.0f} /s" if known else "unknown",
-            "note": "cutouts, over the last five minutes of work"
-            if known
-            else "it takes two shards to tell",
-        },
-        {
-            "title": "Time left",
-            "value": str(timedelta(seconds=round(state.seconds_left)))
-            if state.at_work and known
-            else "none"
-            if share == 1
-            else "unknown",
-            "note": "at the rate of the last five minutes of work",
-        },
-    ]
+def _progress(state: Standing, archive: str) -> Progress:
     made = state.provenance
-    facts = [
-        (key, str(made[key]))
-        for key in (
-            "zoo",
-            "deepstreaks_dask",
-            "keras",
-            "backend",
-            "dtype",
-            "batch",
-            "decided",
-            "started",
-            "updated",
-        )
-        if made.get(key) not in (None, "")
+    members = [
+        (str(m.get("name")), str(m.get("version")), str(m.get("family")), str(m.get("sha256")))
+        for m in made.get("members", [])
     ]
-    return {
-        "share": share,
-        "tiles": tiles,
-        "cells": _cells(state),
-        "failures": [
-            [first, last, why] for first, last, why in state.failures[:MAX_LISTED_FAILURES]
-        ],
-        "failed": len(state.failures),
-        "members": [
-            [str(m.get("name")), str(m.get("version")), str(m.get("family")), str(m.get("sha256"))]
-            for m in made.get("members", [])
-        ],
-        "facts": facts,
-        "command": f"deepstreaks score {shlex.quote(archive)} --run {shlex.quote(state.run)}",
-    }
+    return Progress(
+        share=_share(state),
+        tiles=_tiles(state),
+        cells=_cells(state),
+        failures=state.failures[:MAX_LISTED_FAILURES],
+        failed=len(state.failures),
+        members=members,
+        facts=[(k, str(made[k])) for k in PROVENANCE_KEYS if made.get(k) not in (None, "")],
+        command=f"deepstreaks score {shlex.quote(archive)} --run {shlex.quote(state.run)}",
+    )
+
+
+def _share(state: Standing) -> float:
+    return state.done / state.cutouts if state.cutouts else 0.0
+
+
+def _tiles(state: Standing) -> list[dict[str, str]]:
+    """Return the headline figures of a run."""
+    known_rate = math.isfinite(state.rate)
+    if state.at_work and known_rate:
+        left = str(timedelta(seconds=round(state.seconds_left)))
+    else:
+        left = "none" if _share(state) == 1 else "unknown"
+    source = "over the last five minutes of work"
+    figures = [
+        ("Scored", f"{100 * _share(state):.1f} %", f"{state.done:,} of {state.cutouts:,} cutouts"),
+        (
+            "Shards",
+            f"{state.count('done'):,}",
+            f"{state.count('left'):,} left, {state.count('failed'):,} failed",
+        ),
+        (
+            "Rate",
+            f"{state.rate:,.0f} /s" if known_rate else "unknown",
+            f"cutouts, {source}" if known_rate else "known after two shards",
+        ),
+        ("Time left", left, "at the rate of the last five minutes of work"),
+    ]
+    return [{"title": title, "value": value, "note": note} for title, value, note in figures]
 
 
 def _cells(state: Standing) -> list[dict[str, Any]]:
-    """Group the shards into at most :data:`MAX_CELLS`, each with how many are done and failed."""
+    """Group the shards into at most :data:`MAX_CELLS` cells, each with its share done and number failed."""
     each = max(1, -(-len(state.shards) // MAX_CELLS))
     groups = [state.shards[k : k + each] for k in range(0, len(state.shards), each)]
     return [

@@ -1,6 +1,7 @@
-"""The explore dashboard: thresholds as sliders, and everything that follows from them.
+"""The explore dashboard: thresholds as sliders, and the counts, plots and cutouts that follow.
 
-A page for cutouts (`page`), one for sequences (`sequence_page`), and a tab a question (`tabs`).
+One page for cutouts (`page`) and one for sequences (`sequence_page`). The tabs of the page of cutouts (`tabs`) take its
+`Session`, and none of them imports the page.
 """
 
 import lazy_loader

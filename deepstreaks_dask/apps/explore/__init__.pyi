@@ -1,10 +1,13 @@
-from .messages import one_of, plain, selection, whole
-from .page import Explorer
+from .messages import SCHEMA
+from .page import CutoutPage
+from .sequence_page import SequencePage
+from .session import Distribution, ScoredArchive, Session
 
 __all__ = [
-    "Explorer",
-    "one_of",
-    "plain",
-    "selection",
-    "whole",
+    "SCHEMA",
+    "CutoutPage",
+    "Distribution",
+    "ScoredArchive",
+    "SequencePage",
+    "Session",
 ]

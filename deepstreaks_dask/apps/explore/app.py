@@ -1,4 +1,4 @@
-"""The explore dashboard: thresholds as sliders, and everything that follows from them; of sequences a player.
+"""The explore dashboard: thresholds as sliders for cutouts, a player for sequences.
 
 panel serve dashboards/explore.py --args ARCHIVE
 """
@@ -12,7 +12,7 @@ from deepstreaks_dask.archive.dataset import open_archive
 
 
 def app(archive: str | os.PathLike[str], run: str = "default", *, zoo: str | None = None) -> Any:
-    """Make the page for one person, of cutouts or of sequences as the archive has them.
+    """Return the page for one person, of cutouts or of sequences as the archive has them.
 
     ``?run=NAME`` in the page's address names another run.
 
@@ -21,13 +21,14 @@ def app(archive: str | os.PathLike[str], run: str = "default", *, zoo: str | Non
     archive : str or path
         Path or URL of a scored archive.
     run : str
-        Run that is shown first.
+        The run that is shown first.
     zoo : str, optional
-        Of the networks that are asked, before the shipped one.
+        Zoo of the networks that are loaded for maps, before the shipped one.
 
     Returns
     -------
     panel.Template
+        The page.
 
     Raises
     ------
@@ -37,14 +38,14 @@ def app(archive: str | os.PathLike[str], run: str = "default", *, zoo: str | Non
     import panel as pn
 
     asked = [value.decode(errors="replace") for value in pn.state.session_args.get("run", [])]
-    what = os.fspath(archive), (asked or [run])[0], zoo
+    visit = os.fspath(archive), (asked or [run])[0], zoo
     if "object" in open_archive(archive).sizes:
-        from deepstreaks_dask.apps.explore.sequence_page import SequenceExplorer
+        from deepstreaks_dask.apps.explore.sequence_page import SequencePage
 
-        return SequenceExplorer(*what).page()
-    from deepstreaks_dask.apps.explore.page import Explorer
+        return SequencePage(*visit).layout()
+    from deepstreaks_dask.apps.explore.page import CutoutPage
 
-    return Explorer(*what).page()
+    return CutoutPage(*visit).layout()
 
 
 __all__ = ["app"]

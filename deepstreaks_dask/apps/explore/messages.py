@@ -1,130 +1,351 @@
-"""What a page may say, each part checked before it is used, and tables as it can be told them."""
+"""What the page of cutouts asks for: the messages that ``pages/explore.js`` sends."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Annotated, Literal
 
-import pandas as pd
+from pydantic import AfterValidator, Field, Strict
 
-from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.apps.messages import Hello, Message, MessageSchema, Theme
 from deepstreaks_dask.evaluation.interactive import Selection
 
+MAX_TITLE_LENGTH = 200
+"""Characters of a gallery's title; longer ones are cut."""
 
-def one_of(value: Any, known: Any) -> Any:
-    """Take a value that is among the known ones.
+MAX_RANGES = 4
+"""Ranges of scores in a selection."""
 
-    Parameters
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Title = Annotated[str, AfterValidator(lambda words: words[:MAX_TITLE_LENGTH])]
+Truth = Literal[1, 0, -1]
+TabName = Literal["decision", "scores", "joint", "drift", "compare", "search"]
+ScoreGroups = Literal["label", "night", "filter"]
+GalleryOrder = Literal["surest", "doubtful", "time"]
+Range = Annotated[tuple[str, Share, Share], Strict(False)]  # a list in JSON
+
+
+class OpenTab(Message):
+    """Open a tab.
+
+    Attributes
     ----------
-    value : object
-        What the page said.
-    known : sequence
-        What it may say.
-
-    Returns
-    -------
-    object
-        The value.
-
-    Raises
-    ------
-    DeepStreaksError
-        If it is not.
+    name : str
+        The tab.
     """
-    if not isinstance(value, str | int) or value not in known:
-        raise DeepStreaksError(f"{str(value)[:80]!r} is none of {', '.join(map(str, known))}")
-    return value
+
+    do: Literal["tab"]
+    name: TabName
 
 
-def share(value: Any) -> float:
-    """Take a number from 0 to 1.
+class MoveThreshold(Message):
+    """Move the threshold of a member or of a family.
 
-    Parameters
+    Attributes
     ----------
-    value : object
-        What the page said.
-
-    Returns
-    -------
-    float
-        The number.
-
-    Raises
-    ------
-    DeepStreaksError
-        If it is none.
+    name : str
+        The member or family.
+    value : float
+        The threshold, a score from 0 to 1.
+    n : int
+        Number of the move; the state that follows from it has the same.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise DeepStreaksError(f"{str(value)[:40]!r}: give a number from 0 to 1")
-    return float(value)
+
+    do: Literal["threshold"]
+    name: str
+    value: Share
+    n: int = Field(ge=0)
 
 
-def whole(value: Any) -> int:
-    """Take a whole number.
+class FollowFamily(Message):
+    """Let a member follow the threshold of its family again.
 
-    Parameters
+    Attributes
     ----------
-    value : object
-        What the page said.
-
-    Returns
-    -------
-    int
-        The number.
-
-    Raises
-    ------
-    DeepStreaksError
-        If it is none.
+    name : str
+        The member.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0:
-        raise DeepStreaksError(f"{str(value)[:40]!r}: give a whole number")
-    return int(value)
+
+    do: Literal["follow"]
+    name: str
 
 
-def selection(chosen: dict[str, Any], filter: str | None) -> Selection:
-    """Take a selection of cutouts.
+class ResetThresholds(Message):
+    """Set all thresholds to 0.5."""
 
-    Parameters
+    do: Literal["reset"]
+
+
+class ChooseFilter(Message):
+    """Count only cutouts in a filter.
+
+    Attributes
     ----------
-    chosen : dict
-        Attributes of :class:`~deepstreaks_dask.evaluation.interactive.Selection` other than ``filter``.
-    filter : str, optional
-        The filter that the page shows.
-
-    Returns
-    -------
-    Selection
-        Of checked parts.
-
-    Raises
-    ------
-    DeepStreaksError
-        If a part of it cannot be one.
+    value : str
+        The filter; ``"*"`` for all of them.
     """
-    ranges = chosen.get("ranges") or []
-    if (
-        not isinstance(ranges, list)
-        or len(ranges) > 4
-        or not all(isinstance(part, list) and len(part) == 3 for part in ranges)
-    ):
-        raise DeepStreaksError("ranges of scores: give name, lowest and highest score")
-    named = [(str(name), share(low), share(high)) for name, low, high in ranges]
-    optional: dict[str, Any] = {
-        "night": None if chosen.get("night") is None else whole(chosen["night"]),
-        "truth": None if chosen.get("truth") is None else one_of(chosen["truth"], (1, 0, -1)),
-        "plausible": None if chosen.get("plausible") is None else chosen["plausible"] is True,
-        "region": None if chosen.get("region") is None else str(chosen["region"]),
-    }
-    return Selection(filter=filter, ranges=tuple(named), **optional)
+
+    do: Literal["filter"]
+    value: str
 
 
-def plain(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Give a table's rows, whatever its columns, as JSON can hold them; NaN becomes None."""
-    return [
-        {
-            str(key): None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in row.items()
-        }
-        for row in table.to_dict("records")
-    ]
+class LoadThresholds(Message):
+    """Take over thresholds that are saved with the archive.
+
+    Attributes
+    ----------
+    name : str
+        Name of the set.
+    """
+
+    do: Literal["load"]
+    name: str
+
+
+class SaveThresholds(Message):
+    """Save the thresholds with the archive.
+
+    Attributes
+    ----------
+    name : str
+        Name of the set.
+    """
+
+    do: Literal["save"]
+    name: str
+
+
+class ExportThresholds(Message):
+    """Download the thresholds as TOML.
+
+    Attributes
+    ----------
+    name : str
+        Name of the file, without its ending.
+    """
+
+    do: Literal["toml"]
+    name: str = ""
+
+
+class Settled(Message):
+    """The thresholds have not moved for a moment."""
+
+    do: Literal["settled"]
+
+
+class CopyCell(Message):
+    """Write a notebook cell that opens this view."""
+
+    do: Literal["cell"]
+
+
+class ChooseCurves(Message):
+    """Draw the curves of all families, or of one family and its members.
+
+    Attributes
+    ----------
+    of : str
+        ``"families"``, or a family.
+    """
+
+    do: Literal["curves"]
+    of: str
+
+
+class ChooseScores(Message):
+    """Draw the distribution of scores.
+
+    Attributes
+    ----------
+    name : str
+        Member, family or ``"decision"``.
+    by : str
+        What the scores are split by.
+    night : int
+        Night that is drawn when split by night, as YYYYMMDD.
+    log : bool
+        Logarithmic counts.
+    """
+
+    do: Literal["scores"]
+    name: str
+    by: ScoreGroups
+    night: int
+    log: bool
+
+
+class ChooseAxis(Message):
+    """Choose the scores on an axis of a joint view.
+
+    Attributes
+    ----------
+    pair : int
+        The joint view, 0 or 1.
+    axis : str
+        ``"x"`` or ``"y"``.
+    name : str
+        Member, family or ``"decision"``.
+    """
+
+    do: Literal["axis"]
+    pair: Literal[0, 1]
+    axis: Literal["x", "y"]
+    name: str
+
+
+class ClearSelection(Message):
+    """Clear the selection in the joint views."""
+
+    do: Literal["clear"]
+
+
+class ChooseDrift(Message):
+    """Draw the drift of scores.
+
+    Attributes
+    ----------
+    name : str
+        Member, family or ``"decision"``.
+    """
+
+    do: Literal["drift"]
+    name: str
+
+
+class CompareRun(Message):
+    """Compare with another run.
+
+    Attributes
+    ----------
+    run : str
+        The other run; empty for none.
+    """
+
+    do: Literal["compare"]
+    run: str
+
+
+class ShowChanged(Message):
+    """Show cutouts that are plausible in one run only.
+
+    Attributes
+    ----------
+    key : str
+        ``"gained"`` for this run, ``"lost"`` for the other.
+    truth : int
+        1 labelled plausible, 0 labelled other, -1 without label.
+    words : str
+        Title of the gallery.
+    """
+
+    do: Literal["changed"]
+    key: Literal["gained", "lost"]
+    truth: Truth
+    words: Title = ""
+
+
+class SearchThresholds(Message):
+    """Search for thresholds.
+
+    Attributes
+    ----------
+    target : str
+        ``"fpr"`` or ``"budget"``.
+    value : float
+        The greatest false-positive rate, a share from 0 to 1, or number of candidates per night.
+    by : str
+        One threshold per family, or per member.
+    """
+
+    do: Literal["search"]
+    target: Literal["fpr", "budget"]
+    value: float = Field(allow_inf_nan=False)
+    by: Literal["family", "member"]
+
+
+class UseFound(Message):
+    """Take over the thresholds that the search has found."""
+
+    do: Literal["use"]
+
+
+class SelectedCutouts(Message):
+    """A selection of cutouts; attributes that are None select nothing.
+
+    Attributes
+    ----------
+    night, truth, plausible, region, ranges
+        As for :class:`~deepstreaks_dask.evaluation.interactive.Selection`.
+    """
+
+    night: int | None = None
+    truth: Truth | None = None
+    plausible: bool | None = None
+    region: str | None = None
+    ranges: list[Range] = Field(default=[], max_length=MAX_RANGES)
+
+    def with_filter(self, filter: str | None) -> Selection:
+        """Return the selection among cutouts of a filter."""
+        return Selection(filter=filter, **(dict(self) | {"ranges": tuple(self.ranges)}))
+
+
+class ShowCutouts(Message):
+    """Show selected cutouts in the gallery.
+
+    Attributes
+    ----------
+    selection : SelectedCutouts
+        Of all cutouts in the page's filter.
+    words : str
+        Title of the gallery.
+    """
+
+    do: Literal["show"]
+    selection: SelectedCutouts
+    words: Title = ""
+
+
+class OrderGallery(Message):
+    """Sort the gallery.
+
+    Attributes
+    ----------
+    value : str
+        Surest first, least sure first, or as in the archive.
+    """
+
+    do: Literal["order"]
+    value: GalleryOrder
+
+
+class ShowMore(Message):
+    """Show the next cutouts of the gallery."""
+
+    do: Literal["more"]
+
+
+class ExplainScore(Message):
+    """Draw the attribution map of a cutout.
+
+    Attributes
+    ----------
+    place : int
+        The cutout, by its place in the exploration.
+    member : str
+        The network.
+    """
+
+    do: Literal["explain"]
+    place: int = Field(ge=0)
+    member: str
+
+
+SCHEMA = MessageSchema(
+    *(Hello, Theme, OpenTab, Settled, CopyCell),
+    *(MoveThreshold, FollowFamily, ResetThresholds, ChooseFilter),
+    *(LoadThresholds, SaveThresholds, ExportThresholds),
+    *(ChooseCurves, ChooseScores, ChooseAxis, ClearSelection, ChooseDrift),
+    *(CompareRun, ShowChanged, SearchThresholds, UseFound),
+    *(ShowCutouts, OrderGallery, ShowMore, ExplainScore),
+)
+"""All messages that the page of cutouts may send."""

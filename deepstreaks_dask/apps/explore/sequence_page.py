@@ -1,23 +1,36 @@
-"""The page of an archive of sequences: confusion, recall, and a player of single objects."""
+"""The page of sequences: confusion and recall of members, and a player of single objects."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
-import panel as pn
 import xarray as xr
 from bokeh.models import Span
 from PIL import Image
 
 from deepstreaks_dask import plots
-from deepstreaks_dask.apps import bridge as style
-from deepstreaks_dask.apps.explore.messages import one_of, whole
-from deepstreaks_dask.archive.dataset import open_archive
-from deepstreaks_dask.archive.provenance import begins_simulated
+from deepstreaks_dask.apps.explore.base_page import ExplorePage
+from deepstreaks_dask.apps.explore.sequence_messages import (
+    SCHEMA,
+    ChooseMember,
+    ChooseObject,
+    Followed,
+    FollowEpochs,
+    ListObjects,
+    MemberRates,
+    ObjectList,
+    PlayedObject,
+    Probabilities,
+    Ready,
+    ShowEpoch,
+)
+from deepstreaks_dask.apps.explore.session import check_choice
+from deepstreaks_dask.apps.explore.tables import table_rows
 from deepstreaks_dask.archive.sequences import Sequences, read_objects
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation.metrics import Estimate
@@ -27,202 +40,172 @@ from deepstreaks_dask.evaluation.sequence_metrics import (
     evaluate_sequences,
 )
 from deepstreaks_dask.photometry.core import Photometry
-from deepstreaks_dask.scoring.runs import list_runs, open_run
+from deepstreaks_dask.scoring.runs import open_run
 
-_MAX_LISTED_OBJECTS = 300  # objects in the list
-_MAX_FOLLOWED_OBJECTS = 256  # objects that are followed epoch by epoch
-_ANY_CLASS = "*"
+MAX_LISTED_OBJECTS = 300
+MAX_FOLLOWED_OBJECTS = 256
+"""Objects whose classes are computed after each epoch."""
+
+ANY_CLASS = "*"
 
 
-class SequenceExplorer:
-    """One person's look at a run of sequences.
+class SequencePage(ExplorePage):
+    """One person's page of a run of sequences.
 
     Parameters
     ----------
-    archive, run : str
-        Path or URL, and the run's name.
-    zoo : str, optional
-        Where its networks are, to follow its objects epoch by epoch; the shipped one by default.
+    archive, run, zoo
+        As for :class:`~deepstreaks_dask.apps.explore.base_page.ExplorePage`.
 
     Attributes
     ----------
     scores, evaluation
-        The run, and what it reaches on objects whose class is known, None without any; there once they are read.
+        The run, and its rates on objects of known class, None if there are none; set by :meth:`begin`.
     member : str
-        Whose classes are shown.
+        The member whose classes are shown.
     row : int
         The object in the player; -1 for none.
     """
 
-    def __init__(self, archive: str, run: str, zoo: str | None = None) -> None:
-        self.archive, self.zoo = archive, zoo
-        dataset = open_archive(archive)
-        self.objects = dataset.sizes["object"]
-        self.simulated = begins_simulated(dataset)
-        self.runs = list_runs(archive)
-        if not self.runs:
-            raise DeepStreaksError(
-                f"{archive} has no scores to explore: score it first with 'deepstreaks sequences score {archive}'"
-            )
-        self.run = run if run in self.runs else self.runs[0]
-        self.bridge = style.Bridge(self._receive)
-        keys = {"confusion": 400, "epochs": 320, "curve": 320, "probabilities": 320}
-        self.places = {key: style.place(height) for key, height in keys.items()}
-        self.figures: dict[str, Any] = {}
-        self.spans: list[tuple[Span, np.ndarray]] = []
-        self.dark = False
+    template_name = "sequences"
+    dimension = "object"
+    schema = SCHEMA
+    heights: ClassVar[Mapping[str, int]] = {
+        "confusion": 400,
+        "epochs": 320,
+        "curve": 320,
+        "probabilities": 320,
+    }
+
+    def __init__(self, archive: str | os.PathLike[str], run: str, zoo: str | None = None) -> None:
+        super().__init__(archive, run, zoo)
         self.row, self.member = -1, ""
-        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
-            "theme": self._theme,
-            "member": self._choose_member,
-            "list": self._list,
-            "object": self._choose_object,
-            "at": self._move,
-            "follow": self._follow,
+        self._epoch_marks: list[tuple[Span, np.ndarray]] = []
+        self.handlers = {
+            ChooseMember: self._choose_member,
+            ListObjects: lambda message: self._list(message.truth, message.taken),
+            ChooseObject: self._choose_object,
+            ShowEpoch: self._show_epoch,
+            FollowEpochs: self._follow,
         }
 
-    def page(self) -> pn.Template:
-        """Lay the page out; what it shows is loaded once it is open."""
-        return style.page(
-            "sequences",
-            self.bridge,
-            self.places,
-            app="explore",
-            heading=self.archive.rstrip("/").rsplit("/", 1)[-1],
-            runs=self.runs,
-            run=self.run,
-            objects=self.objects,
-            simulated=self.simulated,
-            followed=_MAX_FOLLOWED_OBJECTS,
-        )
+    def variables(self) -> dict[str, Any]:
+        """Return the template's variables that the page of cutouts does not have."""
+        return {"objects": self.source.size, "followed": MAX_FOLLOWED_OBJECTS}
 
-    def _receive(self, message: dict[str, Any]) -> None:
-        do = message.get("do")
-        if do == "hello":
-            self.dark = message.get("dark") is True
-            self.bridge.later(self._load, self._begin)
-            return
-        handler = self._handlers.get(str(do))
-        if handler is not None and hasattr(self, "scores"):
-            handler(message)
-
-    def _load(self) -> tuple[xr.Dataset, SequenceEvaluation | None]:
-        scores = open_run(self.archive, self.run)
+    def load(self) -> tuple[xr.Dataset, SequenceEvaluation | None]:
+        """Read the scores ``(object, member, class)`` and measure them; called on another thread."""
+        scores = open_run(self.source.archive, self.source.run)
         try:
             return scores, evaluate_sequences(scores)
-        except EvaluationError:  # no object has a class: there are players still
+        except EvaluationError:  # without a known class there is still the player
             return scores, None
 
-    def _begin(self, loaded: tuple[xr.Dataset, SequenceEvaluation | None]) -> None:
+    def begin(self, loaded: tuple[xr.Dataset, SequenceEvaluation | None]) -> None:
+        """Show the first member.
+
+        Parameters
+        ----------
+        loaded : tuple
+            As :meth:`load` returns it.
+        """
         self.scores, self.evaluation = loaded
         self.classes = [str(name) for name in self.scores["class"].values]
         self.members = [str(name) for name in self.scores["member"].values]
         self.kinds = self.scores["kind"].values.astype(object).astype(str)
         self.member = self.members[0]
-        self.bridge.send("ready", members=self.members, classes=self.classes)
-        self._draw("epochs", plots.nothing("Nothing is followed yet"))
+        self.bridge.send(Ready(members=self.members, classes=self.classes))
+        self.figures.draw("epochs", plots.nothing("Not computed yet"))
         self._show_member()
-
-    def _theme(self, message: dict[str, Any]) -> None:
-        self.dark = message.get("dark") is True
-        for drawn in self.figures.values():
-            style.recolour(drawn, self.dark)
-
-    def _draw(self, key: str, element: Any) -> Any:
-        self.figures[key] = style.figure(element, self.dark)
-        style.put(self.places[key], self.figures[key])
-        return self.figures[key]
 
     # Members and classes
 
-    def _choose_member(self, message: dict[str, Any]) -> None:
-        self.member = one_of(message.get("name"), self.members)
+    def _choose_member(self, message: ChooseMember) -> None:
+        self.member = check_choice(message.name, self.members)
         self._show_member()
 
     def _show_member(self) -> None:
-        column = self.members.index(self.member)
         if self.evaluation is None:
-            self._draw("confusion", plots.nothing("No object has a class: nothing to measure"))
-            self.bridge.send("member", name=self.member, tiles=[], classes=[])
+            words = "No object has a class: nothing to measure"
+            self.figures.draw("confusion", plots.nothing(words))
+            self.bridge.send(MemberRates(name=self.member))
         else:
-            figures = self.evaluation.members[column]
-            matrix = plots.class_confusion(
-                figures.matrix, self.classes, f"Confusion of {self.member}"
-            )
-            self._draw("confusion", matrix)
-            rows = figures.table.astype(object).where(figures.table.notna(), None)
-            self.bridge.send(
-                "member",
-                name=self.member,
-                tiles=[
-                    _tile("Average recall", figures.recall),
-                    _tile("Average F1", figures.f1),
-                    _tile("Accuracy", figures.accuracy),
-                ],
-                classes=rows.to_dict("records"),
-            )
-        self._list({"truth": _ANY_CLASS, "taken": _ANY_CLASS})
+            rates = self.evaluation.members[self.members.index(self.member)]
+            title = f"Confusion of {self.member}"
+            matrix = plots.class_confusion(rates.matrix, self.classes, title)
+            self.figures.draw("confusion", matrix)
+            tiles = [
+                _tile("Average recall", rates.recall),
+                _tile("Average F1", rates.f1),
+                _tile("Accuracy", rates.accuracy),
+            ]
+            rows = table_rows(rates.table)
+            self.bridge.send(MemberRates(name=self.member, tiles=tiles, classes=rows))
+        self._list(ANY_CLASS, ANY_CLASS)
 
-    def _list(self, message: dict[str, Any]) -> None:
-        """List objects of a class that the member took for a class, the surest first."""
-        known = (_ANY_CLASS, "", *self.classes)
-        truth, taken = (one_of(message.get(name), known) for name in ("truth", "taken"))
+    def _list(self, truth: str, predicted: str) -> None:
+        """List objects of a true and a predicted class, the surest first."""
+        choices = (ANY_CLASS, "", *self.classes)
+        check_choice(truth, choices)
+        check_choice(predicted, choices)
         values = self.scores["scores"].values[:, self.members.index(self.member)]
         scored = np.isfinite(values).all(axis=1)
         best = np.where(scored, np.nan_to_num(values).argmax(axis=1), -1)
         chosen = np.ones(len(values), bool)
-        if truth != _ANY_CLASS:
+        if truth != ANY_CLASS:
             chosen &= self.kinds == truth
-        if taken != _ANY_CLASS:
-            chosen &= best == (self.classes.index(taken) if taken else -1)
+        if predicted != ANY_CLASS:
+            chosen &= best == (self.classes.index(predicted) if predicted else -1)
         rows = np.flatnonzero(chosen)
-        sure = np.where(scored, np.nan_to_num(values).max(axis=1), 0)
-        rows = rows[np.argsort(-sure[rows], kind="stable")]
+        highest = np.where(scored, np.nan_to_num(values).max(axis=1), 0)
+        rows = rows[np.argsort(-highest[rows], kind="stable")]
         listed = [
             {
                 "row": int(row),
                 "id": str(self.scores["id"].values[row]),
                 "kind": self.kinds[row],
                 "taken": self.classes[best[row]] if best[row] >= 0 else "",
-                "sure": float(sure[row]),
+                "sure": float(highest[row]),
             }
-            for row in rows[:_MAX_LISTED_OBJECTS]
+            for row in rows[:MAX_LISTED_OBJECTS]
         ]
-        self.bridge.send("list", objects=listed, total=len(rows))
+        self.bridge.send(ObjectList(objects=listed, total=len(rows)))
 
-    def _follow(self, message: dict[str, Any]) -> None:
-        """Let members look at objects epoch by epoch, on another thread: networks are loaded for it."""
+    def _follow(self, message: FollowEpochs) -> None:
+        """Compute classes epoch by epoch on another thread, which loads the networks."""
 
         def work() -> Any:
             from deepstreaks_dask.evaluation.epoch_by_epoch import follow
 
-            return follow(self.scores, objects=_MAX_FOLLOWED_OBJECTS, zoos=(self.zoo, None))
+            zoos = (self.source.zoo, None)
+            return follow(self.scores, objects=MAX_FOLLOWED_OBJECTS, zoos=zoos)
 
-        def show(curves: Any) -> None:
-            if not curves:
-                element = plots.nothing("No member of this run looks epoch by epoch")
-            else:
-                element = plots.estimates(
-                    {
-                        name: table[["epochs"]].assign(value=table["recall"])
-                        for name, table in curves.items()
-                    }
-                    | {f"{name}, accuracy": table for name, table in curves.items()},
-                    "epochs",
-                    title="Average recall, and accuracy with its 95 % band",
-                    xlabel="epochs seen (objects that have as many)",
-                    ylabel="share",
-                )
-            self._draw("epochs", element)
-            self.bridge.send("followed")
+        self.bridge.later(work, self._show_followed, long=True)
 
-        self.bridge.later(work, show, long=True)
+    def _show_followed(self, curves: Any) -> None:
+        if curves:
+            recalls = {
+                name: table[["epochs"]].assign(value=table["recall"])
+                for name, table in curves.items()
+            }
+            accuracies = {f"{name}, accuracy": table for name, table in curves.items()}
+            element = plots.estimates(
+                recalls | accuracies,
+                "epochs",
+                title="Average recall, and accuracy with its 95 % band",
+                xlabel="epochs seen (objects that have as many)",
+                ylabel="share",
+            )
+        else:
+            element = plots.nothing("No member of this run classifies epoch by epoch")
+        self.figures.draw("epochs", element)
+        self.bridge.send(Followed())
 
     # The player
 
-    def _choose_object(self, message: dict[str, Any]) -> None:
-        row = whole(message.get("row"))
-        if not 0 <= row < self.objects:
+    def _choose_object(self, message: ChooseObject) -> None:
+        row = message.row
+        if row >= self.source.size:
             raise DeepStreaksError(f"there is no object {row}")
         self.row = row
         self.bridge.later(lambda: self._read(row), self._show_object)
@@ -236,89 +219,89 @@ class SequenceExplorer:
             raise DeepStreaksError(f"{self.scores['id'].values[row]}: {why}")
         return row, found.sequences, measure_objects(found.sequences)
 
-    def _show_object(self, found: tuple[int, Sequences, Photometry]) -> None:
-        row, sequence, measured = found
+    def _show_object(self, read: tuple[int, Sequences, Photometry]) -> None:
+        row, sequence, measured = read
         if row != self.row:
-            return  # another was chosen meanwhile
+            return  # another object was chosen meanwhile
         mjd = np.asarray(sequence.epochs["mjd"], float)
         days, flux = mjd - mjd[0], measured.psf
         band = np.asarray(sequence.epochs["band"]).astype(object).astype(str)
-        drawn = self._draw("curve", plots.light_curve(days, flux.flux, flux.flux_error, band))
-        self.spans = [_mark(drawn, days)]
+        curve = plots.light_curve(days, flux.flux, flux.flux_error, band)
+        self._epoch_marks = [_add_mark(self.figures.draw("curve", curve), days)]
+        epochs = [
+            {
+                "mjd": float(mjd[k]),
+                "band": band[k],
+                "flux": _finite(flux.flux[k]),
+                "error": _finite(flux.flux_error[k]),
+                "magnitude": _finite(flux.magnitude[k]),
+            }
+            for k in range(len(mjd))
+        ]
         values = self.scores["scores"].values[row]
+        scores = [
+            {"member": name, "values": [_finite(value) for value in values[k]]}
+            for k, name in enumerate(self.members)
+        ]
         self.bridge.send(
-            "object",
-            row=row,
-            id=str(self.scores["id"].values[row]),
-            kind=self.kinds[row],
-            strip=_strip(sequence.stamps),
-            side=sequence.stamps.shape[1],
-            epochs=[
-                {
-                    "mjd": float(mjd[k]),
-                    "band": band[k],
-                    "flux": _number(flux.flux[k]),
-                    "error": _number(flux.flux_error[k]),
-                    "magnitude": _number(flux.magnitude[k]),
-                }
-                for k in range(len(mjd))
-            ],
-            scores=[
-                {"member": name, "values": [_number(v) for v in values[k]]}
-                for k, name in enumerate(self.members)
-            ],
+            PlayedObject(
+                row=row,
+                id=str(self.scores["id"].values[row]),
+                kind=self.kinds[row],
+                strip=_strip_png(sequence.stamps),
+                side=sequence.stamps.shape[1],
+                epochs=epochs,
+                scores=scores,
+            )
         )
-        style.put(self.places["probabilities"], style.figure(plots.nothing("Asking"), self.dark))
+        self.figures.draw("probabilities", plots.nothing("Computing"))
         self.bridge.later(
-            lambda: self._ask(row, sequence), lambda given: self._show_asked(given, days), long=True
+            lambda: self._predict_epochs(sequence),
+            lambda given: self._show_probabilities(row, given, len(days)),
+            long=True,
         )
 
-    def _ask(self, row: int, sequence: Sequences) -> tuple[int, dict[str, np.ndarray]]:
-        """Give the probabilities after each epoch of those members that look so, ``(epoch, class)``."""
+    def _predict_epochs(self, sequence: Sequences) -> dict[str, np.ndarray]:
+        """Return probabilities ``(epoch, class)`` after each epoch, by member that classifies epoch by epoch."""
         from deepstreaks_dask.evaluation.epoch_by_epoch import online_members
 
         given = {}
-        for name, (store, card) in online_members(self.scores, (self.zoo, None)).items():
+        zoos = (self.source.zoo, None)
+        for name, (store, card) in online_members(self.scores, zoos).items():
             classifier: Any = store.load_classifier(card.ref)
             values = classifier.predict_epochs(sequence)
             given[name] = values[:, [card.classes.index(kind) for kind in self.classes]]
-        return row, given
+        return given
 
-    def _show_asked(self, asked: tuple[int, dict[str, np.ndarray]], days: np.ndarray) -> None:
-        row, given = asked
+    def _show_probabilities(self, row: int, given: dict[str, np.ndarray], epochs: int) -> None:
         if row != self.row:
             return
         if not given:
-            element = plots.nothing("No member of this run looks epoch by epoch")
-            self._draw("probabilities", element)
+            words = "No member of this run classifies epoch by epoch"
+            self.figures.draw("probabilities", plots.nothing(words))
             return
         name, values = next(iter(given.items()))
-        places = np.arange(1, len(days) + 1)
-        drawn = self._draw("probabilities", plots.probabilities(values, self.classes, name))
-        self.spans.append(_mark(drawn, places))
-        self.bridge.send(
-            "probabilities",
-            row=row,
-            members={key: np.round(table, 4).tolist() for key, table in given.items()},
-        )
+        figure = self.figures.draw("probabilities", plots.probabilities(values, self.classes, name))
+        self._epoch_marks.append(_add_mark(figure, np.arange(1, epochs + 1)))
+        members = {key: np.round(table, 4).tolist() for key, table in given.items()}
+        self.bridge.send(Probabilities(row=row, members=members))
 
-    def _move(self, message: dict[str, Any]) -> None:
-        """Follow the player's epoch in the pictures."""
-        epoch = whole(message.get("epoch"))
-        for span, places in self.spans:
-            if 0 <= epoch < len(places):
-                span.location = float(places[epoch])
+    def _show_epoch(self, message: ShowEpoch) -> None:
+        """Mark the player's epoch in the figures."""
+        for mark, places in self._epoch_marks:
+            if message.epoch < len(places):
+                mark.location = float(places[message.epoch])
 
 
-def _mark(drawn: Any, places: np.ndarray) -> tuple[Span, np.ndarray]:
-    """Put a line into a picture that can be moved to any of these places."""
-    span = Span(location=float(places[0]), dimension="height", line_color=plots.INK, line_width=1)
-    drawn.add_layout(span)
-    return span, places
+def _add_mark(figure: Any, places: np.ndarray) -> tuple[Span, np.ndarray]:
+    """Add a vertical line to a figure, to be moved to any of these places ``(epoch,)`` on the x axis."""
+    mark = Span(location=float(places[0]), dimension="height", line_color=plots.INK, line_width=1)
+    figure.add_layout(mark)
+    return mark, places
 
 
-def _strip(stamps: np.ndarray) -> str:
-    """Draw all stamps of an object side by side, each from the sky to its brightest, as a PNG in base64."""
+def _strip_png(stamps: np.ndarray) -> str:
+    """Return all stamps of an object side by side as PNG in base64, each from the sky to its brightest pixel."""
     pixels = stamps.astype(np.float64)
     flat = pixels.reshape(len(pixels), -1)
     sky = np.nanmedian(flat, axis=1)[:, None, None]
@@ -335,7 +318,7 @@ def _strip(stamps: np.ndarray) -> str:
 
 def _tile(title: str, estimate: Estimate) -> dict[str, str]:
     if not estimate.total:
-        return {"title": title, "value": "none", "note": "nothing to measure it on"}
+        return {"title": title, "value": "none", "note": "no object to measure it on"}
     return {
         "title": title,
         "value": f"{estimate.value:.4f}",
@@ -343,5 +326,5 @@ def _tile(title: str, estimate: Estimate) -> dict[str, str]:
     }
 
 
-def _number(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None

@@ -1,5 +1,6 @@
 "use strict";
-// The page's side of style.Bridge: what the person does goes out, what is to be shown comes in.
+// The page's side of apps/bridge.py. Messages out have a `do`, updates in have a `what`; the models of both are in
+// apps/messages.py, apps/campaign/messages.py, apps/explore/messages.py, updates.py and sequence_messages.py.
 window.deepstreaks = (() => {
   const handlers = {};
   let model = null;

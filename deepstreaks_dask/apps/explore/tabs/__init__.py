@@ -1,6 +1,6 @@
 """The tabs of the explore dashboard, each of which answers one question.
 
-A tab takes the session and returns what Panel shows.
+A tab takes the session and the gallery, and draws the figures of its part of the page. No tab imports another one.
 """
 
 import lazy_loader

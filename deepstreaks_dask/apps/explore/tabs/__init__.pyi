@@ -1,6 +1,6 @@
-from .comparison import CompareTab, DriftTab
+from .comparison import CompareTab
 from .decision import DecisionTab
-from .gallery import Galleries
+from .drift import DriftTab
 from .joint import JointTab
 from .scores import ScoresTab
 from .threshold_search import SearchTab
@@ -9,7 +9,6 @@ __all__ = [
     "CompareTab",
     "DecisionTab",
     "DriftTab",
-    "Galleries",
     "JointTab",
     "ScoresTab",
     "SearchTab",

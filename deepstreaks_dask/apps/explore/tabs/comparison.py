@@ -1,129 +1,84 @@
-"""The tabs that set scores beside others: those of other nights, and those of another run."""
+"""The tab that compares the run with another run: the cutouts that change sides, and the change of scores."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from deepstreaks_dask import plots
-from deepstreaks_dask.apps import bridge as style
-from deepstreaks_dask.apps.explore.messages import one_of, plain
+from deepstreaks_dask.apps.explore.gallery import Choice, GalleryPanel
+from deepstreaks_dask.apps.explore.messages import CompareRun, ShowChanged
+from deepstreaks_dask.apps.explore.session import Session, check_choice
+from deepstreaks_dask.apps.explore.tab import Tab
+from deepstreaks_dask.apps.explore.tables import table_rows
+from deepstreaks_dask.apps.explore.updates import Comparison
 from deepstreaks_dask.evaluation.cut_comparison import Change, compare_cuts
-from deepstreaks_dask.evaluation.interactive import (
-    DECISION_NAME,
-    Cut,
-    Exploration,
-    open_exploration,
-)
-
-if TYPE_CHECKING:
-    from deepstreaks_dask.apps.explore.page import Explorer
+from deepstreaks_dask.evaluation.interactive import Cut, Exploration, open_exploration
 
 
-class DriftTab:
-    """How far the scores of each night lie from those of the others.
+class CompareTab(Tab):
+    """What changes sides between this run and another, both at the thresholds in use.
 
     Parameters
     ----------
-    explorer : Explorer
-        The person's, who looks.
+    session, gallery
+        As for :class:`~deepstreaks_dask.apps.explore.tab.Tab`.
     """
 
-    def __init__(self, explorer: Explorer) -> None:
-        self.explorer = explorer
-        self.handlers = {"drift": self._choose}
-        self.name = ""
-
-    def follow(self) -> None:
-        """Draw the decision's drift the first time; the scores do not follow thresholds."""
-        if not self.name:
-            self._choose({"name": DECISION_NAME})
-
-    def _choose(self, message: dict[str, Any]) -> None:
-        explorer = self.explorer
-        name = one_of(message.get("name"), explorer.exploration.names)
-        self.name = name
-
-        def draw(table: pd.DataFrame) -> None:
-            if name != self.name:
-                return
-            explorer.figures["drift"] = style.figure(plots.drift(table, name), explorer.dark)
-            style.put(explorer.places["drift"], explorer.figures["drift"])
-            flagged = table[table["flagged"]].sort_values("psi", ascending=False).head(100)
-            rows = [
-                {**row, "words": plots.night_name(row["night"])}
-                for row in flagged.drop(columns="flagged").to_dict("records")
-            ]
-            explorer.bridge.send("drift", rows=rows, of=len(table))
-
-        explorer.bridge.later(lambda: explorer.exploration.drift(name), draw)
-
-
-class CompareTab:
-    """What changes sides between this run and another.
-
-    Parameters
-    ----------
-    explorer : Explorer
-        The person's, who looks.
-    """
-
-    def __init__(self, explorer: Explorer) -> None:
-        self.explorer = explorer
-        self.handlers = {"compare": self._choose, "changed": self._show_changed}
-        self.other: Cut | None = None
+    def __init__(self, session: Session, gallery: GalleryPanel) -> None:
+        super().__init__(session, gallery)
+        self.handlers = {CompareRun: self._choose, ShowChanged: self._show_changed}
         self._change: Change | None = None
 
-    def _choose(self, message: dict[str, Any]) -> None:
-        run = message.get("run")
-        if not run:
-            self.other = None
-            return
-        run = one_of(run, self.explorer.runs)
-
-        def show(other: Exploration) -> None:
-            self.other = other.begin()
-            self.draw()
-
-        self.explorer.bridge.later(lambda: open_exploration(self.explorer.archive, run), show)
-
-    def draw(self) -> None:
+    def open(self) -> None:
         """Compare at the thresholds in use, if there is a run to compare with."""
-        explorer, other = self.explorer, self.other
-        if other is None:
+        if self.session.other is not None:
+            self._compare(self.session.other)
+
+    def settle(self) -> None:
+        """Compare again: the thresholds may have moved."""
+        self.open()
+
+    def _choose(self, message: CompareRun) -> None:
+        session = self.session
+        if not message.run:
+            session.other = None
             return
-        decision = explorer.cut.decision
+        run = check_choice(message.run, session.source.runs)
+
+        def show(exploration: Exploration) -> None:
+            session.other = exploration.begin()
+            self.open()
+
+        session.bridge.later(lambda: open_exploration(session.source.archive, run), show)
+
+    def _compare(self, other: Cut) -> None:
+        session, decision = self.session, self.session.cut.decision
         known = {*other.exploration.members, *other.exploration.families}
         shared = {name: value for name, value in decision.thresholds.items() if name in known}
 
         def work() -> Change:
-            with explorer.lock:
+            with session.lock:
                 other.decide(replace(decision, thresholds=shared))
-                return compare_cuts(explorer.cut, other)
+                return compare_cuts(session.cut, other)
 
         def show(change: Change) -> None:
             self._change = change
-            explorer.bridge.send(
-                "compare",
-                run=explorer.run,
-                other=other.exploration.attrs["run"],
-                table=change.table.to_dict("records"),
-                members=plain(change.members),
+            session.bridge.send(
+                Comparison(
+                    run=session.source.run,
+                    other=other.exploration.attrs["run"],
+                    table=table_rows(change.table),
+                    members=table_rows(change.members),
+                )
             )
 
-        explorer.bridge.later(work, show)
+        session.bridge.later(work, show)
 
-    def _show_changed(self, message: dict[str, Any]) -> None:
-        if self._change is None:
+    def _show_changed(self, message: ShowChanged) -> None:
+        change, exploration = self._change, self.session.exploration
+        if change is None:
             return
-        places = getattr(self._change, one_of(message.get("key"), ("gained", "lost")))
-        truth = one_of(message.get("truth"), (1, 0, -1))
-        exploration = self.explorer.exploration
-        of_row = exploration.strata["truth"].to_numpy()[
-            exploration.cell[places] % len(exploration.strata)
-        ]
-        chosen = places[of_row == truth]
-        words = str(message.get("words", ""))[:200]
-        self.explorer.galleries.open(lambda: chosen, words, follows=False)
+        places = change.gained if message.key == "gained" else change.lost
+        strata = exploration.cell[places] % len(exploration.strata)
+        truth = exploration.strata["truth"].to_numpy()[strata]
+        chosen = places[truth == message.truth]
+        self.gallery.open(Choice(lambda: chosen, message.words, follows=False))

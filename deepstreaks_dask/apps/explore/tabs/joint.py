@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datashader as ds
 import numpy as np
@@ -13,17 +13,19 @@ from bokeh.plotting import figure
 from datashader import transfer_functions as tf
 
 from deepstreaks_dask import plots
-from deepstreaks_dask.apps import bridge as style
-from deepstreaks_dask.apps.explore.messages import one_of
+from deepstreaks_dask.apps.explore.gallery import GalleryPanel
+from deepstreaks_dask.apps.explore.messages import ChooseAxis, ClearSelection
+from deepstreaks_dask.apps.explore.session import Session
+from deepstreaks_dask.apps.explore.tab import Tab
+from deepstreaks_dask.apps.explore.updates import JointNames, Words
 from deepstreaks_dask.evaluation.interactive import Exploration, Selection
 
-if TYPE_CHECKING:
-    from deepstreaks_dask.apps.explore.page import Explorer
-
 PLOT_SIZE = 320
-"""Pixels on a side of what is drawn."""
+"""Pixels on a side of the images of cutouts."""
 
 FULL_RANGE = (-0.01, 1.01)
+"""Scores that a joint view spans at first."""
+
 _LABEL_TEXT = {-1: "no label", 0: "label 0", 1: "label 1"}
 _COLOURS = {"no label": plots.SOFT, "label 0": plots.ORANGE, "label 1": plots.BLUE}
 
@@ -37,19 +39,20 @@ def shade(
     places: np.ndarray | None = None,
     dark: bool = False,
 ) -> np.ndarray:
-    """Draw cutouts as RGBA, coloured by what is truly plausible, or those selected in one colour.
+    """Return an image of cutouts, coloured by their label, or of selected cutouts in one colour.
 
     Parameters
     ----------
     exploration : Exploration
+        The scores.
     x, y : str
         Names of the scores.
     spans : tuple of (float, float)
-        What the picture spans across and up.
+        Scores that the image spans along x and along y.
     places : ndarray, optional
-        Draw only these, int ``(cutout,)``, as a selection is.
+        Selected cutouts, int ``(cutout,)``; only these are drawn.
     dark : bool
-        Whether the page is dark.
+        The page is dark.
 
     Returns
     -------
@@ -81,10 +84,16 @@ class Joint:
     ----------
     x, y : str
         Names of the scores, which have no unit: from 0 to 1.
+
+    Attributes
+    ----------
+    figure : bokeh.models.Plot
+        The figure, in light colours.
+    lines : list of bokeh.models.Span
+        A vertical and a horizontal line at the thresholds of the two scores.
     """
 
     def __init__(self, x: str, y: str) -> None:
-        self.names = [x, y]
         self.figure: Plot = figure(
             height=380,
             x_range=Range1d(*FULL_RANGE),
@@ -98,7 +107,7 @@ class Joint:
             sizing_mode="stretch_width",
         )
         self.figure.toolbar.active_drag = self.figure.tools[0]
-        # else a drag that begins where a box was, even one cleared away, would push that one about
+        # else a drag that begins where a box was, even a cleared one, would move that box
         self.figure.tools[0].overlay.editable = False
         empty = np.zeros((PLOT_SIZE, PLOT_SIZE), np.uint32)
         self._layers: list[Any] = [
@@ -110,172 +119,174 @@ class Joint:
             line.line_dash, line.visible = "dotted", False
             self.figure.add_layout(line)
         plots.apply_style(self.figure)
-        self.label()
+        self.label(x, y)
 
-    def label(self) -> None:
-        """Name the axes."""
-        self.figure.xaxis.axis_label, self.figure.yaxis.axis_label = self.names
-        self.figure.title.text = f"{self.names[0]} and {self.names[1]}"
+    def label(self, x: str, y: str) -> None:
+        """Write the names of the scores on the axes.
+
+        Parameters
+        ----------
+        x, y : str
+            Names of the scores, which have no unit.
+        """
+        self.figure.xaxis.axis_label, self.figure.yaxis.axis_label = x, y
+        self.figure.title.text = f"{x} and {y}"
 
     @property
     def spans(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """What the figure shows across and up."""
+        """Scores that the figure spans along x and along y."""
         x, y = (
             (float(axis.start), float(axis.end))
             for axis in (self.figure.x_range, self.figure.y_range)
         )
         return x if x[1] > x[0] else FULL_RANGE, y if y[1] > y[0] else FULL_RANGE
 
-    def show(self, layer: int, picture: np.ndarray, spans: Any) -> None:
-        """Show a picture in one of the layers.
+    def show(self, layer: int, image: np.ndarray, spans: Any) -> None:
+        """Show an image in one of the layers.
 
         Parameters
         ----------
         layer : int
             0 for all cutouts, 1 for the selected ones.
-        picture : ndarray
-            uint32 ``(y, x)``, as :func:`shade` gives it.
+        image : ndarray
+            uint32 ``(y, x)``, as returned by :func:`shade`.
         spans : tuple of (float, float)
-            Scores that it spans across and up.
+            Scores that the image spans along x and along y.
         """
         (x0, x1), (y0, y1) = spans
         renderer = self._layers[layer]
         renderer.glyph.update(x=x0, y=y0, dw=x1 - x0, dh=y1 - y0)
-        renderer.data_source.data = {"image": [picture]}
+        renderer.data_source.data = {"image": [image]}
         renderer.visible = True
 
     def hide(self) -> None:
-        """Show no selection."""
+        """Hide the selection."""
         self._layers[1].visible = False
 
 
-class JointTab:
+class JointTab(Tab):
     """Two joint views with one selection.
 
     Parameters
     ----------
-    explorer : Explorer
-        The person's, who looks.
+    session, gallery
+        As for :class:`~deepstreaks_dask.apps.explore.tab.Tab`.
     """
 
-    def __init__(self, explorer: Explorer) -> None:
-        self.explorer = explorer
-        self.handlers = {"axis": self._choose_axis, "clear": self._clear}
-        self.views: list[Joint] = []
-        self._boxed: tuple[tuple[str, float, float], ...] = ()
+    def __init__(self, session: Session, gallery: GalleryPanel) -> None:
+        super().__init__(session, gallery)
+        self.handlers = {ChooseAxis: self._choose_axis, ClearSelection: self._clear}
+        self._views: list[Joint] = []
+        self._box: tuple[tuple[str, float, float], ...] = ()
 
     def begin(self) -> None:
-        """Choose the first pairs."""
-        names, pairs = self.explorer.exploration.names, self._first_pairs()
-        self.explorer.bridge.send("joint", names=names, pairs=[list(pair) for pair in pairs])
+        """Choose the first pairs of scores."""
+        names = self.session.exploration.names
+        self.session.pairs = _first_pairs(self.session.exploration)
+        self.session.bridge.send(JointNames(names=names, pairs=self.session.pairs))
 
     def open(self) -> None:
-        """Draw all cutouts, and those selected; the figures are made when somebody first looks."""
-        if not self.views:
-            self.views = [Joint(*pair) for pair in self._first_pairs()]
-            for k, joint in enumerate(self.views):
-                self._listen(k, joint)
-        for pair in range(len(self.views)):
-            self._draw(pair)
+        """Draw all cutouts, and the selected ones; the figures are made the first time."""
+        if not self._views:
+            self._views = [Joint(*pair) for pair in self.session.pairs]
+            for view, joint in enumerate(self._views):
+                self._listen(view, joint)
+                self.session.figures.put(f"joint{view}", joint.figure)
+        for view in range(len(self._views)):
+            self._draw(view)
 
     def follow(self) -> None:
         """Move the lines that mark thresholds."""
-        for joint in self.views:
-            for name, line in zip(joint.names, joint.lines, strict=True):
-                value = self.explorer.limit(name)
-                line.visible = value is not None
-                if value is not None:
-                    line.location = value
+        for pair, joint in zip(self.session.pairs, self._views, strict=False):
+            for name, line in zip(pair, joint.lines, strict=True):
+                limit = self.session.limit(name)
+                line.visible = limit is not None
+                if limit is not None:
+                    line.location = limit
 
-    def _first_pairs(self) -> list[tuple[str, str]]:
-        """Two pairs of families to begin with, or of members where there is one family."""
-        exploration = self.explorer.exploration
-        names = [
-            name
-            if name in exploration.names
-            else exploration.members[exploration.of_family(name)[0]]
-            for name in exploration.families
-        ]
-        if len(names) < 2:
-            names = exploration.members
-        first, second, third = (*names, *names[-1:] * 2)[:3]
-        return [(first, second), (second if third != second else first, third)]
-
-    def _listen(self, pair: int, joint: Joint) -> None:
-        explorer = self.explorer
-
-        def boxed(event: SelectionGeometry) -> None:
-            geometry = event.geometry
-            if event.final and geometry.get("type") == "rect":
-                (x0, x1), (y0, y1) = (
-                    sorted(float(geometry[key]) for key in keys)
-                    for keys in (("x0", "x1"), ("y0", "y1"))
-                )
-                x, y = joint.names
-                self._boxed = ((x, x0, x1), (y, y0, y1))
-                chosen = Selection(filter=explorer.filter, ranges=self._boxed)
-                words = f"{x} {x0:.3f} to {x1:.3f}, {y} {y0:.3f} to {y1:.3f}"
-                explorer.galleries.select(chosen, words)
-                self._mark_all()
+    def _listen(self, view: int, joint: Joint) -> None:
+        def box_drawn(event: SelectionGeometry) -> None:
+            if event.final and event.geometry.get("type") == "rect":
+                self._select(view, event.geometry)
 
         def reset(event: DoubleTap) -> None:
             for span in (joint.figure.x_range, joint.figure.y_range):
                 span.update(start=FULL_RANGE[0], end=FULL_RANGE[1])
-            self._draw(pair)
+            self._draw(view)
 
-        joint.figure.on_event(SelectionGeometry, boxed)
-        joint.figure.on_event(RangesUpdate, lambda event: self._draw(pair))
+        joint.figure.on_event(SelectionGeometry, box_drawn)
+        joint.figure.on_event(RangesUpdate, lambda event: self._draw(view))
         joint.figure.on_event(DoubleTap, reset)
-        if explorer.dark:
-            style.recolour(joint.figure, True)
-        style.put(explorer.places[f"joint{pair}"], joint.figure)
 
-    def _choose_axis(self, message: dict[str, Any]) -> None:
-        pair = one_of(message.get("pair"), (0, 1))
-        axis = one_of(message.get("axis"), ("x", "y"))
-        joint = self.views[pair]
-        joint.names["xy".index(axis)] = one_of(message.get("name"), self.explorer.exploration.names)
-        joint.label()
+    def _select(self, view: int, geometry: dict[str, Any]) -> None:
+        x, y = self.session.pairs[view]
+        x0, x1 = sorted(float(geometry[key]) for key in ("x0", "x1"))
+        y0, y1 = sorted(float(geometry[key]) for key in ("y0", "y1"))
+        self._box = ((x, x0, x1), (y, y0, y1))
+        selection = Selection(filter=self.session.filter, ranges=self._box)
+        words = f"{x} {x0:.3f} to {x1:.3f}, {y} {y0:.3f} to {y1:.3f}"
+        self.gallery.select(selection, words)
+        self._mark_all()
+
+    def _choose_axis(self, message: ChooseAxis) -> None:
+        session, view = self.session, message.pair
+        name = session.score_name(message.name)
+        x, y = session.pairs[view]
+        session.pairs[view] = (name, y) if message.axis == "x" else (x, name)
+        self._views[view].label(*session.pairs[view])
         self.follow()
-        self._draw(pair)
+        self._draw(view)
 
-    def _draw(self, pair: int) -> None:
-        explorer, joint = self.explorer, self.views[pair]
-        (x, y), spans, dark = tuple(joint.names), joint.spans, explorer.dark
-        explorer.bridge.later(
-            lambda: shade(explorer.exploration, x, y, spans, dark=dark),
-            lambda picture: joint.show(0, picture, spans) if [x, y] == joint.names else None,
+    def _draw(self, view: int) -> None:
+        session, joint = self.session, self._views[view]
+        pair, spans, dark = session.pairs[view], joint.spans, session.figures.dark
+        session.bridge.later(
+            lambda: shade(session.exploration, *pair, spans, dark=dark),
+            lambda image: joint.show(0, image, spans) if pair == session.pairs[view] else None,
         )
-        self._mark(pair)
+        self._mark(view)
 
     def _mark_all(self) -> None:
-        for pair in range(len(self.views)):
-            self._mark(pair)
+        for view in range(len(self._views)):
+            self._mark(view)
 
-    def _mark(self, pair: int) -> None:
-        explorer, joint, boxed = self.explorer, self.views[pair], self._boxed
-        if not boxed:
+    def _mark(self, view: int) -> None:
+        session, joint, box = self.session, self._views[view], self._box
+        if not box:
             joint.hide()
             return
-        (x, y), spans, dark = tuple(joint.names), joint.spans, explorer.dark
+        pair, spans, dark = session.pairs[view], joint.spans, session.figures.dark
 
         def draw() -> tuple[np.ndarray, int]:
-            with explorer.lock:
-                places = explorer.cut.select(Selection(filter=explorer.filter, ranges=boxed))
-            picture = shade(explorer.exploration, x, y, spans, places=places, dark=dark)
-            return picture, len(places)
+            with session.lock:
+                places = session.cut.select(Selection(filter=session.filter, ranges=box))
+            image = shade(session.exploration, *pair, spans, places=places, dark=dark)
+            return image, len(places)
 
         def show(drawn: tuple[np.ndarray, int]) -> None:
-            if boxed == self._boxed:
-                joint.show(1, drawn[0], spans)
-                words = f"{drawn[1]:,} cutouts are selected (purple)."
-                explorer.bridge.send("words", id="joint-words", words=words)
+            if box == self._box:
+                image, selected = drawn
+                joint.show(1, image, spans)
+                words = f"{selected:,} cutouts are selected (purple)."
+                session.bridge.send(Words(id="joint-words", words=words))
 
-        explorer.bridge.later(draw, show)
+        session.bridge.later(draw, show)
 
-    def _clear(self, message: dict[str, Any]) -> None:
-        self._boxed = ()
+    def _clear(self, message: ClearSelection) -> None:
+        self._box = ()
         self._mark_all()
-        for joint in self.views:
+        for joint in self._views:
             joint.figure.tools[0].overlay.visible = False
-        self.explorer.bridge.send("words", id="joint-words", words="Nothing is selected.")
+        self.session.bridge.send(Words(id="joint-words", words="Nothing is selected."))
+
+
+def _first_pairs(exploration: Exploration) -> list[tuple[str, str]]:
+    """Return two pairs of families, or of members where there is one family."""
+    names = [
+        name if name in exploration.names else exploration.members[exploration.of_family(name)[0]]
+        for name in exploration.families
+    ]
+    if len(names) < 2:
+        names = exploration.members
+    first, second, third = (*names, *names[-1:] * 2)[:3]
+    return [(first, second), (second if third != second else first, third)]

@@ -1,63 +1,60 @@
-"""The tab that finds thresholds for a false-positive rate or a nightly budget."""
+"""The tab that finds thresholds for a false-positive rate or a number of candidates per night."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from deepstreaks_dask.apps.explore.messages import one_of, plain
+from deepstreaks_dask.apps.explore.gallery import GalleryPanel
+from deepstreaks_dask.apps.explore.messages import SearchThresholds, UseFound
+from deepstreaks_dask.apps.explore.session import Session
+from deepstreaks_dask.apps.explore.tab import Tab
+from deepstreaks_dask.apps.explore.tables import table_rows
+from deepstreaks_dask.apps.explore.updates import Searching, SearchResult
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.evaluation.threshold_search import SEARCH_LEVELS, Found, search_thresholds
-
-if TYPE_CHECKING:
-    from deepstreaks_dask.apps.explore.page import Explorer
-
-_SEARCH_TARGETS = ("fpr", "budget")
+from deepstreaks_dask.evaluation.threshold_search import Found, search_thresholds
 
 
-class SearchTab:
-    """One search at a time; what it finds can be taken over.
+class SearchTab(Tab):
+    """Searches for thresholds; what a search has found can be taken over.
 
     Parameters
     ----------
-    explorer : Explorer
-        The person's, who looks.
+    session, gallery
+        As for :class:`~deepstreaks_dask.apps.explore.tab.Tab`.
     """
 
-    def __init__(self, explorer: Explorer) -> None:
-        self.explorer = explorer
-        self.handlers = {"search": self._search, "use": self._use}
-        self.options: dict[str, Any] = {}
-        self.found: Found | None = None
+    def __init__(self, session: Session, gallery: GalleryPanel) -> None:
+        super().__init__(session, gallery)
+        self.handlers = {SearchThresholds: self._search, UseFound: self._use}
 
-    def _search(self, message: dict[str, Any]) -> None:
-        explorer = self.explorer
-        target, value = one_of(message.get("target"), _SEARCH_TARGETS), message.get("value")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DeepStreaksError("give the target as a number")
-        options = {target: value, "by": one_of(message.get("by"), SEARCH_LEVELS)}
-        explorer.bridge.send("searching")
+    def _search(self, message: SearchThresholds) -> None:
+        session = self.session
+        options: dict[str, Any] = {message.target: message.value, "by": message.by}
+        amount = f"{message.value:g}"
+        target = f"{amount} candidates" if message.target == "budget" else f"an FPR of {amount}"
+        session.bridge.send(Searching())
 
         def work() -> Found | DeepStreaksError:
             try:
-                return search_thresholds(explorer.exploration, **options)
-            except DeepStreaksError as error:
+                return search_thresholds(session.exploration, **options)
+            except DeepStreaksError as error:  # shown in the tab, where the button waits for it
                 return error
 
         def show(found: Found | DeepStreaksError) -> None:
             if isinstance(found, DeepStreaksError):
-                explorer.bridge.send("found", words=str(found), thresholds=[], rates=[])
+                session.bridge.send(SearchResult(words=str(found)))
                 return
-            self.options, self.found = options, found
-            explorer.bridge.send(
-                "found",
-                words="",
-                thresholds=plain(found.thresholds),
-                rates=plain(found.rates),
-                target=f"{value:g} candidates" if target == "budget" else f"an FPR of {value:g}",
+            session.search_options, session.found = options, found
+            session.bridge.send(
+                SearchResult(
+                    thresholds=table_rows(found.thresholds),
+                    rates=table_rows(found.rates),
+                    target=target,
+                )
             )
 
-        explorer.bridge.later(work, show, long=True)
+        session.bridge.later(work, show, long=True)
 
-    def _use(self, message: dict[str, Any]) -> None:
-        if self.found is not None:
-            self.explorer.decide(self.found.decision)
+    def _use(self, message: UseFound) -> None:
+        if self.session.found is not None:
+            self.session.decide(self.session.found.decision)

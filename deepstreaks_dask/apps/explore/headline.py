@@ -1,4 +1,4 @@
-"""Counts and rates as the page shows them."""
+"""Headline rates and the confusion matrix of a decision, as the page shows them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from deepstreaks_dask.evaluation.interactive import Counts
 from deepstreaks_dask.evaluation.metrics import Estimate
 
 
-def tiles(counts: Counts) -> list[dict[str, Any]]:
-    """Headline figures, each rate with its interval on a scale."""
+def headline_rates(counts: Counts) -> list[dict[str, Any]]:
+    """Return the number of candidates and the decision's rates, each rate with its interval on a scale."""
     decided = f"of {counts.decided:,} decided cutouts"
     if counts.decided < counts.cutouts:
         decided += f", {counts.cutouts - counts.decided:,} are open"
@@ -20,15 +20,38 @@ def tiles(counts: Counts) -> list[dict[str, Any]]:
     joint = counts.joint
     if joint.tp + joint.fn + joint.fp + joint.tn == 0:
         return shown
-    low, high = plots.PUBLISHED_TPR
+    published_fpr = (0.0, plots.PUBLISHED_FPR)
     return [
         *shown,
-        _rate("True-positive rate", joint.tpr, (low, high), "Duev et al.: 0.96 to 0.98", down=True),
         _rate(
-            "False-positive rate", joint.fpr, (0.0, plots.PUBLISHED_FPR), "Duev et al.: below 0.01"
+            "True-positive rate",
+            joint.tpr,
+            plots.PUBLISHED_TPR,
+            "Duev et al.: 0.96 to 0.98",
+            down=True,
         ),
+        _rate("False-positive rate", joint.fpr, published_fpr, "Duev et al.: below 0.01"),
         _rate("Precision", joint.precision, (0.0, 0.0), "varies with the mix of kinds", whole=True),
     ]
+
+
+def confusion_cells(counts: Counts) -> dict[str, list[Any]]:
+    """Return counts of decisions against labels by ``"tp"``, ``"fn"``, ``"fp"``, ``"tn"``, each with its share in words."""
+    joint = counts.joint
+    positives, negatives = joint.tp + joint.fn, joint.fp + joint.tn
+    cells = {
+        "tp": (joint.tp, positives),
+        "fn": (joint.fn, positives),
+        "fp": (joint.fp, negatives),
+        "tn": (joint.tn, negatives),
+    }
+    return {
+        key: [
+            count,
+            f"{100 * count / total:.2f} % of {total:,}" if total else "none labelled so",
+        ]
+        for key, (count, total) in cells.items()
+    }
 
 
 def _rate(
@@ -63,20 +86,4 @@ def _rate(
             "ends": [f"{first:.2f}", f"{last:.2f}"],
             "words": words,
         },
-    }
-
-
-def confusion(counts: Counts) -> dict[str, list[Any]]:
-    """Counts of decisions against labels, each with its share in words."""
-    joint = counts.joint
-    totals = {"tp": joint.tp + joint.fn, "fp": joint.fp + joint.tn}
-    of = {"tp": totals["tp"], "fn": totals["tp"], "fp": totals["fp"], "tn": totals["fp"]}
-    return {
-        key: [
-            getattr(joint, key),
-            f"{100 * getattr(joint, key) / total:.2f} % of {total:,}"
-            if total
-            else "none labelled so",
-        ]
-        for key, total in of.items()
     }
