@@ -287,9 +287,9 @@ def explain(
 @app.command()
 def report(
     archive: ArchiveArg,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
-        "report.html"
-    ),
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="File to write, as a path or URL.")
+    ] = "report.html",
     threshold: ThresholdOption = None,
     run: RunOption = "default",
     calibrated: CalibratedOption = False,
@@ -311,7 +311,7 @@ def report(
         probabilities=calibrated,
         verdicts=reviewed_labels(archive, database) if verdicts else None,
     )
-    say(as_json, {"report": str(output.resolve())})
+    say(as_json, {"report": output if "://" in output else str(Path(output).resolve())})
 
 
 @thresholds_app.command("search")

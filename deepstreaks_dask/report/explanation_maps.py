@@ -1,7 +1,7 @@
-"""Explanation maps as pictures, for those who look at cutouts in a browser.
+"""Attribution maps as images, for dashboards.
 
-A map takes seconds, so it is made when it is asked for, one at a time, and pictures are kept: so many of them, and
-so many networks, that memory stays bounded. :mod:`~deepstreaks_dask.models.attribution` says what a map is, and is not.
+A map takes seconds, so maps are computed on request, one at a time. Maps and networks are cached, up to a fixed number of
+each, so that memory stays bounded. :mod:`~deepstreaks_dask.models.attribution` describes what a map means.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ CAPTION = (
     "Red speaks for a high score, blue against it: integrated gradients of the network's logit, from an empty sky "
     "to this cutout. A map shows what one network reacted to, not whether it was right."
 )
-"""To be read beside a map."""
+"""Text to show beside a map."""
 
 _MAX_CACHED_NETWORKS = 9
 _MAX_CACHED_MAPS = 512
-_MAX_WAITING_REQUESTS = 8  # people; more are asked to come again
-_SMOOTHING_SIGMA = 1.5  # pixels, sigma: single pixels of shares are too noisy to see anything in
-_FOR, _AGAINST = (214, 39, 24), (24, 74, 214)
+_MAX_WAITING_REQUESTS = 8  # further requests are refused
+_SMOOTHING_SIGMA = 1.5  # pixels: shares of single pixels are too noisy to show a pattern
+_COLOUR_FOR, _COLOUR_AGAINST = (214, 39, 24), (24, 74, 214)
 
 
 class ExplanationError(DeepStreaksError):
@@ -42,21 +42,21 @@ class ExplanationError(DeepStreaksError):
 
 
 class TooManyError(ExplanationError):
-    """Too many wait for a map already."""
+    """Too many requests for maps are waiting."""
 
 
 @dataclass(frozen=True)
 class Map:
-    """A map of what a score comes from.
+    """An attribution map: the share of each pixel in a score.
 
     Attributes
     ----------
     png : bytes
-        The picture.
+        The map over the cutout.
     logit, sky : float
         Logits, which have no unit: of the cutout, and of an empty sky, all of the cutout's median grey.
     missing : float
-        What the shares of the pixels lack of the difference of the two.
+        The difference of the two logits less the sum of all pixels' shares.
     """
 
     png: bytes
@@ -66,8 +66,8 @@ class Map:
 
 
 _lock = threading.Lock()
-_at_work = threading.Lock()
-_places = threading.BoundedSemaphore(_MAX_WAITING_REQUESTS)
+_computing = threading.Lock()
+_waiting = threading.BoundedSemaphore(_MAX_WAITING_REQUESTS)
 _networks: OrderedDict[tuple[Any, ...], Explainer] = OrderedDict()
 _maps: OrderedDict[tuple[Any, ...], Map] = OrderedDict()
 
@@ -75,7 +75,7 @@ _maps: OrderedDict[tuple[Any, ...], Map] = OrderedDict()
 def explanation_map(
     pixels: np.ndarray, member: str, members: Sequence[Mapping[str, Any]], zoo: str | None
 ) -> Map:
-    """Draw what a member's score of a cutout comes from.
+    """Compute the attribution map of a member's score of a cutout, or return it from the cache.
 
     Parameters
     ----------
@@ -84,56 +84,56 @@ def explanation_map(
     member : str
         Name of one of the run's members.
     members : sequence of mapping
-        As the run's provenance has them: ``name``, ``version`` and ``sha256`` of each.
+        From the run's provenance: ``name``, ``version`` and ``sha256`` of each.
     zoo : str, optional
-        Where to look for its weights, before the shipped zoo. An archive names a zoo, too; but who serves an archive
-        says what is loaded, and not the archive.
+        Zoo of the weights, before the shipped one. The zoo that an archive names is not used: what is loaded is for
+        the person who serves the archive to say.
 
     Returns
     -------
     Map
-        The picture, and what it was made from.
+        The map and its logits.
 
     Raises
     ------
     ExplanationError
         If the run has no such member, or its weights are in neither zoo.
     TooManyError
-        If too many wait already.
+        If too many requests are waiting.
     """
     found = [one for one in members if one["name"] == member]
     if not found:
         raise ExplanationError(f"this run has no member {member[:80]!r}")
     network = zoo, f"{member}@{found[0]['version']}", found[0]["sha256"], pixels.shape[:2]
     picture = *network[1:3], hashlib.sha256(pixels.tobytes()).digest()
-    if (kept := _kept(_maps, picture)) is not None:
+    if (kept := _cached(_maps, picture)) is not None:
         return kept
-    if not _places.acquire(blocking=False):
-        raise TooManyError("many maps are being made just now: ask again in a moment")
+    if not _waiting.acquire(blocking=False):
+        raise TooManyError("many maps are being computed: try again in a moment")
     try:
-        with _at_work:
-            if (kept := _kept(_maps, picture)) is None:
+        with _computing:
+            if (kept := _cached(_maps, picture)) is None:
                 explained = _network(*network)(pixels)
                 png = _overlaid(grey(pixels), explained.shares)
                 kept = Map(png, explained.logit, explained.sky, explained.missing)
-                _keep(_maps, picture, kept, _MAX_CACHED_MAPS)
+                _cache(_maps, picture, kept, _MAX_CACHED_MAPS)
             return kept
     finally:
-        _places.release()
+        _waiting.release()
 
 
 def _network(zoo: str | None, ref: str, sha256: str, size: tuple[int, ...]) -> Explainer:
     from deepstreaks_dask.models.attribution import Explainer
     from deepstreaks_dask.models.zoo.store import find_weights
 
-    if (kept := _kept(_networks, (ref, sha256, size))) is not None:
+    if (kept := _cached(_networks, (ref, sha256, size))) is not None:
         return kept
     try:
         store, card = find_weights(ref, sha256, (zoo, None))
     except ModelError as error:
         raise ExplanationError(str(error)) from error
     made = Explainer(store.load(ref, size), card.scaling)
-    _keep(_networks, (ref, sha256, size), made, _MAX_CACHED_NETWORKS)
+    _cache(_networks, (ref, sha256, size), made, _MAX_CACHED_NETWORKS)
     return made
 
 
@@ -144,15 +144,15 @@ def _overlaid(picture: np.ndarray, shares: np.ndarray) -> bytes:
     )
     strength = np.clip(np.abs(planes) / max(float(np.abs(planes).max()), 1e-12) * 1.5, 0, 1)
     light = (picture[..., None] * 0.5 + 127).repeat(3, axis=-1)  # pale, so that colours stand out
-    colour = np.where(planes[..., None] > 0, np.array(_FOR), np.array(_AGAINST))
+    colour = np.where(planes[..., None] > 0, np.array(_COLOUR_FOR), np.array(_COLOUR_AGAINST))
     mixed = light * (1 - strength[..., None]) + colour * strength[..., None]
     buffer = io.BytesIO()
     Image.fromarray(mixed.astype(np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _kept(store: OrderedDict[tuple[Any, ...], Any], key: tuple[Any, ...]) -> Any:
-    """Give what is kept, as the newest; None if it is not."""
+def _cached(store: OrderedDict[tuple[Any, ...], Any], key: tuple[Any, ...]) -> Any:
+    """Return a cached value and mark it as the newest; None if there is none."""
     with _lock:
         if key not in store:
             return None
@@ -160,11 +160,11 @@ def _kept(store: OrderedDict[tuple[Any, ...], Any], key: tuple[Any, ...]) -> Any
         return store[key]
 
 
-def _keep(
-    store: OrderedDict[tuple[Any, ...], Any], key: tuple[Any, ...], value: Any, most: int
+def _cache(
+    store: OrderedDict[tuple[Any, ...], Any], key: tuple[Any, ...], value: Any, size: int
 ) -> None:
-    """Keep something, and let go of the oldest where that is too many."""
+    """Add a value to a cache of limited size, and drop the oldest ones."""
     with _lock:
         store[key] = value
-        while len(store) > most:
+        while len(store) > size:
             store.popitem(last=False)

@@ -1,12 +1,11 @@
-"""Self-contained HTML pages: a template, its pictures, and nothing loaded from elsewhere.
+"""Self-contained HTML pages: a template, its plots, and nothing loaded from elsewhere.
 
-Their content security policy forbids them to load anything.
+The content security policy of the pages forbids them to load anything.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import holoviews as hv
@@ -16,20 +15,20 @@ from bokeh.resources import Resources
 
 from deepstreaks_dask import plots
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.utils.storage import locate, write_whole
+from deepstreaks_dask.utils.storage import write_text
 
 
 def write_page(template: str, path: str | os.PathLike[str], **values: Any) -> None:
-    """Fill in a template and write it as one file, replaced in one step if it is there.
+    """Fill in a template and write it as one file, which replaces an existing one in one step.
 
     Parameters
     ----------
     template : str
         Name of a template of this package that extends ``page.html.j2``.
     path : str or path
-        The file to write.
+        The file to write, as a path or as any fsspec URL.
     **values
-        What the template takes; pictures as :func:`chart_item` gives them.
+        Of the template; plots as :func:`chart_item` returns them.
 
     Raises
     ------
@@ -45,18 +44,17 @@ def write_page(template: str, path: str | os.PathLike[str], **values: Any) -> No
             colours=plots.DARK,
         )
     )
-    target = Path(path)
     try:
-        fs, root = locate(target.absolute())
-        write_whole(fs, root, html.encode())
-    except OSError as error:
+        write_text(path, html)
+    except (OSError, ImportError, ValueError) as error:  # the protocol is unknown or not installed
+        reason, *_ = str(getattr(error, "strerror", None) or error).splitlines() or [repr(error)]
         raise DeepStreaksError(
-            f"{path}: the page cannot be written there ({error.strerror or error}): name another file"
+            f"{path}: the page cannot be written there ({reason}): name another file"
         ) from error
 
 
 def chart_item(chart: Any) -> dict[str, Any]:
-    """Turn a HoloViews picture into what BokehJS draws, as wide as the page lets it."""
+    """Return a HoloViews element as BokehJS draws it, as wide as the page."""
     figure = hv.render(chart)
     figure.sizing_mode = "stretch_width"
     figure.output_backend = "canvas"  # browsers have few WebGL contexts for a page's many charts

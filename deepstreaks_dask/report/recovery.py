@@ -1,4 +1,4 @@
-"""A page with the map of recovered injections."""
+"""A page with maps of the injected streaks that are recovered."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from deepstreaks_dask.evaluation.metrics import rate
 
 
 def write_map(decided: xr.Dataset, table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write the maps of what was recovered as one HTML page.
+    """Write maps of the recovered share of injected streaks as one HTML page.
 
     Parameters
     ----------
     decided : xarray.Dataset
-        As for :func:`recovery`.
+        Decided scores ``(cutout, model)``, as for :func:`~deepstreaks_dask.evaluation.completeness.recovery`.
     table : pandas.DataFrame
-        What :func:`recovery` gave.
+        As returned by :func:`~deepstreaks_dask.evaluation.completeness.recovery`.
     path : str or path
-        The file to write.
+        The file to write, as a path or as any fsspec URL.
     """
     from deepstreaks_dask import plots  # the drawing libraries take a second to import
     from deepstreaks_dask.report.html import chart_item, write_page

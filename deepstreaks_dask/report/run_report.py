@@ -1,6 +1,6 @@
-"""One self-contained page that says how a run went: figures, pictures, best and worst cutouts.
+"""The report of a run: one self-contained page with rates, plots, and the best and worst cutouts.
 
-Whatever the size of the archive the page holds histograms, thinned curves and a few dozen cutouts, never
+Whatever the size of the archive, the page holds histograms, thinned curves and a few dozen cutouts, never
 the scores themselves. Its content security policy forbids it to load anything.
 """
 
@@ -34,10 +34,10 @@ GALLERY_SIZE = 12
 """Cutouts in each gallery."""
 
 MAX_QUARANTINE_ROWS = 50
-"""Refused inputs that are listed one by one."""
+"""Refused inputs in the table, the first ones."""
 
 MAX_KINDS = 40
-"""Kinds of cutouts in the table, the commonest."""
+"""Kinds of cutouts in the table, the most frequent ones."""
 
 # Counts printed by Duev et al. 2019: the test set of rb, sl and kd, and known near-Earth asteroids
 _PUBLISHED_TEST_TPR = rate(267, 269)
@@ -61,21 +61,22 @@ def write_report(
     archive : str or path
         Path or URL of a scored archive.
     path : str or path
-        The file to write, replaced in one step if it is there.
+        The file to write, as a path or as any fsspec URL, such as ``memory://report.html``. It replaces an
+        existing file in one step.
     run : str
-        Which run.
+        Name of the run.
     thresholds : mapping of str to float, optional
-        By member or family, in place of those that the run was scored for, or of 0.5.
+        By member or family; by default the thresholds that the run was scored for, or 0.5.
     probabilities : bool
-        Put the probabilities of the run's calibration in the place of its scores.
+        Use the probabilities of the run's calibration in place of its scores.
     verdicts : pandas.DataFrame, optional
-        What reviewers say, to lay over the archive's labels, as
-        :meth:`~deepstreaks_dask.review.database.Review.labels` gives it.
+        Reviewers' verdicts, which take precedence over the archive's labels, as returned by
+        :meth:`~deepstreaks_dask.review.database.Review.labels`.
 
     Returns
     -------
     Evaluation
-        What the report shows.
+        The figures in the report.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def write_report(
 def _charts(
     scores: xr.Dataset, decision: Decision, evaluation: Evaluation
 ) -> list[tuple[str, list[Any]]]:
-    """Pictures section by section; what has nothing to show is left out."""
+    """Return the plots of each section; empty sections are left out."""
     members = [str(name) for name in scores["model"].values]
     decided = [plots.venn(evaluation.venn)]
     if evaluation.labelled:
@@ -143,7 +144,7 @@ def _charts(
 
 
 def _reliability(scores: xr.Dataset) -> list[tuple[str, list[Any]]]:
-    """Reliability of each member with labels; of a calibrated run on nights that its curves were not fitted on."""
+    """Return plots of each member's reliability; of a calibrated run on nights that its curves were not fitted on."""
     kept, shown = stored(scores), []
     apart = np.ones(scores.sizes["cutout"], bool)
     if kept is not None:
@@ -161,7 +162,7 @@ def _reliability(scores: xr.Dataset) -> list[tuple[str, list[Any]]]:
 
 
 def _tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Headline figures; each rate with a scale from 0 to 100 % of its width for the interval's bar."""
+    """Return headline figures, each rate with its interval on a scale in per cent of the scale's width."""
     tiles: list[dict[str, Any]] = [
         {
             "title": "Plausible candidates",
@@ -213,7 +214,7 @@ def _rate_tile(
 
 
 def _published(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    """The figures of Duev et al. (2019) beside this run's: what, ours, theirs, on which data."""
+    """Return the rates of Duev et al. (2019) beside this run's: name, ours, theirs, and their data."""
     joint, nights = evaluation.joint, evaluation.nights
     ours_tpr, ours_fpr = (_counted(estimate) for estimate in (joint.tpr, joint.fpr))
     test, known = "their test set, rb, sl and kd", "known near-Earth asteroids, 2018-10 to 2019-01"
@@ -249,7 +250,7 @@ def _interval(row: pd.Series, name: str) -> str:
 
 
 def _classifiers(evaluation: Evaluation) -> list[list[str]]:
-    """Rows of the table of members, then of the families that have several."""
+    """Return table rows of all members, then of the families that have several."""
     rows = [
         [row["member"], f"{row['threshold']:g}", *_classifier_cells(row)]
         for _, row in evaluation.members.iterrows()
@@ -290,7 +291,7 @@ def _nights(nights: pd.DataFrame) -> list[list[str]]:
 def _galleries(
     archive: str | os.PathLike[str], decided: xr.Dataset, labelled: bool
 ) -> list[dict[str, Any]]:
-    """Choose the cutouts to look at; an AND of families is as sure as its weakest one."""
+    """Return galleries of cutouts, sorted by the score of the weakest family, on which the decision depends."""
     best, plausible = family_scores(decided), decided["plausible"].values
     weakest = np.fmin.reduce(best, axis=1)
     order = np.argsort(-np.nan_to_num(weakest, nan=-1.0), kind="stable")
@@ -367,7 +368,7 @@ def _cutout(
 
 
 def _triage(scores: xr.Dataset) -> list[str]:
-    """What a triage promises, what was seen of it, and where it was not used, in sentences."""
+    """Describe a triage: its guarantee, its test, and the nights that it was not used on."""
     if scores.attrs["triage"] is None:
         return []
     triage, drifted = Triage.from_dict(scores.attrs["triage"]), scores.attrs["drifted"]
@@ -390,7 +391,7 @@ def _facts(scores: xr.Dataset, decision: Decision) -> list[tuple[str, str]]:
         words = f"threshold {limit:g}, weights sha256 {member['sha256']}"
         facts.append((f"{member['name']}@{member['version']}", words))
     if attrs["decided"] is not None:
-        words = "only while the decision was open: figures of single members are of the cutouts they looked at"
+        words = "only while the decision was open: rates of single members are of the cutouts that they scored"
         facts.append(("scored", words))
     keys = ("deepstreaks_dask", "keras", "backend", "dtype", "batch", "started", "updated")
     return facts + [(key, str(attrs[key])) for key in keys]

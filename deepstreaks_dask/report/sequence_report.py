@@ -1,4 +1,4 @@
-"""The pages of sequences: how good members are, and whether simulated exposures are like real ones."""
+"""Pages about sequences: rates of the members, and simulated exposures compared with real ones."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def write_evaluation(
     Parameters
     ----------
     evaluation : SequenceEvaluation
-        As :func:`~deepstreaks_dask.evaluation.sequence_metrics.evaluate_sequences` gives it.
+        As returned by :func:`~deepstreaks_dask.evaluation.sequence_metrics.evaluate_sequences`.
     scores : xarray.Dataset
-        What was measured, as :func:`~deepstreaks_dask.scoring.runs.open_run` gives it, with the run's provenance in its
-        attributes.
+        The evaluated run ``scores(object, member, class)``, as returned by
+        :func:`~deepstreaks_dask.scoring.runs.open_run`, with its provenance as attributes.
     path : str or path
-        The file.
+        The file to write, as a path or as any fsspec URL.
 
     Raises
     ------
@@ -86,10 +86,10 @@ def write_comparison(comparison: ExposureComparison, path: str | os.PathLike[str
 
     Parameters
     ----------
-    comparison : Comparison
-        As :func:`~deepstreaks_dask.evaluation.exposure_check.compare_exposures` gives it.
+    comparison : ExposureComparison
+        As returned by :func:`~deepstreaks_dask.evaluation.exposure_check.compare_exposures`.
     path : str or path
-        The file.
+        The file to write, as a path or as any fsspec URL.
 
     Raises
     ------
@@ -111,15 +111,19 @@ def write_comparison(comparison: ExposureComparison, path: str | os.PathLike[str
 
 
 def _member(one: MemberFigures) -> list[str]:
-    return [one.member, f"{one.accuracy.total:,}", *map(_said, (one.recall, one.f1, one.accuracy))]
+    return [
+        one.member,
+        f"{one.accuracy.total:,}",
+        *map(_estimate_text, (one.recall, one.f1, one.accuracy)),
+    ]
 
 
-def _said(estimate: Estimate) -> str:
+def _estimate_text(estimate: Estimate) -> str:
     return str(estimate) if estimate.total else "not measured"
 
 
 def _classes(evaluation: SequenceEvaluation) -> list[list[str]]:
-    """Give a row a class: its name and objects, and recall and F1 of each member."""
+    """Return a row per class: its name and number of objects, then recall and F1 of each member."""
     rows = []
     for k, name in enumerate(evaluation.classes):
         cells = []

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import fsspec
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from helpers import random_batch, write_run
@@ -18,9 +20,14 @@ from deepstreaks_dask.archive.append import Quarantined, append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.evaluation.exposure_check import ExposureComparison
+from deepstreaks_dask.evaluation.sequence_metrics import SequenceEvaluation
 from deepstreaks_dask.plots.style import DARK
 from deepstreaks_dask.report import run_report as report
+from deepstreaks_dask.report.recovery import write_map
 from deepstreaks_dask.report.run_report import write_report
+from deepstreaks_dask.report.sequence_report import write_comparison, write_evaluation
+from deepstreaks_dask.scoring.runs import open_run
 
 MODELS = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
 FAMILIES = ("rb", "sl", "kd", "os")
@@ -325,6 +332,36 @@ def test_a_place_that_cannot_be_written_is_named(labelled, tmp_path):
     folder.mkdir()
     with pytest.raises(DeepStreaksError, match="name another file"):
         write_report(labelled, folder)
+
+
+WRITERS = ("run", "recovery", "sequences", "exposures")
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_page_goes_to_a_url(labelled, tmp_path, monkeypatch, writer):
+    """In memory, as at any fsspec URL, and never in a folder named ``memory:`` on the disk."""
+    monkeypatch.chdir(tmp_path)
+    url = f"memory://pages/{writer}.html"
+    if writer == "run":
+        write_report(labelled, url, thresholds={"kd": 0.9})
+    elif writer == "recovery":
+        columns = ["which", "mag", "length", "total", "recovered", "share", "low", "high"]
+        write_map(open_run(labelled), pd.DataFrame(columns=columns), url)
+    elif writer == "sequences":
+        scores = xr.Dataset(attrs={"url": "s.zarr", "run": "default", "members": []})
+        write_evaluation(SequenceEvaluation((), (), 0, 0, 0), scores, url)
+    else:
+        write_comparison(ExposureComparison((), pd.DataFrame()), url)
+    with fsspec.open(url, "rb") as file:
+        text = file.read().decode()
+    assert text.lower().startswith("<!doctype html>")
+    assert text.rstrip().endswith("</html>")
+    assert not list(tmp_path.glob("memory*"))
+
+
+def test_a_protocol_that_is_not_there_is_named(labelled):
+    with pytest.raises(DeepStreaksError, match=r"page\.html.*nowhere.*name another file"):
+        write_report(labelled, "nowhere://page.html")
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
