@@ -1,29 +1,26 @@
-"""Batches of cutouts for a training: from memory, or read from the archive while it trains.
-
-What an epoch does depends on the seed and on its number only, so that a training that goes on after a kill
-sees what it would have seen.
-"""
+"""Batches of cutouts for a training: from memory, or read from the archive while it trains."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Protocol
 
-import keras
 import numpy as np
 import xarray as xr
 
 from deepstreaks_dask.archive.dataset import digests
 from deepstreaks_dask.archive.schema import CHUNK
 from deepstreaks_dask.errors import TrainingError
+from deepstreaks_dask.training.feeds import Feed, split_by_shard
 from deepstreaks_dask.training.recipe import Recipe
 
 
 class Pixels(Protocol):
     """Cutouts, named by their places 0 to n - 1, in the order of an epoch."""
+
+    failure: TrainingError | None
+    """Why cutouts could not be read, if they could not."""
 
     def __len__(self) -> int:
         """Cutouts there are."""
@@ -46,6 +43,7 @@ class InMemory:
 
     def __init__(self, cutouts: np.ndarray) -> None:
         self.cutouts = cutouts
+        self.failure: TrainingError | None = None
 
     def __len__(self) -> int:
         return len(self.cutouts)
@@ -76,9 +74,7 @@ class Streamed:
         self.rows, self.window = rows, window
         self._pixels, self._digests = archive["cutouts"], archive["digest"].values[rows]
         self._shard = int(archive.attrs["shard"])
-        self._shards = np.split(
-            np.arange(len(rows)), np.flatnonzero(np.diff(rows // self._shard)) + 1
-        )
+        self._shards = split_by_shard(rows, self._shard)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="windows")
         self._lock = threading.Lock()
         self._windows: list[np.ndarray] = []
@@ -159,35 +155,7 @@ def _order(n: int, rng: np.random.Generator | None) -> np.ndarray:
     return np.arange(n) if rng is None else rng.permutation(n)
 
 
-@contextmanager
-def naming_damage(parts: Iterable[Pixels | None]) -> Iterator[None]:
-    """Raise what a part could not read in place of what became of that in Keras.
-
-    Parameters
-    ----------
-    parts : iterable of Pixels
-        Those that a training reads.
-
-    Yields
-    ------
-    None
-        The training runs within.
-
-    Raises
-    ------
-    TrainingError
-        Which cutouts cannot be read.
-    """
-    try:
-        yield
-    except Exception:
-        failures = [getattr(part, "failure", None) for part in parts]
-        if known := next((failure for failure in failures if failure), None):
-            raise known from None
-        raise
-
-
-class Batches(keras.utils.PyDataset):
+class CutoutFeed(Feed):
     """Batches of uint8 cutouts as floats in 0..1, shuffled and each flipped at random, or as they come.
 
     Labels are (cutout, family, 1) and 0 or 1, weights (cutout, family) and 0 where there is no label.
@@ -201,9 +169,9 @@ class Batches(keras.utils.PyDataset):
     recipe : Recipe
         Gives the seed, the flips and the batch.
     shuffled : bool
-        False gives them in their order and as they are, for a validation.
+        False gives the cutouts in their order and as they are, for a validation.
     epoch : int
-        Which epoch comes first.
+        Number of the first epoch, from 0.
     """
 
     def __init__(
@@ -216,18 +184,21 @@ class Batches(keras.utils.PyDataset):
         shuffled: bool = True,
         epoch: int = 0,
     ) -> None:
-        super().__init__(workers=1)
+        super().__init__(recipe, shuffled=shuffled, epoch=epoch)
         self.pixels, self.labels, self.weights = pixels, labels, weights
-        self.recipe, self.shuffled, self.epoch = recipe, shuffled, epoch
-        self._begin()
+        self.begin()
 
-    def _begin(self) -> None:
-        if not self.shuffled:
-            self._order = self.pixels.begin(None)
-            return
-        rng = np.random.default_rng((self.recipe.seed, self.epoch))
+    @property
+    def failure(self) -> TrainingError | None:
+        """Why a batch could not be read, if one could not."""
+        return self.pixels.failure
+
+    def begin(self) -> None:
+        """Draw the order and the flips of the current epoch."""
+        rng = self.generator()
         self._order = self.pixels.begin(rng)
-        self._flips = rng.random((len(self.pixels), 2)) < (0.5 if self.recipe.flips else 0)
+        if rng is not None:
+            self._flips = rng.random((len(self.pixels), 2)) < (0.5 if self.recipe.flips else 0)
 
     def __len__(self) -> int:
         return -(-len(self.pixels) // self.recipe.batch)
@@ -243,8 +214,3 @@ class Batches(keras.utils.PyDataset):
         if images.ndim == 3:
             images = images[..., None]
         return images, self.labels[places, :, None].clip(0), self.weights[places]
-
-    def on_epoch_end(self) -> None:
-        """Draw the next epoch's order and flips."""
-        self.epoch += 1
-        self._begin()

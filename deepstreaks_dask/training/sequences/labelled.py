@@ -1,4 +1,4 @@
-"""Labelled sequences to train on."""
+"""Objects of an archive of sequences whose class is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deepstreaks_dask.training.sequences.batches import Shards
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledObjects:
     """Objects whose class is known.
 
     Attributes
@@ -38,8 +38,8 @@ class Labelled:
     kinds: np.ndarray
 
     @classmethod
-    def of(cls, archive: xr.Dataset, classes: Sequence[str] = ()) -> Labelled:
-        """Find them by the archive's column ``kind``.
+    def of(cls, archive: xr.Dataset, classes: Sequence[str] = ()) -> LabelledObjects:
+        """Return the objects that have a class in the archive's column ``kind``.
 
         Parameters
         ----------
@@ -50,8 +50,8 @@ class Labelled:
 
         Returns
         -------
-        Labelled
-            Those with a class.
+        LabelledObjects
+            Objects with a class.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Labelled:
         )
 
     def part(self, split: Split, part: str) -> np.ndarray:
-        """Give the places of the objects in a part of a split.
+        """Return the places of the objects in a part of a split.
 
         Parameters
         ----------
@@ -99,12 +99,12 @@ class Labelled:
         return np.flatnonzero(split.rows(self.ids, part))
 
     def numbers(self, places: np.ndarray) -> np.ndarray:
-        """Give the numbers of the classes of some, both ``(object,)``."""
+        """Return the numbers of the classes of objects at some places, both ``(object,)``."""
         number = {name: k for k, name in enumerate(self.classes)}
         return np.array([number[kind] for kind in self.kinds[places]], np.int64)
 
     def shards(self, places: np.ndarray, window: int = 0) -> Shards:
-        """Give some of the objects as they are read.
+        """Return a reader of some of the objects.
 
         Parameters
         ----------

@@ -31,10 +31,11 @@ from deepstreaks_dask.scoring.families import Families
 from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.simulation.archives import simulate_into
 from deepstreaks_dask.simulation.sequences import LAYOUT
+from deepstreaks_dask.training.harness import TrainingOptions
 from deepstreaks_dask.training.recipe import read_recipe
-from deepstreaks_dask.training.records import alone_in, publish
-from deepstreaks_dask.training.sequences.experiments import finetune_in, train_folds
-from deepstreaks_dask.training.sequences.fit import passes, train_classifier
+from deepstreaks_dask.training.records import lock_folder, publish
+from deepstreaks_dask.training.sequences.experiments import finetune, train_folds
+from deepstreaks_dask.training.sequences.fit import max_epochs, train_classifier
 from deepstreaks_dask.utils.progress import Bar, progress_bar
 from deepstreaks_dask.utils.storage import write_text
 
@@ -142,7 +143,7 @@ def reproduce(folder: Path, settings: Settings) -> SequenceEvaluation:
         raise DeepStreaksError(f"{folder} holds something else: choose another folder")
     else:
         write_text(mark, json.dumps(asked))
-    with alone_in(folder):
+    with lock_folder(folder):
         measure = _rcnn if settings.what == "rcnn" else _taonet
         scores, found = measure(folder, settings)
         write_evaluation(found, scores, folder / "report.html")
@@ -157,14 +158,14 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
     recipe = read_recipe("sequences", epochs=settings.epochs, seed=settings.seed)
     for architecture in ("forest", "rcnn"):
         record = folder / "training" / architecture
-        total = passes(architecture, recipe)
+        total = max_epochs(architecture, recipe)
         with progress_bar(f"train {architecture}", total, unit="epochs") as bar:
             train_classifier(
                 record,
                 open_archive(train),
                 architecture,
                 family="hits",
-                recipe=recipe,
+                options=TrainingOptions(recipe),
                 on_epoch=_advancing(bar),
             )
         publish(record, zoo)
@@ -172,14 +173,13 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
     with connect(jobs=total) as client:
         score(shifted, Families.from_zoo(zoo, ["hits"]), client)
         with progress_bar("fine-tune", total, unit="trainings") as bar:
-            finetune_in(
+            few = read_recipe("few", seed=settings.seed)
+            finetune(
                 folder / "finetuned",
                 open_archive(shifted),
-                "hits_rcnn@1",
                 SAMPLES_PER_CLASS,
-                start_zoo=zoo,
+                TrainingOptions(few, start="hits_rcnn@1", start_zoo=zoo),
                 repeats=REPEAT_COUNT,
-                recipe=read_recipe("few", seed=settings.seed),
                 client=client,
                 on_training=bar.advance,
             )
@@ -196,7 +196,7 @@ def _taonet(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvalu
     folds = [folder / "folds" / architecture for architecture in ("forest", "taonet")]
     with connect(jobs=FOLD_COUNT) as client:
         for record in folds:
-            total = FOLD_COUNT * passes(record.name, recipe)
+            total = FOLD_COUNT * max_epochs(record.name, recipe)
             with progress_bar(f"train {record.name}", total, unit="epochs") as bar:
                 train_folds(
                     record,
@@ -204,7 +204,7 @@ def _taonet(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvalu
                     record.name,
                     FOLD_COUNT,
                     family="crts",
-                    recipe=recipe,
+                    options=TrainingOptions(recipe),
                     client=client,
                     on_epoch=_advancing(bar),
                 )
