@@ -65,7 +65,7 @@ def test_a_killed_sweep_goes_on(tiny, tmp_path):
         ("seed", "1,2", "cannot be searched"),
         ("learning_rate", "1e-2:1e-4", "give a range"),
         ("batch", "many", "give a range"),
-        ("batch", "0,16", "1 or more"),
+        ("batch", "0,16", "batch: input should be greater than 0, not 0"),
         ("cosine", "false:true", "give a range"),
         ("precision", "float8", "no precision"),
     ],
