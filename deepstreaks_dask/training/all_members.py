@@ -1,4 +1,4 @@
-"""Train all members of all families on one split, and draw what the paper draws of its own.
+"""Train all members of all families on one split, and plot the figures of the paper.
 
 Every member is a training of its own, on nights that all of them share, so that the decision of all families can be
 measured on nights that none of them saw. The page has the accuracy of each in training and validation, epoch by epoch, the
@@ -50,7 +50,7 @@ def train_all_members(
     version: str = "1",
     on_epoch: Callable[[], object] | None = None,
 ) -> Evaluation:
-    """Train every member, or go on with it, and write ``training.html``.
+    """Train every member, resuming unfinished ones, and write ``training.html``.
 
     Parameters
     ----------

@@ -23,17 +23,17 @@ class Pixels(Protocol):
     """Why cutouts could not be read, if they could not."""
 
     def __len__(self) -> int:
-        """Cutouts there are."""
+        """Return the number of cutouts."""
 
     def begin(self, rng: np.random.Generator | None) -> np.ndarray:
-        """Begin an epoch: give the places ``(n,)`` in an order drawn from ``rng``, or in the archive's."""
+        """Begin an epoch, and return the places ``(n,)`` in an order drawn from ``rng``, or in the archive's."""
 
     def take(self, places: np.ndarray) -> np.ndarray:
-        """Give cutouts uint8 ``(place, y, x)``."""
+        """Return cutouts, uint8 ``(place, y, x)``."""
 
 
 class InMemory:
-    """Cutouts that are all in memory, uint8 ``(n, y, x)``; any order is as good.
+    """Cutouts that are all in memory, uint8 ``(n, y, x)``, in any order.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ class InMemory:
         return len(self.cutouts)
 
     def begin(self, rng: np.random.Generator | None) -> np.ndarray:
-        """Begin an epoch: give the places ``(n,)``, all shuffled together."""
+        """Begin an epoch, and return the places ``(n,)``, all shuffled together."""
         return np.arange(len(self)) if rng is None else rng.permutation(len(self))
 
     def take(self, places: np.ndarray) -> np.ndarray:
-        """Give cutouts uint8 ``(place, y, x)``."""
+        """Return cutouts, uint8 ``(place, y, x)``."""
         return self.cutouts[places]
 
 
@@ -85,7 +85,7 @@ class Streamed:
         return len(self.rows)
 
     def begin(self, rng: np.random.Generator | None) -> np.ndarray:
-        """Begin an epoch: give the places ``(n,)``, shards in random order, each window of them shuffled together."""
+        """Begin an epoch, and return the places ``(n,)``, shards in random order, each window of them shuffled together."""
         shards = [self._shards[k] for k in _order(len(self._shards), rng)]
         windows: list[np.ndarray] = []
         together: list[np.ndarray] = []
@@ -104,7 +104,7 @@ class Streamed:
         return np.concatenate(order)
 
     def take(self, places: np.ndarray) -> np.ndarray:
-        """Give cutouts uint8 ``(place, y, x)``; waits for their window where it is not read yet."""
+        """Return cutouts, uint8 ``(place, y, x)``, as soon as their window is read."""
         of = self._of[places]
         taken = np.empty((len(places), *self._pixels.shape[1:]), np.uint8)
         for k in np.unique(of):
@@ -120,7 +120,7 @@ class Streamed:
             return sum(len(self._windows[k]) for k in self._held)
 
     def _window(self, k: int) -> Future[np.ndarray]:
-        """Have a window and the one after it read; those before the last one are let go."""
+        """Start reading a window and the next one; windows before the last one are released."""
         with self._lock:
             for near in (k, k + 1):
                 if near < len(self._windows) and near not in self._held:

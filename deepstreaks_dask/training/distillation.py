@@ -1,6 +1,6 @@
-"""Make a triage: distil a student from the members' scores, or take a member, let it look first, and calibrate it.
+"""Make a triage: distil a student from the members' scores, or take a member, as the first network, and calibrate it.
 
-The student is a small network that learns how sure all members together are (Hinton, Vinyals and Dean 2015,
+The student is a small network that is trained on how certain all members together are (Hinton, Vinyals and Dean 2015,
 arXiv:1503.02531): for each cutout by how much, in logits, the weakest family's best score is above its threshold. Nights
 are drawn into three parts: one to learn from, one to calibrate on, and one to see the loss on.
 """
@@ -106,7 +106,7 @@ def fit_triage(
     plan: TriagePlan | None = None,
     progress: bool = True,
 ) -> Triage:
-    """Make a triage from a run whose decisions are known, of all scores or of those that decided.
+    """Make a triage from a run whose decisions are known, with all scores or with those that decided.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def fit_triage(
 
 
 def _named(order: Iterable[Iterable[Any]], models: list[str]) -> tuple[tuple[str, ...], ...]:
-    """Give an order of columns by name; names stay."""
+    """Return an order of columns by name; names stay."""
     return tuple(
         tuple(models[member] if isinstance(member, int) else str(member) for member in family)
         for family in order
@@ -213,7 +213,7 @@ def _named(order: Iterable[Iterable[Any]], models: list[str]) -> tuple[tuple[str
 
 
 def certainty(decided: xr.Dataset) -> np.ndarray:
-    """Say how sure the members that looked are together, in 0..1 and above 0.5 where a cutout is plausible.
+    """Return how certain the members are together, in 0..1 and above 0.5 where a cutout is plausible.
 
     Parameters
     ----------
@@ -340,7 +340,7 @@ def _distil(
 def _start(
     decided: xr.Dataset, zoo: Zoo, architecture: str, shape: tuple[int, int, int]
 ) -> str | None:
-    """Name the teacher of the student's own kind that tells the plausible best, to start from its weights."""
+    """Return the teacher of the student's architecture with the largest area under the ROC curve, to start from."""
     truth = decided["plausible"].values.astype(int)
     best: tuple[float, str] | None = None
     for member, column in zip(decided.attrs["members"], decided["scores"].values.T, strict=True):

@@ -196,7 +196,7 @@ def train_families(
     --------
     >>> from deepstreaks_dask.training import read_recipe, train_families
     >>> quick = read_recipe("short", epochs=1)
-    >>> record = train_families("week.zarr", "rb", out="training", recipe=quick)
+    >>> record = train_families("week.zarr", "rb", out="training", recipe=quick, progress=False)
     >>> record.cards[0].ref
     'rb_vgg6@1'
     >>> list(record["history"])
@@ -399,7 +399,7 @@ def _hash_labels(archive: xr.Dataset, families: Sequence[str]) -> str:
 
 
 def _listed(split: Split) -> dict[str, Any]:
-    """Name the groups of each part, or, where they are too many for a card, count and hash them."""
+    """Return the groups of each part, or, where they are too many for a card, their number and hash."""
     parts: dict[str, Any] = {}
     for part, groups in asdict(split).items():
         hashed = hashlib.sha256("\n".join(map(str, groups)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Train a network again with what reviewers said, and offer it only if it is better than it was.
+"""Train a network again with reviewers' verdicts, and offer it only if it is better than before.
 
 A person's verdict is a label (:meth:`~deepstreaks_dask.review.database.Review.labels`) and takes the place
 of the archive's own. What
@@ -141,7 +141,7 @@ def retrain(
 
 
 def next_version(card: Card) -> str:
-    """Give the version after a network's own.
+    """Return the version after a network's own.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def next_version(card: Card) -> str:
 
 
 def _verdicts(folder: Path, review: Review, key: str) -> pd.DataFrame:
-    """Give labels by id as people say now, or said when what is under way in the folder began; 2 is disputed, 3 unsure."""
+    """Return labels by id, of now or of when the unfinished training in the folder began; 2 is disputed, 3 unsure."""
     path = folder / VERDICTS_FILE
     if path.exists() and read_record(folder) is None:
         return pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")
@@ -189,7 +189,7 @@ _DISPUTED, _UNSURE = 2, 3
 def _labelled(
     dataset: xr.Dataset, verdicts: pd.DataFrame, family: str
 ) -> tuple[xr.Dataset, dict[str, int]]:
-    """Lay verdicts over an archive's labels of a family, and count them."""
+    """Replace an archive's labels of a family by verdicts, and count them."""
     name = f"label_{family}"
     if family not in FAMILIES:
         raise TrainingError(
@@ -218,7 +218,7 @@ def _labelled(
 
 
 def _split(dataset: xr.Dataset, family: str, seen: np.ndarray, recipe: Recipe) -> Split:
-    """Part the nights with labels; none that the old network was trained on is tested on, now or in a later retraining."""
+    """Split the nights with labels; no night that the old network was trained on is tested on, now or later."""
     groups = groups_of(dataset, recipe.by)
     earlier = np.unique(groups[seen])
     split = split_groups(groups[dataset[f"label_{family}"].values >= 0], recipe, earlier)

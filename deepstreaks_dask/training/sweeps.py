@@ -2,8 +2,8 @@
 
 Optuna proposes the settings, by its tree-structured Parzen estimator (Bergstra et al. 2011, NeurIPS 24), and keeps its
 study in a journal, a file that is only appended to. Only the process that leads the sweep writes there; workers
-train in folders of their own, with checkpoints. Killed, the sweep goes on: what was done stays done, and what was under
-way goes on from its last epoch.
+train in folders of their own, with checkpoints. A sweep that was killed resumes: finished trials are kept, unfinished ones
+resume from their last epoch.
 
 Settings are judged by the lowest validation loss. The test part of the data is never looked at: train with what the
 sweep found, ``deepstreaks train --recipe best.toml``, to measure it. The validation loss of the best of many trials is
@@ -228,7 +228,7 @@ def _open_study(folder: Path, seed: int) -> optuna.Study:
 
 
 def _mend(journal: Path) -> None:
-    """Take away what a kill has left: a lock that nobody holds, and a last line that is not whole."""
+    """Remove what a kill leaves: a stale lock, and an incomplete last line."""
     Path(f"{journal}.lock").unlink(missing_ok=True)
     if journal.exists():
         with journal.open("r+b") as file:
@@ -236,7 +236,7 @@ def _mend(journal: Path) -> None:
 
 
 def _distribution(name: str, spec: str) -> Any:
-    """Understand a range or choices."""
+    """Return the distribution of a range or of choices."""
     import optuna
 
     if name not in SEARCHABLE_SETTINGS:

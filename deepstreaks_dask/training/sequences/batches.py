@@ -25,7 +25,7 @@ _SORTED_BATCHES = 8  # batches whose objects are sorted by length together
 
 
 class Shards:
-    """Objects of an archive, read by shards when they are needed.
+    """Objects of an archive, read shard by shard when they are needed.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Shards:
         self.failure: TrainingError | None = None
 
     def windows(self, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """Give the places ``(object,)`` window by window, their shards in random order."""
+        """Return the places ``(object,)`` window by window, their shards in random order."""
         n = len(self._shards)
         order = np.arange(n) if rng is None else rng.permutation(n)
         return [
@@ -57,7 +57,7 @@ class Shards:
         ]
 
     def load(self, places: np.ndarray, *, progress: bool = False) -> None:
-        """Read a window, unless it is there.
+        """Read a window, unless it was read last.
 
         Parameters
         ----------
@@ -95,7 +95,7 @@ class Shards:
         self._places, self._held = places, Sequences.join(parts)
 
     def take(self, places: np.ndarray) -> Sequences:
-        """Give objects, by their places ``(object,)``, of the window that was read last."""
+        """Return objects, by their places ``(object,)``, of the window that was read last."""
         assert self._held is not None
         return self._held.take(np.searchsorted(self._places, places))
 
@@ -196,7 +196,7 @@ class SequenceFeed(Feed):
         return given, *self._targets(batch, labels)
 
     def _targets(self, batch: Batch, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Give labels and weights: an object's weight is that of its class, shared out among its predictions."""
+        """Return labels and weights: an object's weight is that of its class, distributed over its predictions."""
         weights = self.weights[labels]
         if len(self.classifier.model.output_shape) == 2:
             return labels, weights

@@ -29,7 +29,7 @@ _BATCH_SIZE = 128
 _LEARNING_RATE = 1e-3
 _WEIGHT_DECAY = 0.1  # of the weights
 _MAX_LOSS_RATIO = (
-    1.1  # a loss makes much of being too sure, which many passes teach beside the classes
+    1.1  # many passes make a network overconfident, which raises the loss and not the errors
 )
 
 HEAD_CARD_TEXT = (
@@ -110,7 +110,7 @@ def fit_head(
 
 
 def _with_more_left_out(layer: keras.Layer) -> keras.Layer:
-    """Make a layer like another; a dropout leaves out more, or so many passes would learn by heart."""
+    """Return a copy of a layer; a dropout drops more, since so many passes would overfit."""
     if isinstance(layer, keras.layers.Dropout):
         return keras.layers.Dropout(_DROPOUT_RATE)
     return layer.__class__.from_config(layer.get_config())

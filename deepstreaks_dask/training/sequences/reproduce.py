@@ -1,8 +1,8 @@
-"""The figures of the papers, from nothing to a report in one call, on simulated objects and at a small size.
+"""Reproduce the figures of the papers in one call, on simulated objects and at a small size.
 
 ``rcnn`` (Carrasco-Davis et al. 2019, PASP 131, 108006): train on a simulation, test on a differently drawn one, fine-tune
 with a few of its objects. ``taonet`` and ``taonet6`` (Gómez et al. 2020, MNRAS 499, 3130): train fold by fold, beside the
-forest on light curves on the same folds. Every step leaves its result in the folder, so that a call after a kill goes on.
+forest on light curves on the same folds. Every step leaves its result in the folder, so that a call that was killed resumes.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ DEFAULTS: Mapping[str, Settings] = {
 def settings_for(
     what: str, *, objects: int | None = None, epochs: int | None = None, seed: int = 0
 ) -> Settings:
-    """Give the settings of what is to be reproduced.
+    """Return the settings of a reproduction.
 
     Parameters
     ----------
