@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -128,7 +129,8 @@ class EpochLoop:
         Parameters
         ----------
         folder : Path, optional
-            Gets a checkpoint after every epoch, from which an equal call resumes, and logs for TensorBoard.
+            Gets a checkpoint after every epoch, from which an equal call resumes, and, where TensorBoard is installed, its
+            logs.
         on_epoch : callable, optional
             Called after every epoch with its number and the losses; also for the epochs that the checkpoint holds.
 
@@ -156,7 +158,7 @@ class EpochLoop:
         callbacks: list[keras.callbacks.Callback] = [checkpoints]
         if on_epoch is not None:
             callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=on_epoch))
-        if folder is not None:
+        if folder is not None and find_spec("tensorboard") is not None:
             logs = folder / "tensorboard"
             callbacks.append(keras.callbacks.TensorBoard(logs, write_graph=False, profile_batch=0))
         with naming_damage([train, validation]):
