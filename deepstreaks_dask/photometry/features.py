@@ -40,7 +40,7 @@ def measure_objects(sequences: Sequences) -> Photometry:
     Returns
     -------
     Photometry
-        Of all epochs, object after object, as :func:`~deepstreaks_dask.photometry.core.measure` gives it.
+        Of all epochs, object after object, as :func:`~deepstreaks_dask.photometry.core.measure` returns it.
     """
     fwhm = np.asarray(sequences.epochs["fwhm"], float).copy()
     for start, end in zip(sequences.starts, sequences.ends, strict=True):

@@ -63,7 +63,7 @@ class Streamed:
     Parameters
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it.
     rows : ndarray
         Rows of the cutouts to read, ascending.
     window : int

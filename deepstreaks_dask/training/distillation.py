@@ -219,7 +219,7 @@ def certainty(decided: xr.Dataset) -> np.ndarray:
     ----------
     decided : xarray.Dataset
         Scores under the decision that they are decided by, as
-        :meth:`~deepstreaks_dask.scoring.decision.Decision.apply` gives them.
+        :meth:`~deepstreaks_dask.scoring.decision.Decision.apply` returns them.
 
     Returns
     -------

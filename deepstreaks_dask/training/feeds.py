@@ -1,6 +1,6 @@
 """What the feeds of cutouts and of sequences share.
 
-A feed gives the batches of one epoch after the other. What an epoch holds depends on the seed and on the number of the
+A feed returns the batches of one epoch after the other. What an epoch holds depends on the seed and on the number of the
 epoch only, so that a training that was killed resumes with the batches that it would have had.
 """
 
@@ -25,7 +25,7 @@ class Feed(keras.utils.PyDataset):
     recipe : Recipe
         Its seed decides the order of an epoch.
     shuffled : bool
-        False gives the same batches in the same order in every epoch, for a validation.
+        False returns the same batches in the same order in every epoch, for a validation.
     epoch : int
         Number of the first epoch, from 0.
     """

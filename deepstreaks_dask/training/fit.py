@@ -92,7 +92,7 @@ def fit_members(
     Parameters
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it: ``cutouts(cutout, y, x)`` uint8, ``night`` and
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it: ``cutouts(cutout, y, x)`` uint8, ``night`` and
         ``label_<family>`` (1, 0, or -1 for unknown). The labelled cutouts are held in memory, 21 kB each, unless the
         recipe has a ``window``.
     families : sequence of str
@@ -190,7 +190,7 @@ def groups_of(archive: xr.Dataset, by: str) -> np.ndarray:
     Parameters
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it.
     by : str
         Name of a column.
 

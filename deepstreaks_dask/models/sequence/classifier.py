@@ -41,7 +41,7 @@ class Classifier(Protocol):
         classes : sequence of str
             Names of the classes, in the order of the scores.
         arrays : mapping of str to ndarray
-            As :meth:`to_arrays` gives them.
+            As :meth:`to_arrays` returns them.
 
         Raises
         ------

@@ -267,7 +267,7 @@ class Forest:
         classes : sequence of str
             Names of the classes.
         arrays : mapping of str to ndarray
-            As :meth:`to_arrays` gives them.
+            As :meth:`to_arrays` returns them.
 
         Returns
         -------

@@ -55,7 +55,7 @@ def centred(values: Any, there: Any, count: Any) -> Any:
     values : tensor
         (object, epoch, n).
     there, count : tensor
-        As :func:`counted` gives them.
+        As :func:`counted` returns them.
 
     Returns
     -------

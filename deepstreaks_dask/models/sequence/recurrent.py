@@ -109,7 +109,7 @@ class Recurrent:
         classes : sequence of str
             Names of the classes.
         arrays : mapping of str to ndarray
-            As :meth:`to_arrays` gives them.
+            As :meth:`to_arrays` returns them.
 
         Returns
         -------

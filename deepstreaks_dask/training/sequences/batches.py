@@ -30,7 +30,7 @@ class Shards:
     Parameters
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it.
     rows : ndarray
         int ``(object,)``: rows of the objects, ascending.
     window : int

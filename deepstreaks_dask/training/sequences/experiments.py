@@ -39,7 +39,7 @@ from deepstreaks_dask.utils.storage import write_text
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """Arguments of one training, to be sent to a worker.
 
     Attributes
@@ -87,7 +87,7 @@ class Job:
 
 
 def _run(
-    jobs: Sequence[Job],
+    jobs: Sequence[TrainingJob],
     archive: xr.Dataset,
     client: Client | None,
     *,
@@ -96,7 +96,7 @@ def _run(
 ) -> list[dict[str, Any]]:
     """Train all jobs, and return the metrics of each, in their order."""
     if client is None:
-        done: Iterable[tuple[Job, dict[str, Any]]] = (
+        done: Iterable[tuple[TrainingJob, dict[str, Any]]] = (
             (job, job.metrics(archive, on_epoch)) for job in jobs
         )
     else:
@@ -110,8 +110,8 @@ def _run(
 
 
 def _on_workers(
-    jobs: Sequence[Job], url: str, client: Client, on_epoch: OnEpoch | None
-) -> Iterator[tuple[Job, dict[str, Any]]]:
+    jobs: Sequence[TrainingJob], url: str, client: Client, on_epoch: OnEpoch | None
+) -> Iterator[tuple[TrainingJob, dict[str, Any]]]:
     """Yield each job with its metrics, as they are done."""
     topic = f"epochs of {uuid4().hex}"
     if on_epoch is not None:
@@ -123,7 +123,7 @@ def _on_workers(
             client.unsubscribe_topic(topic)
 
 
-def _on_worker(url: str, topic: str, job: Job) -> dict[str, Any]:
+def _on_worker(url: str, topic: str, job: TrainingJob) -> dict[str, Any]:
     worker = get_worker()
 
     def publish_epoch(epoch: int, losses: Mapping[str, float]) -> None:
@@ -177,7 +177,7 @@ def train_folds(
     labelled = LabelledObjects.of(archive)
     splits = fold_splits(labelled.ids, labelled.kinds, folds, recipe)
     jobs = [
-        Job(
+        TrainingJob(
             folder.absolute() / f"fold-{number}",
             architecture,
             family,
@@ -280,7 +280,7 @@ def finetune(
         drawn = pool[draw_samples(labelled.kinds[pool], labelled.classes, number, rng)]
         split = Split(tuple(labelled.ids[drawn].tolist()), (), tuple(labelled.ids[test].tolist()))
         jobs.append(
-            Job(
+            TrainingJob(
                 folder.absolute() / f"samples-{number}-{repeat}",
                 card.architecture,
                 card.family,

@@ -137,7 +137,7 @@ def fit_classifier(
 def _class_weights(numbers: np.ndarray, classes: int) -> np.ndarray:
     """Return the weight of each class, between weighing objects alike and weighing classes alike.
 
-    The former gives rare classes up, the latter finds them everywhere.
+    Equal weights of objects miss rare classes; equal weights of classes find them everywhere.
     """
     counts = np.bincount(numbers, minlength=classes)
     weights = np.sqrt(len(numbers) / np.maximum(counts, 1) / np.count_nonzero(counts))
@@ -219,7 +219,7 @@ def class_metrics(
     -------
     dict
         ``recall`` and ``f1`` with their averages over classes, and 95 % intervals of the averages, as
-        :func:`~deepstreaks_dask.evaluation.sequence_metrics.measure_member` gives them.
+        :func:`~deepstreaks_dask.evaluation.sequence_metrics.measure_member` returns them.
     """
     measured = measure_member("", numbers, scores, classes)
     found: dict[str, Any] = {"test_objects": len(numbers)}

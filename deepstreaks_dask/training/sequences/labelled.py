@@ -22,7 +22,7 @@ class LabelledObjects:
     Attributes
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it.
     classes : tuple of str
         Their classes, in the order of the alphabet or of a network that is to be trained on.
     rows : ndarray
@@ -44,7 +44,7 @@ class LabelledObjects:
         Parameters
         ----------
         archive : xarray.Dataset
-            Of sequences, as :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
+            Of sequences, as :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it.
         classes : sequence of str
             Names; those that occur by default.
 

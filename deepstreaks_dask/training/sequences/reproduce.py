@@ -55,7 +55,7 @@ _SETTINGS_FILE = "settings.json"
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReproductionSettings:
     """What is reproduced, and at which size.
 
     Attributes
@@ -76,17 +76,17 @@ class Settings:
     seed: int = 0
 
 
-DEFAULTS: Mapping[str, Settings] = {
-    "rcnn": Settings("rcnn", 2800, 12),
-    "taonet": Settings("taonet", 900, 16),
-    "taonet6": Settings("taonet6", 900, 16),
+DEFAULTS: Mapping[str, ReproductionSettings] = {
+    "rcnn": ReproductionSettings("rcnn", 2800, 12),
+    "taonet": ReproductionSettings("taonet", 900, 16),
+    "taonet6": ReproductionSettings("taonet6", 900, 16),
 }
 """What can be reproduced, at sizes that are to end within ten minutes on two cores."""
 
 
 def settings_for(
     what: str, *, objects: int | None = None, epochs: int | None = None, seed: int = 0
-) -> Settings:
+) -> ReproductionSettings:
     """Return the settings of a reproduction.
 
     Parameters
@@ -94,13 +94,13 @@ def settings_for(
     what : str
         A key of :data:`DEFAULTS`.
     objects, epochs : int, optional
-        As for :class:`Settings`.
+        As for :class:`ReproductionSettings`.
     seed : int
         Of everything.
 
     Returns
     -------
-    Settings
+    ReproductionSettings
         The default where nothing is given.
 
     Raises
@@ -111,17 +111,17 @@ def settings_for(
     if what not in DEFAULTS:
         raise DeepStreaksError(f"no figures of {what!r}: choose one of {', '.join(DEFAULTS)}")
     default = DEFAULTS[what]
-    return Settings(what, objects or default.objects, epochs or default.epochs, seed)
+    return ReproductionSettings(what, objects or default.objects, epochs or default.epochs, seed)
 
 
-def reproduce(folder: Path, settings: Settings) -> SequenceEvaluation:
+def reproduce(folder: Path, settings: ReproductionSettings) -> SequenceEvaluation:
     """Simulate, train, score and measure in a folder, and write ``report.html``; go on with what was cut short there.
 
     Parameters
     ----------
     folder : Path
         Local folder of this alone; made if it is not there.
-    settings : Settings
+    settings : ReproductionSettings
         What to do.
 
     Returns
@@ -150,7 +150,7 @@ def reproduce(folder: Path, settings: Settings) -> SequenceEvaluation:
     return found
 
 
-def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluation]:
+def _rcnn(folder: Path, settings: ReproductionSettings) -> tuple[xr.Dataset, SequenceEvaluation]:
     """Train on surveys that differ, test on one that was not trained on, and fine-tune with its objects."""
     train, shifted, zoo = folder / "train.zarr", folder / "shifted.zarr", str(folder / "zoo")
     _simulate(train, settings.objects, "hits-varied", "rcnn", settings.seed)
@@ -188,7 +188,7 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
     return scores, evaluate_sequences(scores, by_epochs=curves, finetuned=[folder / "finetuned"])
 
 
-def _taonet(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluation]:
+def _taonet(folder: Path, settings: ReproductionSettings) -> tuple[xr.Dataset, SequenceEvaluation]:
     """Train fold by fold; the confusion matrices are those of the first fold's members on its test objects."""
     archive, zoo = folder / "crts.zarr", str(folder / "zoo")
     _simulate(archive, settings.objects, "crts", settings.what, settings.seed)
