@@ -32,7 +32,7 @@ from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.models.registry import ARCHITECTURES, build
 from deepstreaks_dask.simulation.nights import simulate_nights
-from deepstreaks_dask.training.batches import Batches, InMemory, Streamed
+from deepstreaks_dask.training.batches import CutoutFeed, InMemory, Streamed
 from deepstreaks_dask.training.recipe import Recipe
 
 WANTED = 0.9
@@ -109,7 +109,7 @@ def _measure(archive, repeats: int, window: int, architecture: str) -> dict[str,
     weights = (labels >= 0).astype(np.float32)
     streamed = _Timed(archive, np.arange(n), window)
     pixels = {"memory": InMemory(archive["cutouts"].values), "streamed": streamed}
-    batches = {way: Batches(part, labels, weights, recipe) for way, part in pixels.items()}
+    batches = {way: CutoutFeed(part, labels, weights, recipe) for way, part in pixels.items()}
     most = 0
 
     def look(batch: int, logs: object = None) -> None:

@@ -43,7 +43,7 @@ from deepstreaks_dask.scoring.families import Families
 from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.scoring.triage import Checked, Triage
 from deepstreaks_dask.simulation.nights import simulate_nights
-from deepstreaks_dask.training.distillation import Plan, fit_triage
+from deepstreaks_dask.training.distillation import TriagePlan, fit_triage
 
 PUBLISHED = 0.005  # share of an archive that all families accept (Duev et al. 2019)
 LATER = 20300101  # the first of the new nights
@@ -74,7 +74,7 @@ def main(
         decided = Decision.of_run(whole).apply(whole)
         plausible = decided["plausible"].values
         for side in map(int, sides.split(",")):
-            plan = Plan(side=side, epochs=epochs, precision=precision, loss=loss)
+            plan = TriagePlan(side=side, epochs=epochs, precision=precision, loss=loss)
             triage = fit_triage(known, client, zoo=zoo, plan=plan, progress=False)
             options = {"mode": "triage", "triage": triage}
             _timed(later, families, client, f"warm{side}", **options)

@@ -291,11 +291,11 @@ def fit_triage(
     from deepstreaks_dask.scoring.cluster import connect
     from deepstreaks_dask.scoring.runs import open_run
     from deepstreaks_dask.scoring.triage import write_triage
-    from deepstreaks_dask.training.distillation import Plan, fit_triage
+    from deepstreaks_dask.training.distillation import TriagePlan, fit_triage
 
     if zoo is None and first is None:
         raise DeepStreaksError("give a --zoo that gets the student, or --first of the shipped ones")
-    plan = Plan(
+    plan = TriagePlan(
         first=first,
         architecture=architecture,
         side=side,

@@ -115,10 +115,11 @@ def train(
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.errors import TrainingError
     from deepstreaks_dask.scoring.cluster import connect
+    from deepstreaks_dask.training.harness import TrainingOptions
     from deepstreaks_dask.training.recipe import read_recipe
     from deepstreaks_dask.training.records import publish
     from deepstreaks_dask.training.sequences.experiments import train_folds
-    from deepstreaks_dask.training.sequences.fit import passes, train_classifier
+    from deepstreaks_dask.training.sequences.fit import max_epochs, train_classifier
     from deepstreaks_dask.utils.progress import progress_bar
 
     if folds is not None and (zoo is not None or start):
@@ -138,21 +139,18 @@ def train(
     )
     folder = out or Path("training") / f"{family}_{architecture}"
     dataset = open_archive(archive)
-    total = passes(architecture, chosen, start=start) * (folds or 1)
+    total = max_epochs(architecture, chosen, start=start) * (folds or 1)
     with progress_bar(f"train {folder.name}", total, unit="epochs") as bar:
         options: dict[str, Any] = {
             "family": family,
-            "recipe": chosen,
-            "version": version,
+            "options": TrainingOptions(chosen, start=start, start_zoo=start_zoo, version=version),
             "on_epoch": lambda *_: bar.advance(),
         }
         if folds is not None:
             with connect(scheduler, workers=workers, jobs=folds) as client:
                 result = train_folds(folder, dataset, architecture, folds, client=client, **options)
         else:
-            record = train_classifier(
-                folder, dataset, architecture, start=start, start_zoo=start_zoo, **options
-            )
+            record = train_classifier(folder, dataset, architecture, **options)
             (card,) = record["cards"]
             result = {"model": f"{card['name']}@{card['version']}", **card["metrics"]}
     if zoo is not None:
@@ -193,9 +191,10 @@ def finetune(
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.errors import TrainingError
     from deepstreaks_dask.scoring.cluster import connect
+    from deepstreaks_dask.training.harness import TrainingOptions
     from deepstreaks_dask.training.recipe import read_recipe
     from deepstreaks_dask.training.records import publish
-    from deepstreaks_dask.training.sequences.experiments import finetune_in
+    from deepstreaks_dask.training.sequences.experiments import finetune as run
     from deepstreaks_dask.utils.progress import progress_bar
 
     try:
@@ -211,15 +210,12 @@ def finetune(
         connect(scheduler, workers=workers, jobs=total) as client,
         progress_bar("fine-tune", total, unit="trainings") as bar,
     ):
-        found = finetune_in(
+        found = run(
             folder,
             dataset,
-            model,
             numbers,
-            start_zoo=model_zoo,
+            TrainingOptions(chosen, start=model, start_zoo=model_zoo, version=version),
             repeats=repeats,
-            recipe=chosen,
-            version=version,
             client=client,
             on_training=bar.advance,
         )

@@ -68,8 +68,10 @@ def train(
     Example: deepstreaks train week.zarr --family rb --recipe short --zoo my-zoo
     """
     from deepstreaks_dask.archive.dataset import open_archive
+    from deepstreaks_dask.training.harness import TrainingOptions
+    from deepstreaks_dask.training.members import train_member
     from deepstreaks_dask.training.recipe import read_recipe
-    from deepstreaks_dask.training.records import publish, train_member
+    from deepstreaks_dask.training.records import publish
     from deepstreaks_dask.utils.progress import progress_bar
 
     chosen = read_recipe(
@@ -90,10 +92,7 @@ def train(
             open_archive(archive),
             family,
             architecture,
-            recipe=chosen,
-            start=start,
-            start_zoo=start_zoo,
-            version=version,
+            options=TrainingOptions(chosen, start=start, start_zoo=start_zoo, version=version),
             on_epoch=lambda *_: bar.advance(),
         )
     if zoo is not None:
@@ -286,6 +285,7 @@ def sweep(
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.scoring.cluster import connect
     from deepstreaks_dask.training.recipe import read_recipe
+    from deepstreaks_dask.training.sweeps import SearchOptions
     from deepstreaks_dask.training.sweeps import sweep as run
 
     space = {}
@@ -300,11 +300,9 @@ def sweep(
             archive,
             family,
             architecture,
-            space,
+            SearchOptions(space, trials, seed),
             client,
-            trials=trials,
             recipe=chosen,
-            seed=seed,
         )
     if as_json:
         print_json(json.loads(table.to_json(orient="records")))

@@ -58,7 +58,7 @@ SCALERS: Mapping[str, Callable[[Any], Any]] = dict(
 
 
 def set_precision(model: keras.Model, precision: str) -> None:
-    """Make a network compute in another precision from now on; its weights stay in single.
+    """Set the precision that a network computes in; its weights stay in single.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def set_precision(model: keras.Model, precision: str) -> None:
 
 
 def resizing(model: keras.Model, height: int, width: int) -> keras.Model:
-    """Let a network take cutouts of another size, which it resizes on the device.
+    """Return a network that takes cutouts of another size and resizes them on the device.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def resizing(model: keras.Model, height: int, width: int) -> keras.Model:
 
 
 def last_layer(model: keras.Model) -> keras.Layer:
-    """Give the layer that a network's scores come out of, however deep networks lie in it."""
+    """Return the layer that computes a network's scores, however deep networks are nested."""
     *_, last = _leaves(model)
     return last
 
@@ -204,7 +204,7 @@ class Forward:
 
 
 def _exhausted(error: Exception) -> bool:
-    """Tell whether the memory of a device is full: TensorFlow and PyTorch have a class for it, JAX says it in words."""
+    """Return whether the memory of a device is full: TensorFlow and PyTorch have a class for this error, JAX only a text."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     full = kinds & {"ResourceExhaustedError", "OutOfMemoryError"}
     return bool(full) or "RESOURCE_EXHAUSTED" in str(error)
@@ -343,7 +343,7 @@ class _Looks:
 
 
 def _flipped(images: Any) -> list[Any]:
-    """Give images (cutout, y, x, plane) as they are, upside down, left to right, and both."""
+    """Return images (cutout, y, x, plane) as they are, upside down, left to right, and both."""
     return [images, ops.flip(images, 1), ops.flip(images, 2), ops.flip(images, (1, 2))]
 
 
@@ -391,7 +391,7 @@ def _jax(looks: _Looks, shape: tuple[int, ...], dtype: str) -> _Begin:
 
 
 def _values(model: keras.Model) -> tuple[list[Any], list[Any]]:
-    """Give a network's arrays for JAX, anew for each call: Keras's own predict() and fit() give old ones away."""
+    """Return a network's arrays for JAX, anew for each call: Keras's own predict() and fit() donate old ones."""
     kept = model.trainable_variables, model.non_trainable_variables
     trainable, others = ([variable.value for variable in some] for some in kept)
     return trainable, others

@@ -64,7 +64,7 @@ def build(
 
 
 def classifier_class(architecture: str) -> type[Classifier]:
-    """Give the class of classifiers of sequences that goes by a name.
+    """Return the class of classifiers of sequences of a name.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def _find(architecture: str, there: Mapping[str, str]) -> Any:
 
 
 def check_precision(precision: str) -> None:
-    """Refuse what is none of `PRECISIONS`.
+    """Check that a precision is one of `PRECISIONS`.
 
     Parameters
     ----------

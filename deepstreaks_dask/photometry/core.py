@@ -208,7 +208,7 @@ def _measure_block(
     misalignment: float,
     fine: int,
 ) -> np.ndarray:
-    """Give counts and errors of aperture and PSF, sky and noise of a pixel, ``(6, epoch)``."""
+    """Return counts and errors of aperture and PSF, sky and noise of a pixel, ``(6, epoch)``."""
     n, side = len(stamps), stamps.shape[1]
     pixels = stamps.astype(float).reshape(n, -1)
     good = np.isfinite(pixels)
@@ -365,7 +365,7 @@ class _Moffat:
     def with_slopes(
         self, side: int, place: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Give the profile, and how it changes with the place along x and along y."""
+        """Return the profile, and its derivatives along x and along y."""
         light, x, y = self._light(side, place)
         steep = 2 * self.beta * light / (self.alpha**2 + x**2 + y**2)
         return self._binned(light), self._binned(steep * x), self._binned(steep * y)

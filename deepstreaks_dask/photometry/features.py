@@ -40,7 +40,7 @@ def measure_objects(sequences: Sequences) -> Photometry:
     Returns
     -------
     Photometry
-        Of all epochs, object after object, as :func:`~deepstreaks_dask.photometry.core.measure` gives it.
+        Of all epochs, object after object, as :func:`~deepstreaks_dask.photometry.core.measure` returns it.
     """
     fwhm = np.asarray(sequences.epochs["fwhm"], float).copy()
     for start, end in zip(sequences.starts, sequences.ends, strict=True):
@@ -53,7 +53,7 @@ def measure_objects(sequences: Sequences) -> Photometry:
 
 
 def feature_names(bands: Sequence[str]) -> list[str]:
-    """Name the columns of :func:`extract`.
+    """Return the names of the columns of :func:`extract`.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def feature_names(bands: Sequence[str]) -> list[str]:
 
 
 def extract(sequences: Sequences, bands: Sequence[str], method: str = "psf") -> np.ndarray:
-    """Give the features of objects.
+    """Compute the features of objects.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def _of_fluxes() -> Any:
 def _split(
     whose: np.ndarray, mjd: np.ndarray, values: np.ndarray, errors: np.ndarray, objects: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Give the light curve of each object: days since its first point, values, errors; no two points at a time."""
+    """Return the light curve of each object: days since its first point, values, errors; no two points at a time."""
     ends = np.searchsorted(whose, np.arange(1, objects))
     parts = (np.split(column.astype(float), ends) for column in (mjd, values, errors))
     curves = []
@@ -203,7 +203,7 @@ def _scaled(
 def _counted(
     magnitudes: tuple[np.ndarray, ...], fluxes: tuple[np.ndarray, ...]
 ) -> tuple[float, ...]:
-    """Give what can be said of any light curve: :data:`_COUNT_FEATURES`."""
+    """Compute the features of light curves of any length: :data:`_COUNT_FEATURES`."""
     n, seen = len(fluxes[0]), len(magnitudes[0])
     if not n:
         return (0.0, 0.0, *[np.nan] * (len(_COUNT_FEATURES) - 2))
@@ -214,7 +214,7 @@ def _counted(
 
 
 def _shape(extractor: Any, curves: Sequence[tuple[np.ndarray, ...]]) -> np.ndarray:
-    """Let the library describe each light curve; those of fewer than four points, or of one value, have no shape."""
+    """Compute the library's features of each light curve; NaN with fewer than four points or only one value."""
     table = np.full((len(curves), len(extractor.names)), np.nan)
     rows = [k for k, (_, m, _) in enumerate(curves) if len(m) >= _MIN_POINTS and np.ptp(m) > 0]
     if rows:

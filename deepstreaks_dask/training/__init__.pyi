@@ -1,54 +1,81 @@
 from .all_members import train_all_members
-from .batches import Batches, InMemory, Streamed
-from .checkpoints import CHECKPOINT_FILE, Checkpoints, OnEpoch
-from .distillation import Plan, certainty, fit_triage
-from .fit import adam, groups_of, hash_weights, train
+from .batches import CutoutFeed, InMemory, Streamed
+from .checkpoints import CHECKPOINT_FILE, Checkpoints, OnEpoch, TrainingState
+from .distillation import TriagePlan, certainty, fit_triage
+from .feeds import Feed
+from .fit import FittedMembers, fit_members, groups_of
+from .harness import (
+    EpochLoop,
+    Objective,
+    Trainable,
+    TrainedNetworks,
+    TrainingOptions,
+    adam,
+    hash_weights,
+    train_in_folder,
+)
+from .members import FamilyMembers, predict_cutouts, save_member, train_families, train_member
 from .recipe import RECIPES, Recipe, Split, read_recipe, split_groups
 from .records import (
-    alone_in,
-    drawing_curves,
+    TrainingRecord,
     find_record,
+    lock_folder,
     publish,
-    save_member,
-    train_member,
+    read_record,
+    recording_curves,
     write_record,
 )
 from .retraining import VERDICTS_FILE, next_version, retrain
 from .seeds import seeded
-from .sweeps import sweep
+from .sweeps import SearchOptions, sweep
 from .workers import on_workers
 
 __all__ = [
-    "Batches",
     "CHECKPOINT_FILE",
     "Checkpoints",
+    "CutoutFeed",
+    "EpochLoop",
+    "FamilyMembers",
+    "Feed",
+    "FittedMembers",
     "InMemory",
+    "Objective",
     "OnEpoch",
-    "Plan",
     "RECIPES",
     "Recipe",
+    "SearchOptions",
     "Split",
     "Streamed",
+    "Trainable",
+    "TrainedNetworks",
+    "TrainingOptions",
+    "TrainingRecord",
+    "TrainingState",
+    "TriagePlan",
     "VERDICTS_FILE",
     "adam",
-    "alone_in",
     "certainty",
-    "drawing_curves",
     "find_record",
+    "fit_members",
     "fit_triage",
     "groups_of",
     "hash_weights",
+    "lock_folder",
     "next_version",
     "on_workers",
+    "predict_cutouts",
     "publish",
     "read_recipe",
+    "read_record",
+    "recording_curves",
     "retrain",
     "save_member",
     "seeded",
     "split_groups",
     "sweep",
-    "train",
     "train_all_members",
+    "train_families",
+    "train_in_folder",
     "train_member",
     "write_record",
 ]

@@ -1,4 +1,4 @@
-"""Train all members of all families on one split, and draw what the paper draws of its own.
+"""Train all members of all families on one split, and plot the figures of the paper.
 
 Every member is a training of its own, on nights that all of them share, so that the decision of all families can be
 measured on nights that none of them saw. The page has the accuracy of each in training and validation, epoch by epoch, the
@@ -23,12 +23,18 @@ from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.evaluation.decision_metrics import Evaluation, evaluate
 from deepstreaks_dask.evaluation.metrics import Confusion, confusion
 from deepstreaks_dask.models.registry import ARCHITECTURES
-from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.report.html import chart_item, write_page
 from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.training.fit import groups_of
-from deepstreaks_dask.training.recipe import Recipe, Split, split_groups
-from deepstreaks_dask.training.records import score_rows, train_member
+from deepstreaks_dask.training.harness import TrainingOptions
+from deepstreaks_dask.training.members import (
+    labelled_rows,
+    predict_cutouts,
+    shared_split,
+    train_member,
+)
+from deepstreaks_dask.training.recipe import Recipe, Split
+from deepstreaks_dask.training.records import TrainingRecord
 from deepstreaks_dask.utils.storage import write_text
 
 _CURVE_NAMES = ("binary_accuracy", "loss")
@@ -44,12 +50,12 @@ def train_all_members(
     version: str = "1",
     on_epoch: Callable[[], object] | None = None,
 ) -> Evaluation:
-    """Train every member, or go on with it, and write ``training.html``.
+    """Train every member, resuming unfinished ones, and write ``training.html``.
 
     Parameters
     ----------
     folder : Path
-        Gets a folder a member, as :func:`~deepstreaks_dask.training.records.train_member` leaves it,
+        Gets a folder a member, as :func:`~deepstreaks_dask.training.members.train_member` leaves it,
         ``test_scores.csv`` with
         the scores of the test part, and ``training.html``.
     archive : str
@@ -71,18 +77,14 @@ def train_all_members(
     Raises
     ------
     TrainingError
-        As :func:`~deepstreaks_dask.training.fit.train` does, and if there is no such architecture.
+        As :func:`~deepstreaks_dask.training.fit.fit_members` does, and if there is no such architecture.
     """
     recipe = recipe or Recipe()
     if unknown := sorted(set(architectures) - set(ARCHITECTURES)):
         raise TrainingError(f"no architecture {unknown[0]!r}: choose of {', '.join(ARCHITECTURES)}")
     dataset = open_archive(archive)
-    known = [f"label_{family}" for family in families if f"label_{family}" in dataset]
-    labelled = np.zeros(dataset.sizes["cutout"], bool)
-    for name in known:
-        labelled |= dataset[name].values >= 0
-    groups = groups_of(dataset, recipe.by)
-    split = split_groups(groups[labelled], recipe)
+    split = shared_split(dataset, families, recipe)
+    options = TrainingOptions(recipe, split, version=version)
     records = {}
 
     def after(epoch: int, losses: Mapping[str, float]) -> None:
@@ -97,16 +99,15 @@ def train_all_members(
                 dataset,
                 [family],
                 architecture,
-                recipe=recipe,
-                split=split,
-                version=version,
+                options=options,
                 on_epoch=after,
             )
-    rows = np.flatnonzero(labelled & split.rows(groups, "test"))
-    models = [Zoo(folder / name / "networks").load(f"{name}@{version}") for name in records]
+    held_out = split.rows(groups_of(dataset, recipe.by), "test")
+    rows = np.flatnonzero(labelled_rows(dataset, families) & held_out)
+    models = [record.networks.load(f"{name}@{version}") for name, record in records.items()]
     scores = dataset.isel(cutout=rows).drop_vars(["cutouts", "native"], errors="ignore")
     scores = scores.assign(
-        scores=(("cutout", "model"), score_rows(dataset, models, rows))
+        scores=(("cutout", "model"), predict_cutouts(dataset, models, rows))
     ).assign_coords(model=list(records))
     _write_scores(folder / "test_scores.csv", scores)
     evaluation = evaluate(scores, Decision())
@@ -128,7 +129,7 @@ def _write_page(
     path: Path,
     dataset: xr.Dataset,
     scores: xr.Dataset,
-    records: dict[str, dict[str, Any]],
+    records: Mapping[str, TrainingRecord],
     recipe: Recipe,
     split: Split,
     evaluation: Evaluation,
@@ -187,7 +188,7 @@ def _confusion(scores: xr.Dataset, column: int, family: str) -> Confusion:
     )
 
 
-def _rows(records: dict[str, dict[str, Any]], evaluation: Evaluation) -> list[list[str]]:
+def _rows(records: Mapping[str, TrainingRecord], evaluation: Evaluation) -> list[list[str]]:
     rows = []
     for _, figures in evaluation.members.iterrows():
         losses = records[str(figures["member"])]["history"]["val_loss"]

@@ -1,42 +1,39 @@
-"""Batches of cutouts for a training: from memory, or read from the archive while it trains.
-
-What an epoch does depends on the seed and on its number only, so that a training that goes on after a kill
-sees what it would have seen.
-"""
+"""Batches of cutouts for a training: from memory, or read from the archive while it trains."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Protocol
 
-import keras
 import numpy as np
 import xarray as xr
 
 from deepstreaks_dask.archive.dataset import digests
 from deepstreaks_dask.archive.schema import CHUNK
 from deepstreaks_dask.errors import TrainingError
+from deepstreaks_dask.training.feeds import Feed, split_by_shard
 from deepstreaks_dask.training.recipe import Recipe
 
 
 class Pixels(Protocol):
     """Cutouts, named by their places 0 to n - 1, in the order of an epoch."""
 
+    failure: TrainingError | None
+    """Why cutouts could not be read, if they could not."""
+
     def __len__(self) -> int:
-        """Cutouts there are."""
+        """Return the number of cutouts."""
 
     def begin(self, rng: np.random.Generator | None) -> np.ndarray:
-        """Begin an epoch: give the places ``(n,)`` in an order drawn from ``rng``, or in the archive's."""
+        """Begin an epoch, and return the places ``(n,)`` in an order drawn from ``rng``, or in the archive's."""
 
     def take(self, places: np.ndarray) -> np.ndarray:
-        """Give cutouts uint8 ``(place, y, x)``."""
+        """Return cutouts, uint8 ``(place, y, x)``."""
 
 
 class InMemory:
-    """Cutouts that are all in memory, uint8 ``(n, y, x)``; any order is as good.
+    """Cutouts that are all in memory, uint8 ``(n, y, x)``, in any order.
 
     Parameters
     ----------
@@ -46,16 +43,17 @@ class InMemory:
 
     def __init__(self, cutouts: np.ndarray) -> None:
         self.cutouts = cutouts
+        self.failure: TrainingError | None = None
 
     def __len__(self) -> int:
         return len(self.cutouts)
 
     def begin(self, rng: np.random.Generator | None) -> np.ndarray:
-        """Begin an epoch: give the places ``(n,)``, all shuffled together."""
+        """Begin an epoch, and return the places ``(n,)``, all shuffled together."""
         return np.arange(len(self)) if rng is None else rng.permutation(len(self))
 
     def take(self, places: np.ndarray) -> np.ndarray:
-        """Give cutouts uint8 ``(place, y, x)``."""
+        """Return cutouts, uint8 ``(place, y, x)``."""
         return self.cutouts[places]
 
 
@@ -65,7 +63,7 @@ class Streamed:
     Parameters
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it.
     rows : ndarray
         Rows of the cutouts to read, ascending.
     window : int
@@ -76,9 +74,7 @@ class Streamed:
         self.rows, self.window = rows, window
         self._pixels, self._digests = archive["cutouts"], archive["digest"].values[rows]
         self._shard = int(archive.attrs["shard"])
-        self._shards = np.split(
-            np.arange(len(rows)), np.flatnonzero(np.diff(rows // self._shard)) + 1
-        )
+        self._shards = split_by_shard(rows, self._shard)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="windows")
         self._lock = threading.Lock()
         self._windows: list[np.ndarray] = []
@@ -89,7 +85,7 @@ class Streamed:
         return len(self.rows)
 
     def begin(self, rng: np.random.Generator | None) -> np.ndarray:
-        """Begin an epoch: give the places ``(n,)``, shards in random order, each window of them shuffled together."""
+        """Begin an epoch, and return the places ``(n,)``, shards in random order, each window of them shuffled together."""
         shards = [self._shards[k] for k in _order(len(self._shards), rng)]
         windows: list[np.ndarray] = []
         together: list[np.ndarray] = []
@@ -108,7 +104,7 @@ class Streamed:
         return np.concatenate(order)
 
     def take(self, places: np.ndarray) -> np.ndarray:
-        """Give cutouts uint8 ``(place, y, x)``; waits for their window where it is not read yet."""
+        """Return cutouts, uint8 ``(place, y, x)``, as soon as their window is read."""
         of = self._of[places]
         taken = np.empty((len(places), *self._pixels.shape[1:]), np.uint8)
         for k in np.unique(of):
@@ -124,7 +120,7 @@ class Streamed:
             return sum(len(self._windows[k]) for k in self._held)
 
     def _window(self, k: int) -> Future[np.ndarray]:
-        """Have a window and the one after it read; those before the last one are let go."""
+        """Start reading a window and the next one; windows before the last one are released."""
         with self._lock:
             for near in (k, k + 1):
                 if near < len(self._windows) and near not in self._held:
@@ -159,35 +155,7 @@ def _order(n: int, rng: np.random.Generator | None) -> np.ndarray:
     return np.arange(n) if rng is None else rng.permutation(n)
 
 
-@contextmanager
-def naming_damage(parts: Iterable[Pixels | None]) -> Iterator[None]:
-    """Raise what a part could not read in place of what became of that in Keras.
-
-    Parameters
-    ----------
-    parts : iterable of Pixels
-        Those that a training reads.
-
-    Yields
-    ------
-    None
-        The training runs within.
-
-    Raises
-    ------
-    TrainingError
-        Which cutouts cannot be read.
-    """
-    try:
-        yield
-    except Exception:
-        failures = [getattr(part, "failure", None) for part in parts]
-        if known := next((failure for failure in failures if failure), None):
-            raise known from None
-        raise
-
-
-class Batches(keras.utils.PyDataset):
+class CutoutFeed(Feed):
     """Batches of uint8 cutouts as floats in 0..1, shuffled and each flipped at random, or as they come.
 
     Labels are (cutout, family, 1) and 0 or 1, weights (cutout, family) and 0 where there is no label.
@@ -201,9 +169,9 @@ class Batches(keras.utils.PyDataset):
     recipe : Recipe
         Gives the seed, the flips and the batch.
     shuffled : bool
-        False gives them in their order and as they are, for a validation.
+        False gives the cutouts in their order and as they are, for a validation.
     epoch : int
-        Which epoch comes first.
+        Number of the first epoch, from 0.
     """
 
     def __init__(
@@ -216,18 +184,21 @@ class Batches(keras.utils.PyDataset):
         shuffled: bool = True,
         epoch: int = 0,
     ) -> None:
-        super().__init__(workers=1)
+        super().__init__(recipe, shuffled=shuffled, epoch=epoch)
         self.pixels, self.labels, self.weights = pixels, labels, weights
-        self.recipe, self.shuffled, self.epoch = recipe, shuffled, epoch
-        self._begin()
+        self.begin()
 
-    def _begin(self) -> None:
-        if not self.shuffled:
-            self._order = self.pixels.begin(None)
-            return
-        rng = np.random.default_rng((self.recipe.seed, self.epoch))
+    @property
+    def failure(self) -> TrainingError | None:
+        """Why a batch could not be read, if one could not."""
+        return self.pixels.failure
+
+    def begin(self) -> None:
+        """Draw the order and the flips of the current epoch."""
+        rng = self.generator()
         self._order = self.pixels.begin(rng)
-        self._flips = rng.random((len(self.pixels), 2)) < (0.5 if self.recipe.flips else 0)
+        if rng is not None:
+            self._flips = rng.random((len(self.pixels), 2)) < (0.5 if self.recipe.flips else 0)
 
     def __len__(self) -> int:
         return -(-len(self.pixels) // self.recipe.batch)
@@ -243,8 +214,3 @@ class Batches(keras.utils.PyDataset):
         if images.ndim == 3:
             images = images[..., None]
         return images, self.labels[places, :, None].clip(0), self.weights[places]
-
-    def on_epoch_end(self) -> None:
-        """Draw the next epoch's order and flips."""
-        self.epoch += 1
-        self._begin()

@@ -1,4 +1,4 @@
-"""Go on with a training after a kill, exactly where its last whole epoch ended.
+"""Resume a training that was killed, exactly where its last whole epoch ended.
 
 A checkpoint is one safetensors file: weights, the best epoch's weights, the optimiser's moments, the state of the
 random generators, and, in its header as JSON, the losses so far and how long early stopping has waited. It is
@@ -8,7 +8,7 @@ replaced in one step after every epoch; an epoch that was cut short is done agai
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from deepstreaks_dask.utils.storage import locate, write_whole
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-"""Is told, after an epoch, its number from 0 on, and its losses and accuracies."""
+"""Called after every epoch with its number, from 0, and its losses and accuracies."""
 
 
 @dataclass
-class Standing:
-    """How far a training is.
+class TrainingState:
+    """State of a training after its last whole epoch.
 
     Attributes
     ----------
@@ -52,27 +52,27 @@ class Standing:
 
 
 class Checkpoints(keras.callbacks.EarlyStopping):
-    """Early stopping that remembers: writes a checkpoint after every epoch, and goes on from one.
+    """Early stopping that writes a checkpoint after every epoch and resumes from it.
 
     Parameters
     ----------
     patience : int
         Epochs without a lower validation loss that end the training.
     folder : Path or None
-        Where the checkpoint lies; None keeps none.
+        Folder of the checkpoint; None keeps none.
     identity : mapping
-        What the training is, as JSON can hold it: a checkpoint of another one is refused.
+        Identifies the training, as JSON can hold it: the checkpoint of another training is refused.
     """
 
     def __init__(self, patience: int, folder: Path | None, identity: Mapping[str, Any]) -> None:
         super().__init__("val_loss", patience=patience, mode="min", restore_best_weights=True)
         self.path = None if folder is None else folder / CHECKPOINT_FILE
         self.identity = json.loads(json.dumps(identity))
-        self.standing = Standing()
+        self.state = TrainingState()
         self.best_epoch_weights: list[np.ndarray] | None = None
 
     def resume(self, model: keras.Model) -> None:
-        """Give a compiled, built model the state of the checkpoint, if there is one.
+        """Restore the state of the checkpoint, if there is one.
 
         Parameters
         ----------
@@ -100,65 +100,22 @@ class Checkpoints(keras.callbacks.EarlyStopping):
             raise TrainingError(
                 f"{self.path} is of another training ({', '.join(other)} differ): choose another folder"
             )
-        self.standing = Standing(**metadata["standing"])
-        for name, variables in _state(model).items():
+        self.state = TrainingState(**metadata["standing"])
+        for name, variables in _variables(model).items():
             for k, variable in enumerate(variables):
                 variable.assign(arrays[f"{name}/{k}"])
         self.best_epoch_weights = [arrays[f"best/{k}"] for k in range(len(model.weights))]
 
-    def fit(
-        self,
-        model: keras.Model,
-        batches: Any,
-        held_out: Any,
-        epochs: int,
-        *,
-        on_epoch: OnEpoch | None = None,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
-    ) -> None:
-        """Train a model that was resumed to the end, and leave it with the weights of its best epoch.
-
-        Parameters
-        ----------
-        model : keras.Model
-            As :meth:`resume` has left it.
-        batches, held_out : keras.utils.PyDataset
-            To train on, from the next epoch on, and to stop early by.
-        epochs : int
-            In all, those before the kill among them.
-        on_epoch : callable, optional
-            Called after every epoch, and once for each that was done before.
-        callbacks : sequence of keras.callbacks.Callback
-            Of Keras, besides.
-        """
-        done, history = self.standing.epochs, self.standing.history
-        told = [keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)] if on_epoch else []
-        if on_epoch is not None:
-            for epoch in range(done):
-                on_epoch(epoch, {key: values[epoch] for key, values in history.items()})
-        if self.standing.stopped or done >= epochs:
-            model.set_weights(self.best_epoch_weights)
-            return
-        model.fit(
-            batches,
-            validation_data=held_out,
-            initial_epoch=done,
-            epochs=epochs,
-            shuffle=False,  # of whole batches, by a generator that no checkpoint holds
-            callbacks=[self, *told, *callbacks],
-            verbose=0,
-        )
-
     def on_train_begin(self, logs: Any = None) -> None:
-        """Begin, or go on with the patience that is left."""
+        """Begin, or resume with the patience that is left."""
         super().on_train_begin(logs)
-        if self.standing.epochs:
-            self.wait, self.best = self.standing.wait, self.standing.best
-            self.best_epoch = self.standing.best_epoch
+        if self.state.epochs:
+            self.wait, self.best = self.state.wait, self.state.best
+            self.best_epoch = self.state.best_epoch
             self.best_weights = self.best_epoch_weights
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Stop or go on, and write the checkpoint.
+        """Write the checkpoint, and stop where the patience is used up.
 
         Parameters
         ----------
@@ -179,10 +136,10 @@ class Checkpoints(keras.callbacks.EarlyStopping):
             )
         super().on_epoch_end(epoch, values)
         for key, value in values.items():
-            self.standing.history.setdefault(key, []).append(value)
-        self.standing = Standing(
+            self.state.history.setdefault(key, []).append(value)
+        self.state = TrainingState(
             epoch + 1,
-            self.standing.history,
+            self.state.history,
             self.wait,
             None if self.best is None else float(self.best),
             self.best_epoch,
@@ -194,18 +151,18 @@ class Checkpoints(keras.callbacks.EarlyStopping):
     def _write(self, path: Path) -> None:
         arrays = {
             f"{name}/{k}": np.array(keras.ops.convert_to_numpy(variable), order="C")
-            for name, variables in _state(self.model).items()
+            for name, variables in _variables(self.model).items()
             for k, variable in enumerate(variables)
         }
         best = self.best_weights or []
         arrays |= {f"best/{k}": np.array(value, order="C") for k, value in enumerate(best)}
-        said = {"identity": self.identity, "standing": asdict(self.standing)}
-        data = safetensors.numpy.save(arrays, {"training": json.dumps(said)})
+        metadata = {"identity": self.identity, "standing": asdict(self.state)}
+        data = safetensors.numpy.save(arrays, {"training": json.dumps(metadata)})
         fs, target = locate(path)
         write_whole(fs, target, data)
 
 
-def _state(model: keras.Model) -> dict[str, list[Any]]:
-    """All that an epoch starts from, beside the data."""
+def _variables(model: keras.Model) -> dict[str, list[Any]]:
+    """Return all that an epoch starts from, besides the data."""
     seeds = [v for v in model.variables if v.path.endswith("seed_generator_state")]
     return {"weight": model.weights, "optimizer": model.optimizer.variables, "seed": seeds}

@@ -1,6 +1,6 @@
-"""Make a triage: distil a student from the members' scores, or take a member, let it look first, and calibrate it.
+"""Make a triage: distil a student from the members' scores, or take a member, as the first network, and calibrate it.
 
-The student is a small network that learns how sure all members together are (Hinton, Vinyals and Dean 2015,
+The student is a small network that is trained on how certain all members together are (Hinton, Vinyals and Dean 2015,
 arXiv:1503.02531): for each cutout by how much, in logits, the weakest family's best score is above its threshold. Nights
 are drawn into three parts: one to learn from, one to calibrate on, and one to see the loss on.
 """
@@ -32,8 +32,9 @@ from deepstreaks_dask.scoring.families import Families, Family, Member
 from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, open_run
 from deepstreaks_dask.scoring.triage import Triage
 from deepstreaks_dask.scoring.worker import Unit
-from deepstreaks_dask.training.batches import Batches, Streamed, naming_damage
-from deepstreaks_dask.training.fit import adam
+from deepstreaks_dask.training.batches import CutoutFeed, Streamed
+from deepstreaks_dask.training.feeds import naming_damage
+from deepstreaks_dask.training.harness import adam
 from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.training.seeds import seeded
 from deepstreaks_dask.utils.progress import progress_bar
@@ -49,7 +50,7 @@ _SHUFFLE_WINDOW = 8192  # of them are read and shuffled together, 21 kB of memor
 
 
 @dataclass(frozen=True)
-class Plan:
+class TriagePlan:
     """How a triage is made.
 
     Attributes
@@ -102,10 +103,10 @@ def fit_triage(
     *,
     run: str = "default",
     zoo: str | None = None,
-    plan: Plan | None = None,
+    plan: TriagePlan | None = None,
     progress: bool = True,
 ) -> Triage:
-    """Make a triage from a run whose decisions are known, of all scores or of those that decided.
+    """Make a triage from a run whose decisions are known, with all scores or with those that decided.
 
     Parameters
     ----------
@@ -117,7 +118,7 @@ def fit_triage(
         The run.
     zoo : str, optional
         Gets the student, or has the network that looks first.
-    plan : Plan, optional
+    plan : TriagePlan, optional
         How.
     progress : bool
         Show how far it is.
@@ -134,7 +135,7 @@ def fit_triage(
     ModelError
         If the zoo lacks the network, or cannot take the student.
     """
-    plan = plan or Plan()
+    plan = plan or TriagePlan()
     scores = open_run(archive, run)
     if scores.attrs["triage"] is not None:
         raise TriageError(f"run {run!r} was triaged itself: take one that decided exactly")
@@ -204,7 +205,7 @@ def fit_triage(
 
 
 def _named(order: Iterable[Iterable[Any]], models: list[str]) -> tuple[tuple[str, ...], ...]:
-    """Give an order of columns by name; names stay."""
+    """Return an order of columns by name; names stay."""
     return tuple(
         tuple(models[member] if isinstance(member, int) else str(member) for member in family)
         for family in order
@@ -212,13 +213,13 @@ def _named(order: Iterable[Iterable[Any]], models: list[str]) -> tuple[tuple[str
 
 
 def certainty(decided: xr.Dataset) -> np.ndarray:
-    """Say how sure the members that looked are together, in 0..1 and above 0.5 where a cutout is plausible.
+    """Return how certain the members are together, in 0..1 and above 0.5 where a cutout is plausible.
 
     Parameters
     ----------
     decided : xarray.Dataset
         Scores under the decision that they are decided by, as
-        :meth:`~deepstreaks_dask.scoring.decision.Decision.apply` gives them.
+        :meth:`~deepstreaks_dask.scoring.decision.Decision.apply` returns them.
 
     Returns
     -------
@@ -241,7 +242,7 @@ def certainty(decided: xr.Dataset) -> np.ndarray:
     return sure
 
 
-def _part(nights: np.ndarray, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+def _part(nights: np.ndarray, plan: TriagePlan) -> tuple[np.ndarray, np.ndarray]:
     """Draw the nights to learn from and to check with."""
     order = np.random.default_rng(plan.seed).permutation(nights)
     learn = 0 if plan.first is not None else max(1, round(plan.learn * len(nights)))
@@ -259,7 +260,7 @@ def _distil(
     decided: xr.Dataset,
     rows: np.ndarray,
     zoo: Zoo,
-    plan: Plan,
+    plan: TriagePlan,
     progress: bool,
 ) -> Card:
     """Train a student on some rows and save it as the next version."""
@@ -293,19 +294,19 @@ def _distil(
     recipe = Recipe(
         epochs=plan.epochs, cosine=True, flips=False, seed=plan.seed, precision=plan.precision
     )
-    batches = Batches(pixels, target[rows, None], weights[:, None], recipe)
+    feed = CutoutFeed(pixels, target[rows, None], weights[:, None], recipe)
     set_precision(student, plan.precision)
     # one loss a cutout, so that each has its own weight
     apart = keras.Sequential([resizing(student, height, width), keras.layers.Reshape((1, 1))])
     apart.compile(
-        adam(recipe, len(batches)),
+        adam(recipe, len(feed)),
         loss="binary_crossentropy",
         jit_compile=keras.backend.backend() == "jax",
     )
     with progress_bar("distil", plan.epochs, show=progress, unit="epochs") as bar:
         counting = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: bar.advance())
-        with naming_damage([pixels]):
-            apart.fit(batches, epochs=plan.epochs, shuffle=False, callbacks=[counting], verbose=0)
+        with naming_damage([feed]):
+            apart.fit(feed, epochs=plan.epochs, shuffle=False, callbacks=[counting], verbose=0)
     set_precision(student, "float32")
     name = f"{TRIAGE_FAMILY}_{plan.architecture}"
     have = sum(card.name == name for card in zoo.list())
@@ -339,7 +340,7 @@ def _distil(
 def _start(
     decided: xr.Dataset, zoo: Zoo, architecture: str, shape: tuple[int, int, int]
 ) -> str | None:
-    """Name the teacher of the student's own kind that tells the plausible best, to start from its weights."""
+    """Return the teacher of the student's architecture with the largest area under the ROC curve, to start from."""
     truth = decided["plausible"].values.astype(int)
     best: tuple[float, str] | None = None
     for member, column in zip(decided.attrs["members"], decided["scores"].values.T, strict=True):

@@ -1,16 +1,15 @@
-"""Train a network, or one of several outputs that is then taken apart into members.
+"""Fit the members of families to the labelled cutouts of an archive.
 
 Several families can be trained at once: they share one network with an output each, which learns from all
 their labels and is then taken apart into one member a family. That costs one training instead of several, but the
 members then err together more often than members of separate trainings do; the record says so.
 
-The optimiser is Adam (Kingma and Ba 2015, arXiv:1412.6980), as in the published recipe.
+The recipe is that of Duev et al. 2019 (MNRAS 486, 4158, arXiv:1904.05920) by default.
 """
 
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,32 +19,34 @@ import keras
 import numpy as np
 import xarray as xr
 
-import deepstreaks_dask
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.models.inference import set_precision
 from deepstreaks_dask.models.registry import build
-from deepstreaks_dask.training.batches import Batches, InMemory, Pixels, Streamed, naming_damage
-from deepstreaks_dask.training.checkpoints import Checkpoints, OnEpoch
+from deepstreaks_dask.training.batches import CutoutFeed, InMemory, Pixels, Streamed
+from deepstreaks_dask.training.cards import recipe_entries
+from deepstreaks_dask.training.checkpoints import OnEpoch
+from deepstreaks_dask.training.harness import EpochLoop, Objective, hash_weights
 from deepstreaks_dask.training.recipe import Recipe, Split, split_groups
 from deepstreaks_dask.training.seeds import seeded
 
-_VALIDATION_BATCH = 64  # cutouts in a step of the validation, which does not change what it gives
+_VALIDATION_BATCH_SIZE = 64  # cutouts in a step of the validation, which does not change its result
+_OBJECTIVE = Objective("binary_crossentropy", ("binary_accuracy",))
 
 
 @dataclass(frozen=True)
-class Training:
-    """Trained networks, one a family, and the record of their making.
+class FittedMembers:
+    """Trained networks, one per family, and how they were trained.
 
     Attributes
     ----------
     models : dict
         The network of each family, with one output.
     architecture : str
-        Of every network.
+        Architecture of every network.
     recipe : Recipe
         How they were trained.
     split : Split
-        On which nights.
+        Nights that they were trained, validated and tested on.
     history : dict
         Losses and accuracies after each epoch, over all families; weighted as the loss is.
     counts : dict
@@ -63,24 +64,16 @@ class Training:
     data: dict[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """Give the recipe and its circumstances as JSON can hold them."""
-        return {
-            **asdict(self.recipe),
-            "changes": self.recipe.changes(),
+        """Return the recipe and its circumstances as JSON can hold them."""
+        return recipe_entries(self.recipe, self.history) | {
             "trained_together": list(self.models),
             "optimizer": "Adam",
             "loss": "binary cross-entropy",
             "class_weights": "inverse to the class counts, at most 1",
-            "epochs_run": len(self.history["loss"]),
-            "history": {key: [round(v, 5) for v in vs] for key, vs in self.history.items()},
-            "keras": keras.__version__,
-            "backend": keras.backend.backend(),
-            "python": platform.python_version(),
-            "deepstreaks_dask": deepstreaks_dask.__version__,
         }
 
 
-def train(
+def fit_members(
     archive: xr.Dataset,
     families: Sequence[str],
     architecture: str = "vgg6",
@@ -90,8 +83,8 @@ def train(
     split: Split | None = None,
     folder: Path | None = None,
     on_epoch: OnEpoch | None = None,
-) -> Training:
-    """Train a member of each family on the labelled cutouts of an archive.
+) -> FittedMembers:
+    """Fit a member of each family to the labelled cutouts of an archive.
 
     On one machine, equal arguments give equal losses to the last bit: TensorFlow's deterministic kernels are switched
     on, for the rest of the process.
@@ -99,7 +92,7 @@ def train(
     Parameters
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it: ``cutouts(cutout, y, x)`` uint8, ``night`` and
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it: ``cutouts(cutout, y, x)`` uint8, ``night`` and
         ``label_<family>`` (1, 0, or -1 for unknown). The labelled cutouts are held in memory, 21 kB each, unless the
         recipe has a ``window``.
     families : sequence of str
@@ -113,14 +106,14 @@ def train(
     split : Split, optional
         Which nights to train on; drawn by the recipe by default.
     folder : Path, optional
-        Gets a checkpoint after every epoch, from which an equal call goes on, and logs for TensorBoard.
+        Gets a checkpoint after every epoch, from which an equal call resumes, and logs for TensorBoard.
     on_epoch : callable, optional
-        Called after every epoch with its number and the losses; also for those that the checkpoint holds.
+        Called after every epoch with its number and the losses; also for the epochs that the checkpoint holds.
 
     Returns
     -------
-    Training
-        The networks with the weights of the best epoch, and the record.
+    FittedMembers
+        Networks with the weights of the best epoch, and the record.
 
     Raises
     ------
@@ -158,15 +151,19 @@ def train(
         shared = _shared_network(architecture, shape, len(families), recipe.precision, start)
     # One loss a family and cutout, so that each can have its own weight.
     apart = keras.Sequential([shared, keras.layers.Reshape((len(families), 1), dtype="float32")])
-    steps = -(-len(rows["train"]) // recipe.batch)
-    # Not XLA: on CPUs it makes training several times slower.
-    apart.compile(
-        adam(recipe, steps),
-        loss="binary_crossentropy",
-        weighted_metrics=["binary_accuracy"],
-        jit_compile=keras.backend.backend() == "jax",
-    )
-    apart.optimizer.build(apart.trainable_variables)
+
+    def feeds(epoch: int) -> tuple[CutoutFeed, CutoutFeed]:
+        pixels = {part: _pixels(archive, chosen, recipe.window) for part, chosen in rows.items()}
+        train = CutoutFeed(pixels["train"], y["train"], weights["train"], recipe, epoch=epoch)
+        validation = CutoutFeed(
+            pixels["validation"],
+            y["validation"],
+            weights["validation"],
+            Recipe(batch=_VALIDATION_BATCH_SIZE),
+            shuffled=False,
+        )
+        return train, validation
+
     identity = {
         "architecture": architecture,
         "families": list(families),
@@ -174,44 +171,26 @@ def train(
         "data": {part: data[part] for part in rows},
         "start": "" if start is None else hash_weights(start),
     }
-    progress = Checkpoints(recipe.patience, folder, identity)
-    progress.resume(apart)
-    logs = None if folder is None else folder / "tensorboard"
-    callbacks = (
-        [keras.callbacks.TensorBoard(logs, write_graph=False, profile_batch=0)] if logs else []
-    )
-    pixels = {part: _pixels(archive, chosen, recipe.window) for part, chosen in rows.items()}
-    done = progress.standing.epochs
-    batches = Batches(pixels["train"], y["train"], weights["train"], recipe, epoch=done)
-    held_out = Batches(
-        pixels["validation"],
-        y["validation"],
-        weights["validation"],
-        Recipe(batch=_VALIDATION_BATCH),
-        shuffled=False,
-    )
-    with naming_damage(pixels.values()):
-        progress.fit(
-            apart, batches, held_out, recipe.epochs, on_epoch=on_epoch, callbacks=callbacks
-        )
-    return Training(
+    loop = EpochLoop(apart, recipe, _OBJECTIVE, len(rows["train"]), feeds, identity)
+    state = loop.run(folder, on_epoch)
+    return FittedMembers(
         {family: _take_apart(shared, architecture, shape, k) for k, family in enumerate(families)},
         architecture,
         recipe,
         split,
-        progress.standing.history,
+        state.history,
         counts,
         data,
     )
 
 
 def groups_of(archive: xr.Dataset, by: str) -> np.ndarray:
-    """Give the group of each cutout, int or str ``(cutout,)``: its night, or another column's value.
+    """Return the group of each cutout, int or str ``(cutout,)``: its night, or another column's value.
 
     Parameters
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it.
     by : str
         Name of a column.
 
@@ -260,7 +239,7 @@ def _counts(
 
 
 def _labels(archive: xr.Dataset, families: Sequence[str]) -> np.ndarray:
-    """Give the labels of each family as int ``(cutout, family)``, -1 where there is none."""
+    """Return the labels of each family as int ``(cutout, family)``, -1 where there is none."""
     if not families or len(set(families)) < len(families):
         raise TrainingError("name at least one family, and each once")
     for family in families:
@@ -277,42 +256,6 @@ def _hashed(archive: xr.Dataset, labels: np.ndarray, rows: np.ndarray) -> dict[s
     hashed = hashlib.sha256(archive["digest"].values[rows].astype("<u8").tobytes())
     hashed.update(labels[rows].astype(np.int8).tobytes())
     return {"cutouts": len(rows), "sha256": hashed.hexdigest()}
-
-
-def hash_weights(model: keras.Model) -> str:
-    """Give the SHA-256 of a network's weights."""
-    hashed = hashlib.sha256()
-    for weight in model.get_weights():
-        hashed.update(np.ascontiguousarray(weight).tobytes())
-    return hashed.hexdigest()
-
-
-def adam(
-    recipe: Recipe, steps: int, *, clipnorm: float | None = None
-) -> keras.optimizers.Optimizer:
-    """Give the optimizer of a recipe.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Says how the learning rate falls and in which precision is computed.
-    steps : int
-        Of an epoch.
-    clipnorm : float, optional
-        What the gradient of a weight is shortened to, if it is longer.
-
-    Returns
-    -------
-    keras.optimizers.Optimizer
-        Adam (Kingma and Ba 2014, arXiv:1412.6980), its loss scaled where gradients are in float16.
-    """
-    rate: Any = recipe.learning_rate
-    if recipe.cosine:
-        rate = keras.optimizers.schedules.CosineDecay(rate, recipe.epochs * steps)
-    optimizer = keras.optimizers.Adam(rate, clipnorm=clipnorm)
-    if recipe.precision == "mixed_float16":  # in which small gradients would be 0
-        return keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer
 
 
 def _shared_network(
@@ -341,7 +284,7 @@ def _shared_network(
 def _take_apart(
     shared: keras.Model, architecture: str, shape: tuple[int, int, int], output: int
 ) -> keras.Model:
-    """Give one output of a shared network as a network of its own, in float32."""
+    """Return one output of a shared network as a network of its own, in float32."""
     model = build(architecture, shape)
     *body, kernel, bias = shared.get_weights()  # the last layer is the dense one, in every network
     model.set_weights([*body, kernel[:, output : output + 1], bias[output : output + 1]])

@@ -16,18 +16,40 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass as checked_dataclass
 
-from deepstreaks_dask.errors import TrainingError
+from deepstreaks_dask.errors import TrainingError, did_you_mean
 from deepstreaks_dask.models.registry import PRECISIONS
+from deepstreaks_dask.utils.validation import describe
 
 
-@dataclass(frozen=True)
+def _known_precision(value: str) -> str:
+    if value not in PRECISIONS:
+        raise ValueError(f"no precision {value!r}: choose one of {', '.join(PRECISIONS)}")
+    return value
+
+
+_Fraction = Annotated[float, Field(gt=0, lt=1)]
+_Precision = Annotated[str, AfterValidator(_known_precision)]
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class Recipe:
     """How to train; the published recipe by default.
 
@@ -66,52 +88,37 @@ class Recipe:
     """
 
     name: str = "duev2019"
-    epochs: int = 300
-    batch: int = 32
-    learning_rate: float = 1e-3
+    epochs: PositiveInt = 300
+    batch: PositiveInt = 32
+    learning_rate: PositiveFloat = 1e-3
     cosine: bool = False
     flips: bool = True
-    patience: int = 150
-    test: float = 0.10
-    validation: float = 0.05
+    patience: NonNegativeInt = 150
+    test: _Fraction = 0.10
+    validation: _Fraction = 0.05
     by: str = "night"
-    seed: int = 1
-    precision: str = "float32"
-    window: int = 0
+    seed: NonNegativeInt = 1
+    precision: _Precision = "float32"
+    window: NonNegativeInt = 0
 
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            kind = type(item.default)
-            value = getattr(self, item.name)
-            if kind is float and type(value) is int:
-                value = float(value)
-                object.__setattr__(self, item.name, value)
-            if type(value) is not kind:
-                raise TrainingError(
-                    f"recipe: {item.name} is {value!r}: give one of type {kind.__name__}"
-                )
-        if self.epochs < 1 or self.batch < 1 or not 0 < self.learning_rate < np.inf:
-            raise TrainingError(
-                "epochs and batch must be 1 or more, and the learning rate positive"
-            )
-        if self.patience < 0 or self.window < 0 or self.seed < 0:
-            raise TrainingError("patience, window and seed must be 0 or more")
-        if not (0 < self.validation < 1 and 0 < self.test < 1):
-            raise TrainingError("validation and test are fractions that leave nights to train on")
-        if self.precision not in PRECISIONS:
-            raise TrainingError(
-                f"no precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}"
-            )
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check(cls, values: Any, handler: Callable[[Any], Recipe]) -> Recipe:
+        """Raise what pydantic finds as an error of this package."""
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise TrainingError(f"recipe: {describe(error)}") from error
 
     def changes(self) -> dict[str, Any]:
-        """Give the settings in which this differs from the recipe that it is named after."""
+        """Return the settings in which this differs from the recipe that it is named after."""
         named = RECIPES.get(self.name)
         if named is None:
             return {}
         return {key: value for key, value in asdict(self).items() if value != getattr(named, key)}
 
     def to_toml(self) -> str:
-        """Write the recipe as :func:`read_recipe` reads it."""
+        """Return the recipe as text that :func:`read_recipe` reads from a file."""
         return "".join(f"{key} = {json.dumps(value)}\n" for key, value in asdict(self).items())
 
 
@@ -131,15 +138,15 @@ images, one to train with and one to go on with a few objects."""
 
 
 def read_recipe(named: str, **changes: Any) -> Recipe:
-    """Give a recipe by its name or from a TOML file.
+    """Return a recipe by its name, or read it from a TOML file.
 
     Parameters
     ----------
     named : str
-        A key of :data:`RECIPES`, or the path of a file that ends in ``.toml`` with any of :class:`Recipe`'s settings; what
-        it does not say is as in the recipe that its ``name`` names.
+        Key of :data:`RECIPES`, or path of a ``.toml`` file with any of :class:`Recipe`'s settings; the others are those
+        of the recipe that its ``name`` names.
     **changes
-        Settings to change; None keeps one.
+        Settings to change; None keeps a setting.
 
     Returns
     -------
@@ -149,7 +156,7 @@ def read_recipe(named: str, **changes: Any) -> Recipe:
     Raises
     ------
     TrainingError
-        If there is no such recipe, or it cannot be one.
+        If there is no such recipe, or a setting is unknown or not valid.
     """
     values: dict[str, Any] = {"name": named}
     if named.endswith(".toml"):
@@ -161,11 +168,17 @@ def read_recipe(named: str, **changes: Any) -> Recipe:
         raise TrainingError(
             f"no recipe {named!r}: choose one of {', '.join(RECIPES)}, or give a .toml file"
         )
-    if unknown := sorted(set(values) - {item.name for item in fields(Recipe)}):
-        raise TrainingError(f"recipe {named}: it has {', '.join(unknown)}, which is not known")
-    begun = RECIPES.get(str(values.get("name", "duev2019")), Recipe())
+    known = [item.name for item in fields(Recipe)]
+    if unknown := sorted(set(values) - set(known)):
+        raise TrainingError(
+            f"recipe {named}: {unknown[0]}: {did_you_mean(unknown[0], known)}no such field is known"
+        )
+    base = RECIPES.get(str(values.get("name", "duev2019")), Recipe())
     chosen = {key: value for key, value in changes.items() if value is not None}
-    return replace(begun, **(values | chosen))
+    try:
+        return replace(base, **(values | chosen))
+    except TrainingError as error:
+        raise TrainingError(f"recipe {named}: {str(error).removeprefix('recipe: ')}") from error
 
 
 @dataclass(frozen=True)
@@ -177,7 +190,7 @@ class Split:
     test: tuple[int | str, ...]
 
     def rows(self, groups: np.ndarray, part: str) -> np.ndarray:
-        """Say which of these groups are in a part: bool, as long as ``groups``.
+        """Return which of these groups are in a part, bool, as long as ``groups``.
 
         Parameters
         ----------
@@ -196,7 +209,7 @@ class Split:
 
 
 def split_groups(groups: np.ndarray, recipe: Recipe, seen: np.ndarray | None = None) -> Split:
-    """Part groups into training, validation and test, each group wholly in one of them.
+    """Split groups into training, validation and test, each group wholly in one of them.
 
     Parameters
     ----------
@@ -205,8 +218,8 @@ def split_groups(groups: np.ndarray, recipe: Recipe, seen: np.ndarray | None = N
     recipe : Recipe
         Gives the fractions and the seed.
     seen : array, optional
-        ``(group,)``: those that are not to be tested on, since a network that is to be measured was trained on them. The
-        fraction to test is one of the others.
+        ``(group,)``: groups that a network to be measured was trained on, which are not tested on. The fraction to test is
+        one of the others.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Train a network again with what reviewers said, and offer it only if it is better than it was.
+"""Train a network again with reviewers' verdicts, and offer it only if it is better than before.
 
 A person's verdict is a label (:meth:`~deepstreaks_dask.review.database.Review.labels`) and takes the place
 of the archive's own. What
@@ -12,11 +12,9 @@ the networks differ on such cutouts, and not on all that a survey takes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,8 +30,15 @@ from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.review.database import Review, archive_key
 from deepstreaks_dask.training.fit import groups_of
+from deepstreaks_dask.training.harness import TrainingOptions
+from deepstreaks_dask.training.members import predict_cutouts, train_member
 from deepstreaks_dask.training.recipe import RECIPES, Recipe, Split, split_groups
-from deepstreaks_dask.training.records import alone_in, read_record, score_rows, train_member
+from deepstreaks_dask.training.records import (
+    TrainingRecord,
+    lock_folder,
+    read_record,
+    write_record,
+)
 from deepstreaks_dask.utils.storage import write_text
 
 VERDICTS_FILE = "verdicts.csv"
@@ -50,7 +55,7 @@ def retrain(
     version: str | None = None,
     recipe: Recipe | None = None,
     on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
-) -> dict[str, Any]:
+) -> TrainingRecord:
     """Train a network again from its weights with reviewers' verdicts, and compare the two.
 
     Killed, it goes on with the verdicts that it began with.
@@ -58,7 +63,7 @@ def retrain(
     Parameters
     ----------
     folder : Path
-        As :func:`~deepstreaks_dask.training.records.train_member` leaves it, with ``verdicts.csv``.
+        As :func:`~deepstreaks_dask.training.members.train_member` leaves it, with ``verdicts.csv``.
     archive : str
         Path or URL of the archive that was reviewed.
     review : Review
@@ -72,12 +77,12 @@ def retrain(
     recipe : Recipe, optional
         How to train; the recipe ``again`` by default.
     on_epoch : callable, optional
-        As for :func:`~deepstreaks_dask.training.fit.train`.
+        As for :func:`~deepstreaks_dask.training.fit.fit_members`.
 
     Returns
     -------
-    dict
-        The record of the training, with ``verdicts`` (how many had a say, are disputed, or unsure) and
+    TrainingRecord
+        Record of the training, with ``verdicts`` (how many had a say, are disputed, or unsure) and
         ``comparison`` (:meth:`~deepstreaks_dask.evaluation.model_comparison.ModelComparison.to_dict`), which
         the card has, too.
 
@@ -85,7 +90,7 @@ def retrain(
     ------
     TrainingError
         If no verdict says anything of the network's family, every night with labels was trained on, the folder holds another
-        training or one with other verdicts, and as :func:`~deepstreaks_dask.training.fit.train` does.
+        training or one with other verdicts, and as :func:`~deepstreaks_dask.training.fit.fit_members` does.
     ModelError
         If there is no such network.
     """
@@ -107,45 +112,36 @@ def retrain(
         labelled,
         [old.family],
         old.architecture,
-        recipe=recipe,
-        start=old.ref,
-        start_zoo=zoo,
-        split=split,
-        version=version,
+        options=TrainingOptions(recipe, split, old.ref, zoo, version),
         on_epoch=on_epoch,
     )
     if "comparison" in record:
         return record
-    with alone_in(folder):
-        networks, name = Zoo(folder / "networks"), f"{old.family}_{old.architecture}@{version}"
+    with lock_folder(folder):
+        networks, name = record.networks, f"{old.family}_{old.architecture}@{version}"
         rows = np.flatnonzero(
             split.rows(groups_of(labelled, recipe.by), "test")
             & (labelled[f"label_{old.family}"].values >= 0)
         )
         models = [Zoo(zoo).load(old.ref), networks.load(name)]
-        scores = score_rows(labelled, models, rows)
+        scores = predict_cutouts(labelled, models, rows)
         groups = groups_of(labelled, recipe.by)[rows]
         labels = labelled[f"label_{old.family}"].values[rows]
         found = compare_models(labels, scores[:, 0], scores[:, 1], groups).to_dict()
         found = {"with": f"{old.ref}, {old.sha256}", **found}
         card = networks.card(name)
-        told = replace(
+        card = replace(
             card,
             metrics={**card.metrics, "comparison": found},
             training_data={**card.training_data, "verdicts": counts},
         )
-        networks.save(models[1], told, dtype=card.dtype, overwrite=True)
-        record |= {
-            "verdicts": counts,
-            "comparison": found,
-            "cards": [networks.card(name).to_dict()],
-        }
-        write_text(folder / "record.json", json.dumps(record, indent=1, allow_nan=False))
-    return record
+        networks.save(models[1], card, dtype=card.dtype, overwrite=True)
+        added = {"verdicts": counts, "comparison": found, "cards": [networks.card(name).to_dict()]}
+        return write_record(folder, {**record, **added})
 
 
 def next_version(card: Card) -> str:
-    """Give the version after a network's own.
+    """Return the version after a network's own.
 
     Parameters
     ----------
@@ -168,7 +164,7 @@ def next_version(card: Card) -> str:
 
 
 def _verdicts(folder: Path, review: Review, key: str) -> pd.DataFrame:
-    """Give labels by id as people say now, or said when what is under way in the folder began; 2 is disputed, 3 unsure."""
+    """Return labels by id, of now or of when the unfinished training in the folder began; 2 is disputed, 3 unsure."""
     path = folder / VERDICTS_FILE
     if path.exists() and read_record(folder) is None:
         return pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")
@@ -182,7 +178,7 @@ def _verdicts(folder: Path, review: Review, key: str) -> pd.DataFrame:
         table.loc[one["cutout"], f"label_{one['family']}"] = _DISPUTED
     table.index.name = "id"
     if read_record(folder) is None:
-        with alone_in(folder):
+        with lock_folder(folder):
             write_text(path, table.to_csv())
     return table
 
@@ -193,7 +189,7 @@ _DISPUTED, _UNSURE = 2, 3
 def _labelled(
     dataset: xr.Dataset, verdicts: pd.DataFrame, family: str
 ) -> tuple[xr.Dataset, dict[str, int]]:
-    """Lay verdicts over an archive's labels of a family, and count them."""
+    """Replace an archive's labels of a family by verdicts, and count them."""
     name = f"label_{family}"
     if family not in FAMILIES:
         raise TrainingError(
@@ -222,7 +218,7 @@ def _labelled(
 
 
 def _split(dataset: xr.Dataset, family: str, seen: np.ndarray, recipe: Recipe) -> Split:
-    """Part the nights with labels; none that the old network was trained on is tested on, now or in a later retraining."""
+    """Split the nights with labels; no night that the old network was trained on is tested on, now or later."""
     groups = groups_of(dataset, recipe.by)
     earlier = np.unique(groups[seen])
     split = split_groups(groups[dataset[f"label_{family}"].values >= 0], recipe, earlier)

@@ -1,4 +1,4 @@
-"""Trainings that come out the same again: networks whose weights depend on a seed, and sums in one order."""
+"""Reproducible trainings: networks whose weights depend on a seed, and sums in one order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _one = threading.Lock()
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let networks that are built within have weights, and seeds of their dropout, that depend on a seed alone.
+    """Make the weights, and the seeds of the dropout, of networks that are built within the block depend on a seed alone.
 
     Keras draws those from the one generator of Python's module ``random``, from which the other threads of a Dask
     worker draw, too, whenever they like. So, while the block runs, this thread's numbers come from a generator of its
@@ -29,7 +29,7 @@ def seeded(seed: int) -> Iterator[None]:
     Yields
     ------
     None
-        One thread at a time.
+        To one thread at a time.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

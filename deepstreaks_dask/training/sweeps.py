@@ -2,8 +2,8 @@
 
 Optuna proposes the settings, by its tree-structured Parzen estimator (Bergstra et al. 2011, NeurIPS 24), and keeps its
 study in a journal, a file that is only appended to. Only the process that leads the sweep writes there; workers
-train in folders of their own, with checkpoints. Killed, the sweep goes on: what was done stays done, and what was under
-way goes on from its last epoch.
+train in folders of their own, with checkpoints. A sweep that was killed resumes: finished trials are kept, unfinished ones
+resume from their last epoch.
 
 Settings are judged by the lowest validation loss. The test part of the data is never looked at: train with what the
 sweep found, ``deepstreaks train --recipe best.toml``, to measure it. The validation loss of the best of many trials is
@@ -25,9 +25,9 @@ from dask.distributed import Client
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError, TrainingError
 from deepstreaks_dask.training.checkpoints import CHECKPOINT_FILE
-from deepstreaks_dask.training.fit import train
+from deepstreaks_dask.training.fit import fit_members
 from deepstreaks_dask.training.recipe import Recipe
-from deepstreaks_dask.training.records import alone_in
+from deepstreaks_dask.training.records import lock_folder
 from deepstreaks_dask.training.workers import on_workers
 from deepstreaks_dask.utils.progress import progress_bar
 from deepstreaks_dask.utils.storage import write_text
@@ -49,8 +49,28 @@ SEARCHABLE_SETTINGS = (
 
 
 @dataclass(frozen=True)
+class SearchOptions:
+    """What a sweep searches, and for how long.
+
+    Attributes
+    ----------
+    settings : mapping of str to str
+        Settings of :data:`SEARCHABLE_SETTINGS`: a range ``1e-4:1e-2`` (uniform in the logarithm where it spans a
+        factor of 10) or choices ``16,32,64``.
+    trials : int
+        Trainings in all, with those of earlier calls.
+    seed : int
+        Seed of the proposals. With several workers they depend on the order in which trials finish, too.
+    """
+
+    settings: Mapping[str, str]
+    trials: int = 20
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Trial:
-    """What travels to a worker."""
+    """One training of a sweep, to be sent to a worker."""
 
     number: int
     archive: str
@@ -65,12 +85,10 @@ def sweep(
     archive: str,
     families: Sequence[str],
     architecture: str,
-    search: Mapping[str, str],
+    search: SearchOptions,
     client: Client,
     *,
-    trials: int = 20,
     recipe: Recipe | None = None,
-    seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Search for the settings with the lowest validation loss.
@@ -78,30 +96,25 @@ def sweep(
     Parameters
     ----------
     folder : Path
-        Gets ``study.journal``, ``trials.csv``, ``best.toml`` and a folder a trial; the workers must reach it too. A folder
-        that holds the same sweep goes on with it.
+        Gets ``study.journal``, ``trials.csv``, ``best.toml`` and a folder per trial; the workers must reach it too. A sweep
+        that the folder holds resumes.
     archive : str
         Path or URL of an archive with labels; the workers must reach it too.
     families, architecture
-        What to train, as for :func:`~deepstreaks_dask.training.fit.train`.
-    search : mapping of str to str
-        Settings of :data:`SEARCHABLE_SETTINGS`: a range ``1e-4:1e-2`` (uniform in the logarithm where it spans a
-        factor of 10) or choices ``16,32,64``.
+        What to train, as for :func:`~deepstreaks_dask.training.fit.fit_members`.
+    search : SearchOptions
+        Settings to search, number of trials, and seed.
     client : dask.distributed.Client
         Where to train.
-    trials : int
-        Trainings in all, those done earlier among them.
     recipe : Recipe, optional
         The settings that are not searched.
-    seed : int
-        Of the proposals. With several workers they depend on who is done first, too.
     progress : bool
         Show count, rate and time left.
 
     Returns
     -------
     pandas.DataFrame
-        A row a trial: ``number, state, val_loss, epochs_run`` and its settings, the best first.
+        One row per trial: ``number, state, val_loss, epochs_run`` and its settings, the best first.
 
     Raises
     ------
@@ -113,20 +126,20 @@ def sweep(
         import optuna
     except ImportError:
         raise TrainingError("sweeps need Optuna: pip install 'deepstreaks-dask[sweep]'") from None
-    space = {name: _distribution(name, spec) for name, spec in search.items()}
+    space = {name: _distribution(name, spec) for name, spec in search.settings.items()}
     if not space:
         raise TrainingError("say what to search, like learning_rate=1e-4:1e-2")
     asked = {
         "archive": archive,
         "families": list(families),
         "architecture": architecture,
-        "search": dict(search),
+        "search": dict(search.settings),
         "recipe": asdict(recipe),
-        "seed": seed,
+        "seed": search.seed,
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with alone_in(folder):
-        study = _open_study(folder, seed)
+    with lock_folder(folder):
+        study = _open_study(folder, search.seed)
         if study.user_attrs.setdefault("asked", asked) != asked:
             raise TrainingError(f"{folder} holds another sweep: choose another folder")
         study.set_user_attr("asked", asked)
@@ -134,14 +147,14 @@ def sweep(
         finished = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.FAIL))
 
         def proposed() -> Iterator[Trial]:
-            """Go on with what was under way, then ask for new settings, one by one."""
+            """Yield the trials that were under way, then new ones, one by one."""
             begun = study.get_trials(deepcopy=False, states=(states.RUNNING,))
             for frozen in begun:
                 if set(frozen.params) == set(space):
                     yield job(frozen.number, frozen.params)
                 else:  # killed while it was asked for
                     study.tell(frozen.number, state=states.FAIL)
-            for _ in range(trials - len(finished) - len(begun)):
+            for _ in range(search.trials - len(finished) - len(begun)):
                 trial = study.ask(space)
                 yield job(trial.number, trial.params)
 
@@ -150,7 +163,7 @@ def sweep(
             chosen = replace(recipe, **params)
             return Trial(number, archive, tuple(families), architecture, chosen, str(where))
 
-        todo = max(trials - len(finished), 0)
+        todo = max(search.trials - len(finished), 0)
         with progress_bar("sweep", todo, unit="trials", show=progress) as bar:
             for trial, outcome in on_workers(client, run_trial, proposed()):
                 if "error" in outcome:
@@ -169,24 +182,24 @@ def sweep(
 
 
 def run_trial(trial: Trial) -> dict[str, Any]:
-    """Train one trial, or go on with it; runs on a worker."""
+    """Train one trial, or resume it, on a worker, and return its losses or its error."""
     folder = Path(trial.folder)
     if done := _read_outcome(folder):
         return done
     try:
-        training = train(
+        fitted = fit_members(
             open_archive(trial.archive),
             trial.families,
             trial.architecture,
             recipe=trial.recipe,
             folder=folder,
         )
-        losses = training.history["val_loss"]
+        losses = fitted.history["val_loss"]
         outcome: dict[str, Any] = {
             "val_loss": min(losses),
             "epochs_run": len(losses),
-            "history": training.history,
-            "data": training.data,
+            "history": fitted.history,
+            "data": fitted.data,
         }
     except DeepStreaksError as error:
         outcome = {"error": str(error)}
@@ -215,7 +228,7 @@ def _open_study(folder: Path, seed: int) -> optuna.Study:
 
 
 def _mend(journal: Path) -> None:
-    """Take away what a kill has left: a lock that nobody holds, and a last line that is not whole."""
+    """Remove what a kill leaves: a stale lock, and an incomplete last line."""
     Path(f"{journal}.lock").unlink(missing_ok=True)
     if journal.exists():
         with journal.open("r+b") as file:
@@ -223,7 +236,7 @@ def _mend(journal: Path) -> None:
 
 
 def _distribution(name: str, spec: str) -> Any:
-    """Understand a range or choices."""
+    """Return the distribution of a range or of choices."""
     import optuna
 
     if name not in SEARCHABLE_SETTINGS:

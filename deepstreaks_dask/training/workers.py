@@ -19,28 +19,28 @@ _WORKER_TIMEOUT = 0.5  # seconds until a worker is looked for anew
 
 
 def on_workers(
-    client: Client, train: Callable[[_Job], Any], jobs: Iterator[_Job]
+    client: Client, work: Callable[[_Job], Any], jobs: Iterator[_Job]
 ) -> Iterator[tuple[_Job, Any]]:
-    """Give each worker one training at a time.
+    """Run jobs on workers, one training at a time on each.
 
     Parameters
     ----------
     client : dask.distributed.Client
         Where to train.
-    train : callable
-        Does one job in a folder that the workers share, and goes on with one that a killed worker has begun.
+    work : callable
+        Trains one job in a folder that the workers share; resumes a job that a killed worker has begun.
     jobs : iterator
-        What is to be done; each is asked for when a worker is free for it.
+        Jobs; each is taken when a worker is free.
 
     Yields
     ------
     job, object
-        Each job with what came of it, as they are done.
+        Each job with its result, as the jobs are done.
 
     Raises
     ------
     TrainingError
-        If several workers died over one job; whatever it raises is raised as it is.
+        If several workers died over one job; errors of ``work`` are raised unchanged.
     """
     running: dict[Any, _Job] = {}
 
@@ -48,7 +48,7 @@ def on_workers(
         for job in jobs:
             # No worker is named: Dask never runs again what was meant for one that died while there was no other.
             # A job whose worker dies is done by another, which goes on from the checkpoint.
-            future = client.submit(_alone, train, job, pure=False, retries=2)
+            future = client.submit(_alone, work, job, pure=False, retries=2)
             running[future.key] = job
             return future
         return None
@@ -68,12 +68,12 @@ def on_workers(
             futures.add(following)
 
 
-def _alone(train: Callable[[_Job], Any], job: _Job) -> Any:
-    """Train, or let a worker be found that does not train yet."""
+def _alone(work: Callable[[_Job], Any], job: _Job) -> Any:
+    """Train, or let Dask find a worker that does not train yet."""
     if not _at_work.acquire(blocking=False):
         time.sleep(_WORKER_TIMEOUT)
         raise Reschedule
     try:
-        return train(job)
+        return work(job)
     finally:
         _at_work.release()

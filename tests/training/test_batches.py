@@ -10,7 +10,7 @@ from deepstreaks_dask.archive.append import CutoutBatch, append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import TrainingError
-from deepstreaks_dask.training.batches import Batches, InMemory, Streamed
+from deepstreaks_dask.training.batches import CutoutFeed, InMemory, Streamed
 from deepstreaks_dask.training.recipe import Recipe
 
 SIDE = 12
@@ -29,7 +29,7 @@ def numbered(tmp_path):
 
 def batches_of(pixels, **options):
     ones = np.ones((len(pixels), 1), np.float32)
-    return Batches(pixels, ones, ones, Recipe(batch=16), **options)
+    return CutoutFeed(pixels, ones, ones, Recipe(batch=16), **options)
 
 
 def epoch_of(batches):
@@ -111,7 +111,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from deepstreaks_dask.archive.dataset import open_archive
-from deepstreaks_dask.training.batches import Batches, InMemory, Streamed
+from deepstreaks_dask.training.batches import CutoutFeed, InMemory, Streamed
 from deepstreaks_dask.training.recipe import Recipe
 
 def peak():
@@ -120,7 +120,7 @@ def peak():
 
 def go_through(pixels):
     ones = np.ones((len(rows), 1), np.float32)
-    batches = Batches(pixels, ones, ones, Recipe())
+    batches = CutoutFeed(pixels, ones, ones, Recipe())
     for k in range(len(batches)):
         batches[k]
     print(peak() - before)

@@ -27,12 +27,12 @@ from deepstreaks_dask.scoring.families import Families
 from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.scoring.status import run_status
 from deepstreaks_dask.scoring.triage import Triage
-from deepstreaks_dask.training.distillation import Plan, certainty, fit_triage
+from deepstreaks_dask.training.distillation import TriagePlan, certainty, fit_triage
 
 NIGHTS, A_NIGHT, SHARD = 12, 64, 64
 SIDE = 48  # pixels: a ninth of the work
 DRIFTED = 20260201
-LAX = Plan(first="kd_vgg6", check=0.2, loss=0.2, confidence=0.8)
+LAX = TriagePlan(first="kd_vgg6", check=0.2, loss=0.2, confidence=0.8)
 
 CLIENT = """
 from deepstreaks_dask.scoring.campaign import score
@@ -228,13 +228,15 @@ def test_mistakes_are_named(survey, zoo, client, triage, triaged, decision):
 
 def test_a_guarantee_that_cannot_be_given_is_refused_before_any_work(survey, zoo, client, exact):
     with pytest.raises(TriageError, match=r"takes 2,99., .* more"):
-        fit_triage(survey, client, run="exact", zoo=zoo, plan=Plan(first="kd_vgg6"), progress=False)
+        fit_triage(
+            survey, client, run="exact", zoo=zoo, plan=TriagePlan(first="kd_vgg6"), progress=False
+        )
     with pytest.raises(TriageError, match="leave nights over"):
-        Plan(learn=0.6, check=0.5)
+        TriagePlan(learn=0.6, check=0.5)
 
 
 def test_a_student_learns_from_the_members(survey, client, exact, tmp_path):
-    plan = Plan(epochs=4, learn=0.4, check=0.1, loss=0.3, confidence=0.6)
+    plan = TriagePlan(epochs=4, learn=0.4, check=0.1, loss=0.3, confidence=0.6)
     mine = str(tmp_path / "zoo")
     found = fit_triage(survey, client, run="exact", zoo=mine, plan=plan, progress=False)
     card = Zoo(mine).card(found.first)
@@ -252,7 +254,7 @@ def test_a_student_learns_from_the_members(survey, client, exact, tmp_path):
 def test_a_student_may_see_fewer_pixels(survey, client, exact, tmp_path):
     mine = str(tmp_path / "zoo")
     half = {"precision": "mixed_bfloat16"}
-    plan = Plan(side=36, epochs=3, learn=0.4, check=0.1, loss=0.9, confidence=0.5, **half)
+    plan = TriagePlan(side=36, epochs=3, learn=0.4, check=0.1, loss=0.9, confidence=0.5, **half)
     found = fit_triage(survey, client, run="exact", zoo=mine, plan=plan, progress=False)
     card = Zoo(mine).card(found.first)
     assert (card.input_shape, card.resizes) == ((36, 36, 1), True)
@@ -262,9 +264,9 @@ def test_a_student_may_see_fewer_pixels(survey, client, exact, tmp_path):
     sure = certainty(Decision.of_run(exact).apply(exact))
     assert np.corrcoef(looks[: len(sure)], sure)[0, 1] > 0.3
     with pytest.raises(TriageError, match="a side of 3 pixels: give 24 to 512"):
-        Plan(side=3)
+        TriagePlan(side=3)
     with pytest.raises(ModelError, match="no precision 'float8'"):
-        Plan(precision="float8")
+        TriagePlan(precision="float8")
 
 
 def test_a_student_says_what_it_cannot_read(survey, client, exact, tmp_path):
@@ -272,7 +274,7 @@ def test_a_student_says_what_it_cannot_read(survey, client, exact, tmp_path):
     shutil.copytree(survey, damaged)
     for shard in (damaged / "cutouts").rglob("c/*/0/0"):
         shard.write_bytes(shard.read_bytes()[::-1])
-    plan = Plan(epochs=1, learn=0.4, check=0.1, loss=0.3, confidence=0.6)
+    plan = TriagePlan(epochs=1, learn=0.4, check=0.1, loss=0.3, confidence=0.6)
     with pytest.raises(TrainingError, match="cannot be read"):
         fit_triage(
             damaged, client, run="exact", zoo=str(tmp_path / "zoo"), plan=plan, progress=False

@@ -18,9 +18,10 @@ from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.models.inference import compile_forward
 from deepstreaks_dask.models.registry import build
 from deepstreaks_dask.training.checkpoints import CHECKPOINT_FILE
-from deepstreaks_dask.training.fit import groups_of, train
+from deepstreaks_dask.training.fit import fit_members, groups_of
+from deepstreaks_dask.training.harness import TrainingOptions
+from deepstreaks_dask.training.members import train_member
 from deepstreaks_dask.training.recipe import Recipe, split_groups
-from deepstreaks_dask.training.records import train_member
 
 QUICK = Recipe(epochs=3, batch=32, test=0.25, validation=0.2, seed=3)
 
@@ -33,7 +34,9 @@ def test_two_trainings_of_one_seed_are_equal(tiny):
     dataset = open_archive(tiny)
     losses = []
     one, two = (
-        train(dataset, ["rb"], recipe=QUICK, on_epoch=lambda _, logs: losses.append(logs["loss"]))
+        fit_members(
+            dataset, ["rb"], recipe=QUICK, on_epoch=lambda _, logs: losses.append(logs["loss"])
+        )
         for _ in range(2)
     )
     assert one.history == two.history
@@ -54,7 +57,7 @@ def test_families_trained_together_learn_their_own_labels(tiny):
     """One family's labels are turned upside down and known of every other cutout only."""
     dataset = open_archive(tiny)
     recipe = Recipe(epochs=12, batch=16, test=0.25, validation=0.2, precision="mixed_bfloat16")
-    training = train(dataset, ["rb", "kd"], recipe=recipe)
+    training = fit_members(dataset, ["rb", "kd"], recipe=recipe)
     assert training.record()["trained_together"] == ["rb", "kd"]
     assert 0 < sum(training.counts["kd"].values()) < sum(training.counts["rb"].values())
     members = [training.models[family] for family in ("rb", "kd")]
@@ -70,7 +73,7 @@ def test_streaming_trains_alike(tiny):
     """Only the order of the cutouts differs."""
     dataset = open_archive(tiny)
     recipe = Recipe(epochs=8, batch=16, test=0.25, validation=0.2, window=100)
-    training = train(dataset, ["rb"], recipe=recipe)
+    training = fit_members(dataset, ["rb"], recipe=recipe)
     rows = training.split.rows(dataset["night"].values, "test")
     truth = dataset["label_rb"].values[rows] == 1
     scores = scores_of(training.models["rb"], dataset["cutouts"].values[rows])
@@ -83,21 +86,21 @@ def test_training_goes_on_from_a_member(tiny):
     start = build("vgg6", (24, 24, 1))
     pixels = dataset["cutouts"].values[:8]
     still = Recipe(epochs=1, batch=32, test=0.25, validation=0.2, learning_rate=1e-12)
-    training = train(dataset, ["rb", "sl"], recipe=still, start=start)
+    training = fit_members(dataset, ["rb", "sl"], recipe=still, start=start)
     before = scores_of(start, pixels)
     for model in training.models.values():
         np.testing.assert_allclose(scores_of(model, pixels), before, atol=1e-6)
     with pytest.raises(TrainingError, match="do not fit a vgg6"):
-        train(dataset, ["rb"], recipe=QUICK, start=build("vgg6", (30, 30, 1)))
+        fit_members(dataset, ["rb"], recipe=QUICK, start=build("vgg6", (30, 30, 1)))
 
 
 _TRAIN = """
 import sys
 from pathlib import Path
 from deepstreaks_dask.archive.dataset import open_archive
-from deepstreaks_dask.training.recipe import read_recipe
-from deepstreaks_dask.training.records import train_in
-train_in(Path(sys.argv[2]), open_archive(sys.argv[1]), ["rb"], recipe=read_recipe(sys.argv[3]))
+from deepstreaks_dask.training import TrainingOptions, read_recipe, train_member
+options = TrainingOptions(read_recipe(sys.argv[3]))
+train_member(Path(sys.argv[2]), open_archive(sys.argv[1]), ["rb"], options=options)
 """
 
 
@@ -120,7 +123,8 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tiny, tmp_path):
     assert (folder / CHECKPOINT_FILE).exists()
     assert not (folder / "record.json").exists()
     dataset = open_archive(tiny)
-    resumed, straight = (train_member(f, dataset, ["rb"], recipe=recipe) for f in (folder, whole))
+    options = TrainingOptions(recipe)
+    resumed, straight = (train_member(f, dataset, ["rb"], options=options) for f in (folder, whole))
     assert resumed["history"] == straight["history"]
     assert resumed["cards"][0]["sha256"] == straight["cards"][0]["sha256"]
     assert (folder / "curves.csv").read_text() == (whole / "curves.csv").read_text()
@@ -136,9 +140,9 @@ def test_a_training_in_half_precision_goes_on_with_its_scale(tiny, tmp_path):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train(dataset, ["rb"], recipe=recipe, folder=tmp_path, on_epoch=stop)
-    resumed = train(dataset, ["rb"], recipe=recipe, folder=tmp_path)
-    straight = train(dataset, ["rb"], recipe=recipe)
+        fit_members(dataset, ["rb"], recipe=recipe, folder=tmp_path, on_epoch=stop)
+    resumed = fit_members(dataset, ["rb"], recipe=recipe, folder=tmp_path)
+    straight = fit_members(dataset, ["rb"], recipe=recipe)
     assert resumed.history == straight.history
     assert straight.history["loss"][-1] < straight.history["loss"][0]
     assert {weight.dtype for weight in straight.models["rb"].weights} == {"float32"}
@@ -148,8 +152,8 @@ def test_a_stopped_training_stays_stopped(tiny, tmp_path):
     """Killed between its last checkpoint and its record: early stopping does not begin anew."""
     dataset = open_archive(tiny)
     recipe = Recipe(epochs=60, batch=32, test=0.25, validation=0.2, patience=1)
-    first = train(dataset, ["rb"], recipe=recipe, folder=tmp_path)
-    again = train(dataset, ["rb"], recipe=recipe, folder=tmp_path)
+    first = fit_members(dataset, ["rb"], recipe=recipe, folder=tmp_path)
+    again = fit_members(dataset, ["rb"], recipe=recipe, folder=tmp_path)
     assert len(first.history["loss"]) < 60
     assert again.history == first.history
     for a, b in zip(first.models["rb"].weights, again.models["rb"].weights, strict=True):
@@ -158,18 +162,22 @@ def test_a_stopped_training_stays_stopped(tiny, tmp_path):
 
 def test_a_checkpoint_of_another_training_is_refused(tiny, tmp_path):
     dataset = open_archive(tiny)
-    train(dataset, ["rb"], recipe=Recipe(epochs=1, test=0.25, validation=0.2), folder=tmp_path)
+    fit_members(
+        dataset, ["rb"], recipe=Recipe(epochs=1, test=0.25, validation=0.2), folder=tmp_path
+    )
     with pytest.raises(TrainingError, match="recipe differ"):
-        train(dataset, ["rb"], recipe=Recipe(epochs=2, test=0.25), folder=tmp_path)
+        fit_members(dataset, ["rb"], recipe=Recipe(epochs=2, test=0.25), folder=tmp_path)
     (tmp_path / CHECKPOINT_FILE).write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     with pytest.raises(TrainingError, match="no checkpoint"):
-        train(dataset, ["rb"], recipe=Recipe(epochs=1, test=0.25, validation=0.2), folder=tmp_path)
+        fit_members(
+            dataset, ["rb"], recipe=Recipe(epochs=1, test=0.25, validation=0.2), folder=tmp_path
+        )
 
 
 def test_a_loss_that_is_no_number_ends_the_training(tiny):
     wild = Recipe(epochs=5, test=0.25, validation=0.2, learning_rate=1e38)
     with pytest.raises(TrainingError, match="lower learning rate"):
-        train(open_archive(tiny), ["rb"], recipe=wild)
+        fit_members(open_archive(tiny), ["rb"], recipe=wild)
 
 
 def test_a_shard_lost_while_streaming_is_named(tiny, tmp_path):
@@ -177,30 +185,30 @@ def test_a_shard_lost_while_streaming_is_named(tiny, tmp_path):
     (tmp_path / "t.zarr" / "cutouts" / "c" / "1" / "0" / "0").unlink()
     recipe = Recipe(epochs=1, test=0.25, validation=0.2, window=64)
     with pytest.raises(TrainingError, match=r"cannot be read .*archive verify"):
-        train(open_archive(tmp_path / "t.zarr"), ["rb"], recipe=recipe)
+        fit_members(open_archive(tmp_path / "t.zarr"), ["rb"], recipe=recipe)
 
 
 def test_mistakes_are_named(tiny):
     dataset = open_archive(tiny)
     with pytest.raises(TrainingError, match="no labels of family 'xx'"):
-        train(dataset, ["xx"])
+        fit_members(dataset, ["xx"])
     with pytest.raises(TrainingError, match="at least 3"):
-        train(dataset.isel(cutout=slice(0, 60)), ["rb"])
+        fit_members(dataset.isel(cutout=slice(0, 60)), ["rb"])
     with pytest.raises(TrainingError, match="each once"):
-        train(dataset, ["rb", "rb"])
+        fit_members(dataset, ["rb", "rb"])
     with pytest.raises(TrainingError, match="no column 'object'"):
-        train(dataset, ["rb"], recipe=Recipe(by="object"))
+        fit_members(dataset, ["rb"], recipe=Recipe(by="object"))
     with pytest.raises(TrainingError, match="takes bytes"):
-        train(dataset.assign(cutouts=dataset["cutouts"].astype("float32")), ["rb"])
+        fit_members(dataset.assign(cutouts=dataset["cutouts"].astype("float32")), ["rb"])
     one = dataset.assign_coords(label_rb=("cutout", np.ones(320, np.int8)))
     with pytest.raises(TrainingError, match="one class only"):
-        train(one, ["rb"])
+        fit_members(one, ["rb"])
 
 
 def test_objects_may_be_parted_in_place_of_nights(tiny):
     dataset = open_archive(tiny)
     recipe = Recipe(by="kind", seed=4)
     split = split_groups(groups_of(dataset, "kind"), recipe)
-    training = train(dataset, ["rb"], recipe=Recipe(by="kind", seed=4, epochs=1))
+    training = fit_members(dataset, ["rb"], recipe=Recipe(by="kind", seed=4, epochs=1))
     assert training.split == split
     assert training.data["by"] == "kind"

@@ -12,16 +12,18 @@ from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import ModelError, TrainingError
 from deepstreaks_dask.models.inference import compile_forward
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.training.fit import train
+from deepstreaks_dask.training.fit import fit_members
+from deepstreaks_dask.training.harness import TrainingOptions
+from deepstreaks_dask.training.members import save_member, train_families, train_member
 from deepstreaks_dask.training.recipe import Recipe
-from deepstreaks_dask.training.records import publish, save_member, train_member
+from deepstreaks_dask.training.records import publish, read_record
 
 QUICK = Recipe(epochs=2, test=0.25, validation=0.2)
 
 
 def test_a_member_is_kept_as_it_was_measured(tiny, tmp_path):
     dataset = open_archive(tiny)
-    training = train(dataset, ["rb"], recipe=QUICK)
+    training = fit_members(dataset, ["rb"], recipe=QUICK)
     zoo = Zoo(tmp_path / "zoo")
     card = save_member(zoo, training, dataset, "rb", "1")
     assert card.training_data["simulation"] == ["simulation, stripes"]
@@ -78,12 +80,32 @@ def test_a_training_leaves_its_record_and_enters_a_zoo_only_when_asked(tiny, tmp
     assert "recipe differ" in str(other)
 
 
+def test_members_of_families_are_trained_apart_on_the_same_nights(tiny, tmp_path):
+    record = train_families(tiny, "rb", out=tmp_path / "one", recipe=QUICK, progress=False)
+    assert [card.ref for card in record.cards] == ["rb_vgg6@1"]
+    assert record == read_record(tmp_path / "one")
+    assert dict(record) == json.loads((tmp_path / "one" / "record.json").read_text())
+    assert record.networks.card("rb_vgg6@1") == record.cards[0]
+    assert "rb_vgg6@1, 2 epochs" in repr(record)
+    records = train_families(
+        open_archive(tiny), ["rb", "kd"], out=tmp_path / "two", recipe=QUICK, progress=False
+    )
+    assert list(records) == ["rb", "kd"]
+    assert records["rb"]["split"] == records["kd"]["split"] == record["split"]
+    assert records["rb"].cards[0].sha256 == record.cards[0].sha256
+    assert records["kd"].folder == tmp_path / "two" / "kd_vgg6"
+    with pytest.raises(TrainingError, match="no recipe 'duev'"):
+        train_families(tiny, "rb", out=tmp_path / "three", recipe="duev")
+
+
 def test_mistakes_are_named(tiny, tmp_path):
     dataset = open_archive(tiny)
+    unknown = TrainingOptions(start="rb_resnet50@1")
     with pytest.raises(ModelError, match="no model 'rb_resnet50'"):
-        train_member(tmp_path / "a", dataset, ["rb"], start="rb_resnet50@1")
+        train_member(tmp_path / "a", dataset, ["rb"], options=unknown)
+    larger = TrainingOptions(QUICK, start="rb_vgg6@1")
     with pytest.raises(TrainingError, match="do not fit a vgg6"):
-        train_member(tmp_path / "a", dataset, ["rb"], recipe=QUICK, start="rb_vgg6@1")
+        train_member(tmp_path / "a", dataset, ["rb"], options=larger)
     with FileLock(tmp_path / "a" / ".lock"), pytest.raises(TrainingError, match="wait for it"):
         train_member(tmp_path / "a", dataset, ["rb"])
     (tmp_path / "file").touch()

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -12,16 +13,16 @@ from faulty import search, start
 
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.training.recipe import Recipe, read_recipe
-from deepstreaks_dask.training.sweeps import sweep
+from deepstreaks_dask.training.sweeps import SearchOptions, sweep
 
 RECIPE = Recipe(epochs=3, batch=16, test=0.25, validation=0.2)
-SEARCH = {"learning_rate": "1e-4:1e-2", "batch": "16,32"}
+SEARCH = SearchOptions({"learning_rate": "1e-4:1e-2", "batch": "16,32"}, trials=3)
 
 
 def test_a_killed_sweep_goes_on(tiny, tmp_path):
     folder = tmp_path / "sweep"
     asked = (str(tiny), ["rb"], "vgg6", SEARCH)
-    process = start(search, folder, *asked, trials=3, recipe=RECIPE)
+    process = start(search, folder, *asked, recipe=RECIPE)
     end = time.monotonic() + 300
     while time.monotonic() < end and process.is_alive():
         one_done = (folder / "trial-0000" / "outcome.json").exists()
@@ -37,7 +38,7 @@ def test_a_killed_sweep_goes_on(tiny, tmp_path):
 
     here = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with Client(processes=False, protocol="tcp", **here) as client:
-        table = sweep(folder, *asked, client, trials=3, recipe=RECIPE, progress=False)
+        table = sweep(folder, *asked, client, recipe=RECIPE, progress=False)
         assert (folder / "trial-0000" / "outcome.json").read_bytes() == first
         assert sorted(table["number"]) == [0, 1, 2]
         assert set(table["state"]) == {"COMPLETE"}
@@ -51,11 +52,11 @@ def test_a_killed_sweep_goes_on(tiny, tmp_path):
         pd.testing.assert_frame_equal(pd.read_csv(folder / "trials.csv"), table, check_dtype=False)
         history = json.loads((folder / "trial-0001" / "outcome.json").read_text())["history"]
         assert len(history["val_loss"]) == 3
-        other = {"learning_rate": "1e-4:1e-3"}
+        other = SearchOptions({"learning_rate": "1e-4:1e-3"}, trials=3)
         with pytest.raises(TrainingError, match="another sweep"):
-            sweep(folder, str(tiny), ["rb"], "vgg6", other, client, trials=3, recipe=RECIPE)
+            sweep(folder, str(tiny), ["rb"], "vgg6", other, client, recipe=RECIPE)
         with pytest.raises(TrainingError, match=r"all trials failed.*no labels of family 'xx'"):
-            sweep(tmp_path / "x", str(tiny), ["xx"], "vgg6", SEARCH, client, trials=1)
+            sweep(tmp_path / "x", str(tiny), ["xx"], "vgg6", replace(SEARCH, trials=1), client)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +65,11 @@ def test_a_killed_sweep_goes_on(tiny, tmp_path):
         ("seed", "1,2", "cannot be searched"),
         ("learning_rate", "1e-2:1e-4", "give a range"),
         ("batch", "many", "give a range"),
-        ("batch", "0,16", "1 or more"),
+        ("batch", "0,16", "batch: input should be greater than 0, not 0"),
         ("cosine", "false:true", "give a range"),
         ("precision", "float8", "no precision"),
     ],
 )
 def test_what_cannot_be_searched_is_named(tmp_path, name, spec, words):
     with pytest.raises(TrainingError, match=words):
-        sweep(tmp_path, "a.zarr", ["rb"], "vgg6", {name: spec}, None)
+        sweep(tmp_path, "a.zarr", ["rb"], "vgg6", SearchOptions({name: spec}), None)

@@ -51,7 +51,7 @@ def _norm_relu(x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _dense_layer(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Make `GROWTH_RATE` new feature maps from all earlier ones and lay them beside those."""
+    """Append `GROWTH_RATE` new feature maps, computed from all earlier ones."""
     new = layers.Conv2D(4 * GROWTH_RATE, 1, use_bias=False)(_norm_relu(x))
     new = layers.Conv2D(GROWTH_RATE, 3, padding="same", use_bias=False)(_norm_relu(new))
     return layers.Concatenate()([x, new])

@@ -8,7 +8,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("deepstreaks_dask")
 def keras2_hard_sigmoid(x: Any) -> Any:
-    """Give ``0.2 x + 0.5`` within 0 and 1, as Keras 2 does; Keras 3 has a slope of 1/6."""
+    """Return ``0.2 x + 0.5`` within 0 and 1, as Keras 2 does; Keras 3 has a slope of 1/6."""
     return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 

@@ -56,7 +56,7 @@ class Builder:
     _guarded: list[keras.Layer] = field(default_factory=list)
 
     def build(self, config: Any) -> Node:
-        """Make the network that a whole configuration describes.
+        """Build the network that a whole configuration describes.
 
         Returns
         -------
@@ -241,7 +241,7 @@ class Builder:
         )
 
     def _unused(self, name: str) -> str:
-        """Give a name that Keras 3 takes, and that no other layer of the file has got."""
+        """Return a name that Keras 3 accepts, and that no other layer of the file has."""
         name = unused = layer_name(name)
         number = 2
         while unused in self._names:
@@ -251,7 +251,7 @@ class Builder:
         return unused
 
     def _node(self, spec: Any, depth: int) -> Node:
-        """Make one layer, or one network as a layer."""
+        """Build one layer, or one network as a layer."""
         self._layers += 1
         if self._layers > MAX_LAYERS:
             raise ModelError(f"{self.origin}: it has more than {MAX_LAYERS:,} layers")
@@ -307,7 +307,7 @@ class Builder:
         return outputs
 
     def _guard(self, layer: keras.Layer, where: str) -> None:
-        """Let a layer make no more weights than the file holds values for."""
+        """Limit the weights of a layer to the values that the file holds."""
         make = layer.add_weight
 
         def add_weight(shape: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -337,7 +337,7 @@ def _is_network(spec: Mapping[str, Any]) -> bool:
 
 
 def _inner_shape(specs: list[Any]) -> Any:
-    """Find the input shape of a Sequential whose first layer is itself a network or a wrapper."""
+    """Return the input shape of a Sequential whose first layer is itself a network or a wrapper."""
     for _ in range(MAX_DEPTH):
         if not specs or not isinstance(specs[0], dict):
             return None

@@ -163,7 +163,7 @@ def _values(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def _refuse_surplus(top: h5py.Group, expected: list[h5py.Dataset]) -> None:
-    """Refuse arrays that no layer names: a part of the network that would silently be lost."""
+    """Check that every array belongs to a layer: a part of the network would silently be lost."""
     known = {dataset.name for dataset in expected}
     for item in _walk(top):
         if isinstance(item, h5py.Dataset) and item.name not in known:

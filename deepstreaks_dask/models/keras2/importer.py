@@ -1,4 +1,4 @@
-"""Take networks that Keras 2 wrote, the published ones of DeepStreaks among them, into a zoo.
+"""Import networks that Keras 2 wrote, such as the published ones of DeepStreaks, into a zoo.
 
 They come as pairs, ``<base>.architecture.json`` (``model.to_json()``) and ``<base>.weights.h5``
 (``model.save_weights()``), or as whole models, ``<base>.h5``. What a network is, `keras2` finds out; its weights are
@@ -193,7 +193,7 @@ def import_legacy(
     version: str = "1",
     on_model: Callable[[str], None] | None = None,
 ) -> list[Card]:
-    """Take all networks of a folder into a zoo, or none.
+    """Import a whole folder of networks into a zoo, or nothing if any file fails.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def import_legacy(
 
 
 def as_ours(model: keras.Model) -> tuple[str, keras.Model] | None:
-    """Find the architecture of this package that a network is, and copy its weights into it.
+    """Find the architecture of this package that a network has, and copy its weights into it.
 
     Parameters
     ----------
@@ -419,7 +419,7 @@ class _Place:
 
 
 def _pairs(ours: keras.Model, theirs: keras.Model) -> list[tuple[keras.Layer, keras.Layer]] | None:
-    """Find the layer of theirs that stands where each of ours with weights stands, the last one first."""
+    """Return their layer in the place of each of our layers with weights, the last one first."""
     signs: dict[Any, int] = {}
     mine, other = _last_place(ours, signs), _last_place(theirs, signs)
     if mine is None or other is None or mine.sign != other.sign:
@@ -456,7 +456,7 @@ def _last_place(model: keras.Model, signs: dict[Any, int]) -> _Place | None:
 
 
 def _graph(model: keras.Model) -> tuple[dict[str, list[str]], str] | None:
-    """Name the layers that each layer takes its input from, and the last layer."""
+    """Return the names of the layers that each layer takes its input from, and the last layer."""
     names = [layer.name for layer in model.layers]
     if isinstance(model, keras.Sequential):
         return {name: names[max(k - 1, 0) : k] for k, name in enumerate(names)}, names[-1]

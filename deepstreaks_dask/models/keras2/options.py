@@ -95,7 +95,29 @@ INPUT_DTYPES = frozenset({"float16", "float32", "float64", "int32", "int64", "ui
 def layer_options(
     old_class: str, config: Mapping[str, Any], cls: type, where: str
 ) -> dict[str, Any]:
-    """Choose and rename the options that a Keras 3 layer takes; refuse what it cannot do."""
+    """Return the options of a Keras 2 layer under the names that Keras 3 has for them.
+
+    Parameters
+    ----------
+    old_class : str
+        Class of the layer in Keras 2.
+    config : mapping
+        Its options, as Keras 2 wrote them.
+    cls : type
+        Class of the layer in Keras 3.
+    where : str
+        What to call the layer in an error.
+
+    Returns
+    -------
+    dict
+        Keyword arguments of ``cls``.
+
+    Raises
+    ------
+    ModelError
+        If the layer is stateful, or Keras 3 has no equal of an option or an activation.
+    """
     given = {key: value for key, value in config.items() if key != "name"}
     if old_class == "ThresholdedReLU":
         given["threshold"] = given.pop("theta", 1.0)
@@ -165,7 +187,18 @@ def _activation(value: Any, where: str) -> Any:
 
 
 def layer_parts(layer: keras.Layer) -> Iterator[keras.Layer]:
-    """Give a layer and those in it that were made with it."""
+    """Return a layer and the layers within it that hold weights of their own.
+
+    Parameters
+    ----------
+    layer : keras.Layer
+        Built or not.
+
+    Yields
+    ------
+    keras.Layer
+        The layer first, then its cells, or its forward and backward layer.
+    """
     yield layer
     for name in ("cell", "forward_layer", "backward_layer"):
         if isinstance(part := getattr(layer, name, None), keras.Layer):
@@ -175,7 +208,20 @@ def layer_parts(layer: keras.Layer) -> Iterator[keras.Layer]:
 
 
 def plain_value(value: Any, depth: int = 0) -> Any:
-    """Undo the ways in which Keras 2 writes tuples, shapes and NumPy numbers to JSON."""
+    """Return a value of a Keras 2 configuration without the wrapping of tuples, shapes and NumPy numbers.
+
+    Parameters
+    ----------
+    value : Any
+        As JSON has it.
+    depth : int
+        Levels of nesting above this value; deeper than :data:`MAX_DEPTH` is cut off.
+
+    Returns
+    -------
+    Any
+        Lists and wrapped tuples as tuples; None where the nesting is too deep.
+    """
     if depth > MAX_DEPTH:
         return None
     if isinstance(value, dict):
@@ -198,12 +244,12 @@ def _check_numbers(value: Any, where: str) -> None:
 
 
 def layer_size(value: Any) -> bool:
-    """Check that a value is a size that a layer may have."""
+    """Return whether a value is a size that a layer may have: a whole number from 1 to :data:`MAX_NUMBER`."""
     return type(value) is int and 1 <= value <= MAX_NUMBER
 
 
 def layer_name(name: Any) -> str:
-    """Make a name that Keras 3 takes: Keras 2 allows slashes in it, as in ``conv1/bn``."""
+    """Return a name that Keras 3 accepts: Keras 2 allows slashes, as in ``conv1/bn``."""
     return str(name)[:200].replace("/", "_")
 
 

@@ -45,7 +45,7 @@ class Node:
 def set_weights(
     network: Node, stored: Sequence[tuple[str, Sequence[np.ndarray]]], origin: str
 ) -> None:
-    """Give a network the weights of a file.
+    """Copy the weights of a file into a network.
 
     Parameters
     ----------

@@ -24,24 +24,24 @@ class Classifier(Protocol):
         """Names of the classes, in the order of the probabilities."""
 
     def predict(self, sequences: Sequences) -> np.ndarray:
-        """Give the probability of each class, float32 ``(object, class)``, finite and in 0..1.
+        """Return the probability of each class, float32 ``(object, class)``, finite and in 0..1.
 
         What it gives for an object should depend on that object alone, but for the last bits.
         """
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Give all that it has learned, arrays of any shape by name, as a safetensors file of the zoo holds them."""
+        """Return what it has learned: arrays of any shape by name, as a safetensors file of the zoo holds them."""
 
     @classmethod
     def from_arrays(cls, classes: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Classifier:
-        """Make one from what `to_arrays` gave.
+        """Return the classifier that `to_arrays` returned the arrays of.
 
         Parameters
         ----------
         classes : sequence of str
             Names of the classes, in the order of the scores.
         arrays : mapping of str to ndarray
-            As :meth:`to_arrays` gives them.
+            As :meth:`to_arrays` returns them.
 
         Raises
         ------

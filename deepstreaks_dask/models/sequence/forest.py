@@ -54,7 +54,7 @@ class Trees:
 
     @classmethod
     def of(cls, forest: Any) -> Trees:
-        """Take them out of a scikit-learn forest that was fitted on float32."""
+        """Return the trees of a scikit-learn forest that was fitted on float32."""
         parts: dict[str, list[np.ndarray]] = {item.name: [] for item in fields(cls)}
         nodes = leaves = 0
         for estimator in forest.estimators_:
@@ -74,7 +74,7 @@ class Trees:
         return cls(**{name: array.astype(_TYPES[name]) for name, array in joined.items()})
 
     def check(self, features: int, classes: int) -> None:
-        """Refuse what leads out of the trees, or round in them.
+        """Check that no branch leads out of the trees or round in them.
 
         Parameters
         ----------
@@ -245,11 +245,11 @@ class Forest:
         return cls(classes, trees, bands, method)
 
     def predict(self, sequences: Sequences) -> np.ndarray:
-        """Give the probability of each class, float32 ``(object, class)``: the mean of the trees' leaves."""
+        """Return the probability of each class, float32 ``(object, class)``: the mean of the trees' leaves."""
         return self.trees.predict(_library().extract(sequences, self.bands, self.method))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Give the trees ``(node,)``, and in ``settings`` as JSON the filters, the photometry and the features' names."""
+        """Return the trees ``(node,)``, and in ``settings`` as JSON the filters, the photometry and the features' names."""
         settings = {
             "bands": self.bands,
             "method": self.method,
@@ -260,14 +260,14 @@ class Forest:
 
     @classmethod
     def from_arrays(cls, classes: Sequence[str], arrays: Mapping[str, np.ndarray]) -> Forest:
-        """Make one from what :meth:`to_arrays` gave.
+        """Return the forest that :meth:`to_arrays` returned the arrays of.
 
         Parameters
         ----------
         classes : sequence of str
             Names of the classes.
         arrays : mapping of str to ndarray
-            As :meth:`to_arrays` gives them.
+            As :meth:`to_arrays` returns them.
 
         Returns
         -------
@@ -298,7 +298,7 @@ class Forest:
 
 
 def _library() -> Any:
-    """Give the module of features: its libraries are loaded by those only who have a forest."""
+    """Import the module of features, whose libraries only forests need."""
     from deepstreaks_dask.photometry import features
 
     return features
@@ -312,6 +312,6 @@ def _bands(sequences: Sequences) -> list[str]:
 
 
 def _rounded_down(values: np.ndarray) -> np.ndarray:
-    """Give the largest single-precision numbers that are not larger: the same objects are not larger than these."""
+    """Return the largest single-precision numbers that are not larger: the same objects are not larger than these."""
     single = values.astype(np.float32)
     return np.where(single > values, np.nextafter(single, np.float32(-np.inf)), single)

@@ -48,14 +48,14 @@ def counted(seen: Any, dtype: Any) -> tuple[Any, Any]:
 
 
 def centred(values: Any, there: Any, count: Any) -> Any:
-    """Take from numbers their mean over the epochs that there are.
+    """Subtract from numbers their mean over the epochs that there are.
 
     Parameters
     ----------
     values : tensor
         (object, epoch, n).
     there, count : tensor
-        As :func:`counted` gives them.
+        As :func:`counted` returns them.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def centred(values: Any, there: Any, count: Any) -> Any:
 
 
 def _times(features: Any, seen: Any) -> tuple[Any, Any, Any]:
-    """Give hours since the first epoch, and each epoch's number from 1 on, (object, epoch); and the last's, (object, 1)."""
+    """Return hours and numbers of epochs, from the first on, (object, epoch), and the number of the last, (object, 1)."""
     elapsed = hours(features)[..., 0]
     place = ops.cumsum(ops.ones_like(elapsed), axis=1)
     return elapsed, place, ops.sum(ops.cast(seen, elapsed.dtype), axis=1, keepdims=True)
@@ -87,7 +87,7 @@ class Apertures(layers.Layer):
         return signal * unit, ops.ones_like(signal) * unit
 
     def compute_output_shape(self, stamps_shape: Shape) -> Any:
-        """Tell the shapes."""
+        """Return the shapes."""
         shape = (*stamps_shape[:2], len(_WIDTHS))
         return shape, shape
 
@@ -104,7 +104,7 @@ class Relative(layers.Layer):
         return flux * there / height, error / height, ops.log(height[:, 0])
 
     def compute_output_shape(self, flux_shape: Shape) -> Any:
-        """Tell the shapes."""
+        """Return the shapes."""
         return flux_shape, flux_shape, (flux_shape[0], flux_shape[-1])
 
 
@@ -132,7 +132,7 @@ class Detections(layers.Layer):
         return light * found, error, (days - days[:, :1]) * found, found, share
 
     def compute_output_shape(self, flux_shape: Shape) -> Any:
-        """Tell the shapes."""
+        """Return the shapes."""
         return (*(flux_shape,) * 4, (flux_shape[0], flux_shape[-1]))
 
 
@@ -199,7 +199,7 @@ class LightCurve(layers.Layer):
         return ops.concatenate(found, axis=-1)[:, 0]
 
     def compute_output_shape(self, values_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         return (values_shape[0], 17 * (values_shape[-1] or 0))
 
 
@@ -226,7 +226,7 @@ class Visits(layers.Layer):
         return ops.concatenate([values + mean, 0.5 * ops.log(variance / 0.01 + 0.01)], axis=-1)
 
     def compute_output_shape(self, values_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         return (*values_shape[:-1], 2 * (values_shape[-1] or 0))
 
 
@@ -248,7 +248,7 @@ class Distribution(layers.Layer):
         return ops.reshape(whole, (-1, len(_QUANTILES) * values.shape[-1]))
 
     def compute_output_shape(self, values_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         return (values_shape[0], len(_QUANTILES) * (values_shape[-1] or 0))
 
 
@@ -296,7 +296,7 @@ class StructureFunction(layers.Layer):
         return ops.concatenate([flat, 0.5 * ops.log(largest / 0.01 + 0.01)], axis=-1)
 
     def compute_output_shape(self, values_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         n = (values_shape[-1] or 0) // self.axes
         return (values_shape[0], (len(_LAG_EDGES) + 1) * (n + 1) + n)
 
@@ -334,5 +334,5 @@ class LongPeriods(layers.Layer):
         )
 
     def compute_output_shape(self, values_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         return (values_shape[0], (_FREQUENCY_GROUPS + 1) * (values_shape[-1] or 0))

@@ -29,7 +29,7 @@ class Periodogram(layers.Layer):
         return _powers(ops.cumsum(terms, axis=1), fluxes.shape[-1])
 
     def compute_output_shape(self, fluxes_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         return (*fluxes_shape[:-1], len(_FREQUENCIES) * (fluxes_shape[-1] or 0))
 
 

@@ -218,7 +218,7 @@ def pad(prepared: Prepared, rows: np.ndarray, length: int = 0) -> Batch:
 
 
 def padding(counts: np.ndarray, stamps: int = STAMPS_PER_BATCH) -> float:
-    """Tell what share of all batches of objects with so many epochs is padding.
+    """Return the share of padding in all batches of objects with these numbers of epochs.
 
     Parameters
     ----------
@@ -302,7 +302,7 @@ def _edges(stamps: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _medians(values: np.ndarray) -> np.ndarray:
-    """Give the median of each row but for its NaN, float64 ``(row,)``; a tenth of the time of NumPy's `nanmedian`."""
+    """Return the median of each row without its NaN, float64 ``(row,)``, in a tenth of the time of NumPy's `nanmedian`."""
     ordered = np.sort(values, axis=1)  # NaN last
     if np.isnan(ordered[:, -1]).any():
         known = np.count_nonzero(~np.isnan(ordered), axis=1)

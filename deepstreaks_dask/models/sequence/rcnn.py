@@ -19,10 +19,10 @@ from deepstreaks_dask.models.sequence.preprocessing import FEATURES, Batch, Begu
 from deepstreaks_dask.models.sequence.recurrent import (
     STAMP_SIZE,
     Arcsinh,
-    Changes,
-    OneChange,
     Photometry,
     Recurrent,
+    TemporalChanges,
+    TemporalChangesStep,
     apertures,
     encode,
 )
@@ -76,7 +76,7 @@ def rcnn(classes: int) -> keras.Model:
         measured
     )
     waves = Periodogram()(fluxes, epochs)
-    x = layers.Concatenate()([x, measured, Changes()(measured), waves])
+    x = layers.Concatenate()([x, measured, TemporalChanges()(measured), waves])
     x = layers.Dense(_UNITS, activation="relu", name="changed")(x)
     for name in ("first", "second"):  # layers of cells, whose names a step of one epoch needs apart
         cell = layers.GRUCell(_UNITS, name=f"{name}_cell")
@@ -104,7 +104,7 @@ class State:
         return len(self.values)
 
     def take(self, rows: np.ndarray) -> State:
-        """Give the state of some of the objects, by their places ``(object,)``."""
+        """Return the state of some of the objects, by their places ``(object,)``."""
         begun = Begun(self.begun.first[rows], self.begun.last[rows], self.begun.unit[rows])
         return State(begun, self.values[rows])
 
@@ -126,7 +126,7 @@ class Rcnn(Recurrent):
     build = staticmethod(rcnn)
 
     def predict_epochs(self, sequences: Sequences) -> np.ndarray:
-        """Give the probability of each class after each epoch, float32 ``(epoch, class)``."""
+        """Return the probability of each class after each epoch, float32 ``(epoch, class)``."""
         scores = np.empty((len(sequences.stamps), len(self.classes)), np.float32)
         for batch in batched(prepare(sequences)):
             given = self.forward(*self.of(batch))
@@ -135,7 +135,7 @@ class Rcnn(Recurrent):
         return scores
 
     def step(self, sequences: Sequences, state: State | None = None) -> tuple[np.ndarray, State]:
-        """Look at one new epoch of each object.
+        """Update the state of each object by one new epoch.
 
         Parameters
         ----------
@@ -185,7 +185,7 @@ class Rcnn(Recurrent):
         epoch = layers.Concatenate()([seen, features])
         x = layer("epoch")(epoch)
         measured = layers.Add()([Photometry(_APERTURES)(epoch), layer("corrections")(x)])
-        changes, changed = OneChange()(measured, changed)
+        changes, changed = TemporalChangesStep()(measured, changed)
         waves, sums = OnePeriodogram()(layer("fluxes")(measured), epoch, sums)
         x = layer("changed")(layers.Concatenate()([x, measured, changes, waves]))
         first, _ = layer("first").cell(x, [first])

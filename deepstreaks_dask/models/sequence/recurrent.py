@@ -55,7 +55,7 @@ class Recurrent:
 
     @staticmethod
     def build(classes: int) -> keras.Model:
-        """Make the network for a number of classes.
+        """Build the network for a number of classes.
 
         Its inputs are fields of :class:`~deepstreaks_dask.models.sequence.preprocessing.Batch`, by their names.
         """
@@ -77,22 +77,22 @@ class Recurrent:
         return compile_arrays(self.model)
 
     def of(self, batch: Batch) -> list[np.ndarray]:
-        """Give a batch as the network takes it, arrays ``(object, epoch, …)``."""
+        """Return a batch as the network takes it, arrays ``(object, epoch, …)``."""
         return [getattr(batch, name) for name in self.inputs]
 
     def predict(self, sequences: Sequences) -> np.ndarray:
-        """Give the probability of each class after the last epoch, float32 ``(object, class)``."""
+        """Return the probability of each class after the last epoch, float32 ``(object, class)``."""
         scores = np.empty((len(sequences), len(self.classes)), np.float32)
         for batch in batched(prepare(sequences)):
             scores[batch.rows] = self._last(self.forward(*self.of(batch)), batch)
         return scores
 
     def _last(self, given: np.ndarray, batch: Batch) -> np.ndarray:
-        """Give the probabilities after the last epoch, of what the network gives."""
+        """Return the probabilities after the last epoch, from the output of the network."""
         return given
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Give the weights, of any shape: kernels in half precision; biases and statistics, few but sensitive, in single."""
+        """Return the weights, of any shape: kernels in half precision; few, sensitive biases and statistics in single."""
         arrays = {}
         for name, weight in _named(self.model).items():
             array = ops.convert_to_numpy(weight).astype(np.float32)
@@ -109,7 +109,7 @@ class Recurrent:
         classes : sequence of str
             Names of the classes.
         arrays : mapping of str to ndarray
-            As :meth:`to_arrays` gives them.
+            As :meth:`to_arrays` returns them.
 
         Returns
         -------
@@ -145,7 +145,7 @@ class Fold(layers.Layer):
         return ops.reshape(vectors, (*ops.shape(like)[:2], vectors.shape[-1]))
 
     def compute_output_shape(self, vectors_shape: Shape, like_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         return (*like_shape[:2], vectors_shape[-1])
 
 
@@ -159,7 +159,7 @@ class Arcsinh(layers.Layer):
         return ops.sign(inputs) * ops.log(size + ops.sqrt(ops.square(size) + 1.0))
 
 
-class Changes(layers.Layer):
+class TemporalChanges(layers.Layer):
     """How a sequence of numbers has changed so far: (object, epoch, n) to (object, epoch, 4 n).
 
     For each number and epoch: how far it is from the epoch before, how far from the mean of all epochs so far, their
@@ -177,14 +177,14 @@ class Changes(layers.Layer):
         return _changes(since, moved, sums, counted)
 
     def compute_output_shape(self, inputs_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         return (*inputs_shape[:-1], 4 * (inputs_shape[-1] or 0))
 
 
-class OneChange(layers.Layer):
-    """:class:`Changes` for one new epoch: (object, n) and a memory (object, 5 n + 1) to (object, 4 n), and the new memory.
+class TemporalChangesStep(layers.Layer):
+    """:class:`TemporalChanges` for one new epoch: (object, n) and a memory (object, 5 n + 1) to (object, 4 n).
 
-    The memory of an object without epochs is zero.
+    The new memory is returned, too. The memory of an object without epochs is zero.
     """
 
     def call(self, inputs: Any, memory: Any) -> tuple[Any, Any]:
@@ -232,7 +232,7 @@ class Photometry(layers.Layer):
         return epochs[..., : self.filters] + feature(epochs, "depth") + lost
 
     def compute_output_shape(self, epochs_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         return (*epochs_shape[:-1], self.filters)
 
 
@@ -242,7 +242,7 @@ def _widths(filters: int) -> np.ndarray:
 
 
 def feature(epochs: Any, name: str) -> Any:
-    """Give one of :data:`FEATURES`, which come last of the numbers of an epoch.
+    """Return one of :data:`FEATURES`, which come last of the numbers of an epoch.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def feature(epochs: Any, name: str) -> Any:
 
 
 def hours(epochs: Any) -> Any:
-    """Give the time since the first epoch.
+    """Return the time since the first epoch.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def hours(epochs: Any) -> Any:
 
 
 def encode(encoder: keras.Model, images: Any, features: Any) -> Any:
-    """Let an encoder of single images look at each of a batch of sequences.
+    """Apply an encoder of single images to every image of a batch of sequences.
 
     Parameters
     ----------
@@ -290,7 +290,7 @@ def encode(encoder: keras.Model, images: Any, features: Any) -> Any:
     Returns
     -------
     tensor
-        What the encoder says of every epoch, (object, epoch, n).
+        Output of the encoder for every epoch, (object, epoch, n).
     """
     flat = ops.reshape(images, (-1, *encoder.input_shape[1:]))
     return Fold()(encoder(flat), features)
@@ -343,5 +343,5 @@ class _Gaussians(keras.initializers.Initializer):
 
 
 def _named(model: keras.Model) -> dict[str, Any]:
-    """Name each weight by its place and kind, which are the same in every session."""
+    """Return each weight by a name of its place and kind, which are the same in every session."""
     return {f"{place:03d}.{weight.name}": weight for place, weight in enumerate(model.weights)}

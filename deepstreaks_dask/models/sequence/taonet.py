@@ -25,10 +25,10 @@ from deepstreaks_dask.models.sequence.preprocessing import FEATURES
 from deepstreaks_dask.models.sequence.recurrent import (
     STAMP_SIZE,
     Arcsinh,
-    Changes,
     Photometry,
     Recurrent,
     Shape,
+    TemporalChanges,
     apertures,
     encode,
     feature,
@@ -43,7 +43,7 @@ _BLUR_SIGMA = 1.5  # pixels by which stars are blurred before they are compared,
 _OBJECT_RADIUS = 5.0  # pixels around the middle that are the object's own
 _TRANSPARENCY_PRIOR = 0.15  # standard deviation of a transparency that no star tells
 _FLUX_PRECISION = 0.02  # of a flux: no photometry of a survey's stamps is better
-_FAINT_SNR = 5.0  # units of noise: fluxes below tell no place
+_FAINT_SNR = 5.0  # units of noise: fainter fluxes have no centroid
 
 
 def taonet(classes: int) -> keras.Model:
@@ -81,17 +81,17 @@ def taonet(classes: int) -> keras.Model:
     x = layers.Dense(_UNITS, activation="relu", name="epoch")(epochs)
     corrections = layers.Dense(_APERTURES, name="corrections")(x)
     measured = layers.Add()([Photometry(_APERTURES)(epochs), corrections])
-    place = Place(name="place")(stamps)
+    centroids = Centroids(name="centroids")(stamps)
     visits = Visits(name="visits")(layers.Concatenate()([measured, stars]), features, mask)
     told = [
         *_described("", measured, visits[..., :_APERTURES], features, mask),
         _learned_curve(measured, epochs[..., :_APERTURES], features, mask),
         *_fixed(stamps, calibrated, stars, features, mask),
-        StructureFunction(2, name="motion")(place, features, mask),
-        Drift(name="drift")(place, features, mask),
+        StructureFunction(2, name="motion")(centroids, features, mask),
+        Drift(name="drift")(centroids, features, mask),
         _encoder((STAMP_SIZE, STAMP_SIZE, 1), "mean", 12)(mean),
     ]
-    x = layers.Concatenate()([x, measured, place, visits, Changes()(measured)])
+    x = layers.Concatenate()([x, measured, centroids, visits, TemporalChanges()(measured)])
     x = layers.Dense(_UNITS, activation="relu", name="changed")(x)
     x = layers.Bidirectional(layers.GRU(_UNITS, return_sequences=True), name="both")(x, mask=mask)
     told = layers.Concatenate(name="told")([Pool()(x, mask), *told])
@@ -192,7 +192,7 @@ class Reference(layers.Layer):
         )
 
     def compute_output_shape(self, stamps_shape: Shape) -> Any:
-        """Tell the shapes."""
+        """Return the shapes."""
         return (
             (stamps_shape[0], STAMP_SIZE, STAMP_SIZE, 1),
             (*stamps_shape, 2),
@@ -201,15 +201,15 @@ class Reference(layers.Layer):
         )
 
 
-class Place(layers.Layer):
-    """Where the light of a stamp is, by learned weights: (object, epoch, y, x) to (object, epoch, 2 n), first all x, then y.
+class Centroids(layers.Layer):
+    """Centroids of the light of a stamp, by learned weights: (object, epoch, y, x) to (object, epoch, 2 n), x first, then y.
 
     They begin as Gaussians of four widths, times x and times y; each is in units of the Gaussian's own flux, and nothing
     where that is faint.
     """
 
     def build(self, stamps_shape: tuple[int | None, ...]) -> None:
-        """Make the weights."""
+        """Create the weights."""
         y, x = (np.indices((STAMP_SIZE, STAMP_SIZE)) - (STAMP_SIZE - 1) / 2).reshape(2, -1, 1)
         widths = np.array(_POSITION_WIDTHS)
         light = gaussians(widths)
@@ -229,12 +229,12 @@ class Place(layers.Layer):
         return ops.clip(away / ops.concatenate([whole, whole], axis=-1), -3.0, 3.0)
 
     def compute_output_shape(self, stamps_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         return (*stamps_shape[:2], 2 * len(_POSITION_WIDTHS))
 
 
 class Drift(layers.Layer):
-    """How fast places move on: (object, epoch, 2 n), first all x, then y, to (object, 2 n).
+    """Drift of the centroids with time: (object, epoch, 2 n), first all x, then y, to (object, 2 n).
 
     The slope of a straight line through each, its length in units a year, as a logarithm; and how sure that is, the same
     in units of what the scatter lets expect.
@@ -257,7 +257,7 @@ class Drift(layers.Layer):
         return ops.concatenate([0.5 * ops.log(square + 1e-4), 0.5 * ops.log(sure + 0.1)], axis=-1)
 
     def compute_output_shape(self, places_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         return (places_shape[0], places_shape[-1])
 
 
@@ -277,12 +277,12 @@ class Pool(layers.Layer):
         return ops.concatenate([mean, largest], axis=-1)
 
     def compute_output_shape(self, inputs_shape: Shape) -> Shape:
-        """Tell the shape."""
+        """Return the shape."""
         return (inputs_shape[0], 2 * (inputs_shape[-1] or 0))
 
 
 class TaoNet(Recurrent):
-    """Classifies an object by all of its epochs."""
+    """Classifier of an object by all of its epochs."""
 
     build = staticmethod(taonet)
     fewest = 0.8  # what flares, or moves through, is there for an exposure or a visit only
@@ -290,7 +290,7 @@ class TaoNet(Recurrent):
 
 
 def _encoder(shape: tuple[int, int, int], name: str, growth: int) -> keras.Model:
-    """Look at an image: apertures upon its first plane, and two dense blocks upon all of it."""
+    """Encode an image by apertures on its first plane and by two dense blocks on all planes."""
     pixels = keras.Input(shape)
     x = Arcsinh()(pixels)
     x = layers.Conv2D(12, 5, strides=2, padding="same", activation="relu")(x)

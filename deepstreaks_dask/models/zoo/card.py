@@ -1,32 +1,77 @@
-"""A model's card: what it is, how it came about, and what it is not for."""
+"""A model's card: what it is, how it was made, and what it is not for."""
+
+from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
+from typing import Annotated, Any
 
-from deepstreaks_dask.errors import ModelError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
+
+from deepstreaks_dask.errors import ModelError, did_you_mean
 from deepstreaks_dask.models.registry import ARCHITECTURES, CLASSIFIERS
+from deepstreaks_dask.utils.validation import ListOf, describe
 
 DTYPES = ("float16", "float32")
 """Precisions of kernels on disk."""
 
 KERAS_FILE = "keras"
-"""The architecture of a network that is none of this package."""
+"""Architecture of a network that is not one of this package."""
 
 SCALINGS = "bytes", "l2", "none"
-"""How pixels become what a network takes: 8-bit ones to 0..1, each plane to a norm of 1, or as they are."""
+"""How pixels are scaled for a network: 8-bit ones to 0..1, each plane to a norm of 1, or not at all."""
 
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME_REMEDY = "use letters, digits, '.', '_' and '-', and begin with a letter or digit"
 _FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|keras)")
+_SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 _MAX_CLASS_LENGTH = 64  # characters
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
+def _checked_name(value: str) -> str:
+    if not valid_name(value):
+        raise ValueError(f"{value!r} is not valid: {_NAME_REMEDY}")
+    return value
+
+
+def _one_of(noun: str, known: Sequence[str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"no {noun} {value!r}; choose one of {', '.join(filter(None, known))}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _like(pattern: re.Pattern[str]) -> AfterValidator:
+    """Accept text that matches a pattern as a whole, and an empty one, which is filled in on saving."""
+
+    def check(value: str) -> str:
+        if value and not pattern.fullmatch(value):
+            raise ValueError(f"{value!r} is not valid: restore the card, or save the model again")
+        return value
+
+    return AfterValidator(check)
+
+
+_Name = Annotated[str, AfterValidator(_checked_name)]
+_ClassName = Annotated[str, Field(min_length=1, max_length=_MAX_CLASS_LENGTH)]
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Card:
-    """What a model is, how it came about, and what it is not for.
+    """What a model is, how it was made, and what it is not for.
 
     Attributes
     ----------
@@ -45,9 +90,9 @@ class Card:
     outputs
         Number of sigmoid outputs; of a classifier of sequences the number of classes, filled in.
     classes
-        Names of the classes that a classifier of sequences tells apart; empty for what scores single cutouts.
+        Names of the classes of a classifier of sequences; empty for a network of single cutouts.
     scaling
-        How pixels become what it takes, one of `SCALINGS`.
+        How pixels are scaled, one of `SCALINGS`.
     resizes
         Whether cutouts of another height and width are resized to `input_shape`; else they are refused.
     dtype
@@ -61,23 +106,27 @@ class Card:
     training_data
         What it was trained on.
     metrics
-        What it reaches, and on which data.
+        Metrics, and the data that they were measured on.
     description, limits
         For people: what it is, and what it is not for.
     """
 
-    name: str
-    version: str
-    architecture: str
+    name: _Name
+    version: _Name
+    architecture: Annotated[
+        str, _one_of("architecture", (*ARCHITECTURES, *CLASSIFIERS, KERAS_FILE))
+    ]
     family: str = ""
-    input_shape: tuple[int, int, int] = (144, 144, 1)
-    outputs: int = 1
-    classes: tuple[str, ...] = ()
-    scaling: str = "bytes"
+    input_shape: Annotated[
+        tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)  # a file has a list
+    ] = (144, 144, 1)
+    outputs: PositiveInt = 1
+    classes: ListOf[_ClassName] = ()
+    scaling: Annotated[str, _one_of("scaling", SCALINGS)] = "bytes"
     resizes: bool = False
-    dtype: str = ""
-    file: str = ""
-    sha256: str = ""
+    dtype: Annotated[str, _one_of("dtype", ("", *DTYPES))] = ""
+    file: Annotated[str, _like(_FILE_PATTERN)] = ""
+    sha256: Annotated[str, _like(_SHA256_PATTERN)] = ""
     created: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     training_data: Mapping[str, Any] = field(default_factory=dict)
@@ -85,60 +134,25 @@ class Card:
     description: str = ""
     limits: str = ""
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check(cls, values: Any, handler: Callable[[Any], Card]) -> Card:
+        """Raise what pydantic finds as an error of this package."""
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise ModelError(f"model {_name_in(values)!r}: {describe(error)}") from error
+
     def __post_init__(self) -> None:
-        for what in ("name", "version"):
-            check_name(getattr(self, what), what)
         if not self.family:
             object.__setattr__(self, "family", self.name.split("_")[0])
-        check_name(self.family, "family")
-        known = *ARCHITECTURES, *CLASSIFIERS, KERAS_FILE
-        if self.architecture not in known:
-            raise ModelError(
-                f"model {self.name!r}: no architecture {self.architecture!r}; choose one of "
-                f"{', '.join(known)}"
-            )
-        self._check_classes()
-        shape = self.input_shape
-        if not isinstance(shape, (list, tuple)) or len(shape) != 3 or not all(map(_whole, shape)):
-            raise ModelError(
-                f"model {self.name!r}: input_shape is {shape!r}; give height, width and planes"
-            )
-        object.__setattr__(self, "input_shape", tuple(shape))
-        if not _whole(self.outputs):
-            raise ModelError(f"model {self.name!r}: outputs is {self.outputs!r}; give 1 or more")
-        if self.scaling not in SCALINGS:
-            raise ModelError(
-                f"model {self.name!r}: no scaling {self.scaling!r}; choose one of {', '.join(SCALINGS)}"
-            )
-        if not isinstance(self.resizes, bool):
-            raise ModelError(
-                f"model {self.name!r}: resizes is {self.resizes!r}; give true or false"
-            )
-        for what in ("recipe", "training_data", "metrics"):
-            if not isinstance(getattr(self, what), Mapping):
-                raise ModelError(f"model {self.name!r}: {what} is no table of keys and values")
-        for what in ("dtype", "file", "sha256", "created", "description", "limits"):
-            if not isinstance(getattr(self, what), str):
-                raise ModelError(f"model {self.name!r}: {what} is no text")
-        for what, pattern in (("file", _FILE_PATTERN), ("sha256", _SHA256)):
-            value = getattr(self, what)
-            if value and not pattern.fullmatch(value):
-                raise ModelError(f"model {self.name!r}: {what} {value!r} in its card is not valid")
-        if self.dtype and self.dtype not in DTYPES:
-            raise ModelError(f"model {self.name!r}: dtype {self.dtype!r} is none of {DTYPES}")
-
-    def _check_classes(self) -> None:
+        _checked_name(self.family)
         classes = self.classes
-        if not isinstance(classes, (list, tuple)) or not all(
-            isinstance(name, str) and 0 < len(name) <= _MAX_CLASS_LENGTH for name in classes
-        ):
-            raise ModelError(f"model {self.name!r}: classes is {classes!r}; give a list of names")
         if (self.architecture in CLASSIFIERS) != bool(classes) or len(set(classes)) < len(classes):
-            raise ModelError(
-                f"model {self.name!r}: a classifier of sequences ({', '.join(CLASSIFIERS)}) needs classes, each "
-                "named once, and nothing else has any"
+            raise ValueError(
+                f"a classifier of sequences ({', '.join(CLASSIFIERS)}) needs classes, each named once, and "
+                "nothing else has any"
             )
-        object.__setattr__(self, "classes", tuple(classes))
         if classes:
             object.__setattr__(self, "outputs", len(classes))
 
@@ -148,7 +162,7 @@ class Card:
         return f"{self.name}@{self.version}"
 
     def takes(self, size: Sequence[int]) -> tuple[int, int, int]:
-        """Give the shape of what it takes where cutouts are of some size: theirs if it resizes them, else its own.
+        """Return the shape of its input for cutouts of some size: theirs if the model resizes them, else its own.
 
         Parameters
         ----------
@@ -166,7 +180,7 @@ class Card:
         return height, width, planes
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the card as plain values that JSON can hold."""
+        """Return the card as plain values that JSON can hold."""
         return {
             **{item.name: getattr(self, item.name) for item in dataclasses.fields(self)},
             "input_shape": list(self.input_shape),
@@ -175,13 +189,13 @@ class Card:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Card":
-        """Make a card from plain values.
+    def from_dict(cls, values: Mapping[str, Any]) -> Card:
+        """Return a card of plain values.
 
         Parameters
         ----------
         values : mapping
-            As :meth:`to_dict` gives them.
+            As :meth:`to_dict` returns them.
 
         Returns
         -------
@@ -193,41 +207,42 @@ class Card:
         ModelError
             If a value is missing, unknown or not valid.
         """
-        known = {item.name for item in dataclasses.fields(cls)}
-        needed = {"name", "version", "architecture"}
-        if not isinstance(values, Mapping) or not needed <= set(values):
-            raise ModelError("a model card needs name, version and architecture")
-        if unknown := sorted(set(values) - known):
-            raise ModelError(f"model card {values['name']!r} has unknown entries: {unknown}")
+        if not isinstance(values, Mapping):
+            raise ModelError("a model card is a table with name, version and architecture")
+        known = [item.name for item in dataclasses.fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ModelError(
+                f"model {values.get('name')!r}: {unknown[0]}: {did_you_mean(unknown[0], known)}no such field is known"
+            )
         return cls(**values)
 
 
 def check_name(value: Any, what: str) -> None:
-    """Refuse what could lead out of the zoo as a part of a path, or be mistaken in a reference.
+    """Check a name or a version, which could lead out of the zoo as a part of a path or be mistaken in a reference.
 
     Parameters
     ----------
     value
-        What is to be a name or a version.
+        Name or version.
     what : str
         Which of them, for the error.
 
     Raises
     ------
     ModelError
-        If it is not made of letters, digits, full stops, underscores and hyphens.
+        If it has other characters than letters, digits, full stops, underscores and hyphens.
     """
     if not valid_name(value):
-        raise ModelError(
-            f"model {what} {value!r} is not valid: use letters, digits, '.', '_' and '-', and "
-            "begin with a letter or digit"
-        )
+        raise ModelError(f"model {what} {value!r} is not valid: {_NAME_REMEDY}")
 
 
 def valid_name(value: Any) -> bool:
-    """Tell whether something can be the name or the version of a model."""
+    """Return whether a value can be the name or the version of a model."""
     return isinstance(value, str) and _NAME_PATTERN.fullmatch(value) is not None
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _name_in(values: Any) -> Any:
+    """Return the name among the arguments of a card that may be wrong."""
+    if not isinstance(values, ArgsKwargs):
+        return ""
+    return (values.kwargs or {}).get("name", values.args[0] if values.args else "")

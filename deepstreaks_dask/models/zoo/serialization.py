@@ -25,7 +25,7 @@ from deepstreaks_dask.models.zoo.card import DTYPES, KERAS_FILE, Card
 
 
 def network(data: bytes, card: Card) -> keras.Model:
-    """Make the network that a file of weights holds.
+    """Build the network that a file of weights holds.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def network(data: bytes, card: Card) -> keras.Model:
 
 
 def classifier(data: bytes, card: Card) -> Classifier:
-    """Make the classifier of sequences that a file of weights holds.
+    """Build the classifier of sequences that a file of weights holds.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def classifier(data: bytes, card: Card) -> Classifier:
 
 
 def to_bytes(model: keras.Model | Classifier, card: Card, dtype: str) -> tuple[bytes, str, str]:
-    """Give the file of a model's weights.
+    """Return the file of a model's weights.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def _check_shape(model: Any, card: Card) -> None:
 
 
 def _named_weights(model: Any) -> dict[str, keras.Variable]:
-    """Name each weight by its layer's place and kind, which are the same in every session."""
+    """Return each weight by a name of its layer's place and kind, which are the same in every session."""
     return {
         f"{place:03d}.{type(layer).__name__.lower()}.{weight.name}": weight
         for place, layer in enumerate(model.layers)
@@ -174,7 +174,7 @@ def _weight_bytes(model: Any, card: Card, dtype: str) -> bytes:
 
 
 def _classifier_bytes(model: Any, card: Card) -> tuple[bytes, str]:
-    """Give a classifier's arrays as safetensors, and their precision."""
+    """Return a classifier's arrays as safetensors, and their precision."""
     if not isinstance(model, classifier_class(card.architecture)):
         raise ModelError(f"model {card.ref!r} is no {card.architecture!r}, though its card says so")
     if tuple(model.classes) != card.classes:
@@ -252,7 +252,7 @@ def _parse_keras(data: bytes, origin: str) -> keras.Model:
 
 
 def _classes(config: Any) -> Iterator[tuple[str | None, str, Any]]:
-    """Find (module, class name, configuration) of all that a Keras configuration would make."""
+    """Yield (module, class name, configuration) of all objects that a Keras configuration would make."""
     if isinstance(config, dict):
         if "class_name" in config:
             inner = config.get("config")

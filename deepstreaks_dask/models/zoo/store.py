@@ -61,7 +61,7 @@ class Zoo:
         return f"Zoo({self.url!r})"
 
     def list(self) -> list[Card]:
-        """Give the cards of all models, by name and then oldest version first.
+        """Return the cards of all models, by name and then oldest version first.
 
         Returns
         -------
@@ -76,7 +76,7 @@ class Zoo:
         return [self._read_card(name, version) for name, version in self._refs()]
 
     def card(self, ref: str) -> Card:
-        """Give the card of one model.
+        """Return the card of one model.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class Zoo:
         return self._read_card(name, version)
 
     def load(self, ref: str, size: Sequence[int] | None = None) -> keras.Model:
-        """Build a model and give it its weights, in single precision.
+        """Build a model with its weights, in single precision.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class Zoo:
         Returns
         -------
         keras.Model
-            Takes float32 ``(cutout, y, x, plane)`` and gives float32 ``(cutout, output)``.
+            Takes float32 ``(cutout, y, x, plane)`` and returns float32 ``(cutout, output)``.
 
         Raises
         ------
@@ -148,7 +148,7 @@ class Zoo:
         return resizing(model, height, width)
 
     def load_classifier(self, ref: str) -> Classifier:
-        """Give a classifier of sequences with what it has learned.
+        """Build a classifier of sequences with what it has learned.
 
         Parameters
         ----------
@@ -204,7 +204,7 @@ class Zoo:
         model
             The network; of the card's architecture, or of any if that is ``"keras"``. Or a classifier of sequences.
         card
-            What to say of it; `dtype`, `file`, `sha256` and an empty `created` are filled in.
+            Its card; `dtype`, `file`, `sha256` and an empty `created` are filled in.
         dtype
             Precision of the kernels on disk, ``"float16"`` or ``"float32"``. Biases and statistics,
             few but sensitive, stay single. A ``"keras"`` model is always written as it is, and so are the arrays of
@@ -258,7 +258,7 @@ class Zoo:
         return card
 
     def remove(self, ref: str) -> None:
-        """Take a model out, its card first, so that nobody finds a half of it.
+        """Remove a model, its card first, so that no reader finds half of it.
 
         Parameters
         ----------
@@ -280,7 +280,7 @@ class Zoo:
             raise ModelError(f"cannot remove {card.ref} from {self._label()}: {error}") from error
 
     def verify(self) -> builtins.list[str]:
-        """Load every model and give what is wrong, one line a problem; none if all is well."""
+        """Load every model and return the problems, one line each; none if all models are sound."""
         problems = []
         for name, version in self._refs():
             try:

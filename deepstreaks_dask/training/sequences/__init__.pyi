@@ -1,23 +1,32 @@
-from .batches import Feed
-from .experiments import finetune_in, train_folds
-from .fit import figures, passes, probabilities, train_classifier
+from .batches import SequenceFeed
+from .experiments import finetune, train_folds
+from .fit import (
+    SequenceClassifier,
+    class_metrics,
+    fit_classifier,
+    max_epochs,
+    predict_objects,
+    train_classifier,
+)
 from .folds import draw_samples, fold_splits
-from .head import HEAD_EPOCHS, train_head
-from .labelled import Labelled
+from .head import HEAD_EPOCHS, fit_head
+from .labelled import LabelledObjects
 from .reproduce import settings_for
 
 __all__ = [
-    "Feed",
     "HEAD_EPOCHS",
-    "Labelled",
+    "LabelledObjects",
+    "SequenceClassifier",
+    "SequenceFeed",
+    "class_metrics",
     "draw_samples",
-    "figures",
-    "finetune_in",
+    "finetune",
+    "fit_classifier",
+    "fit_head",
     "fold_splits",
-    "passes",
-    "probabilities",
+    "max_epochs",
+    "predict_objects",
     "settings_for",
     "train_classifier",
     "train_folds",
-    "train_head",
 ]

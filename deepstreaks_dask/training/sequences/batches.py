@@ -1,14 +1,9 @@
-"""Batches of sequences for a training: objects of about one length, some of their epochs left out at random.
-
-What an epoch of the training does depends on the seed and on its number only, so that a training that goes on after a kill
-sees what it would have seen.
-"""
+"""Batches of sequences for a training: objects of about one length, some of their epochs left out at random."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 import xarray as xr
 
@@ -16,25 +11,26 @@ from deepstreaks_dask.archive.sequences import Sequences, read_objects
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.models.sequence.preprocessing import Batch, Prepared, pad, prepare
 from deepstreaks_dask.models.sequence.recurrent import Recurrent
+from deepstreaks_dask.training.feeds import Feed, split_by_shard
 from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.utils.progress import progress_bar
 
-MAX_BATCH_OBJECTS = 128
+MAX_EPOCHS_PER_OBJECT = 128
 """Epochs of an object in a training step; of more, so many are drawn each time."""
 
-FIRST_BATCH_SIZE = 32
+FIRST_EPOCHS_PER_OBJECT = 32
 """The same in nearly the first half of the passes, which are the quicker for it."""
 
 _SORTED_BATCHES = 8  # batches whose objects are sorted by length together
 
 
 class Shards:
-    """Objects of an archive, read by shards when they are needed.
+    """Objects of an archive, read shard by shard when they are needed.
 
     Parameters
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it.
     rows : ndarray
         int ``(object,)``: rows of the objects, ascending.
     window : int
@@ -45,15 +41,14 @@ class Shards:
         self.url, self.rows = str(archive.attrs["url"]), rows
         self.counts = archive["epochs"].values[rows].astype(np.int64)
         self._total, self._shard = archive.sizes["object"], int(archive.attrs["shard"])
-        self._shards = np.split(
-            np.arange(len(rows)), np.flatnonzero(np.diff(rows // self._shard)) + 1
-        )
+        self._shards = split_by_shard(rows, self._shard)
         self._size = max(1, -(-window // self._shard)) if window else len(self._shards)
         self._places = np.empty(0, np.int64)
         self._held: Sequences | None = None
+        self.failure: TrainingError | None = None
 
     def windows(self, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """Give the places ``(object,)`` window by window, their shards in random order."""
+        """Return the places ``(object,)`` window by window, their shards in random order."""
         n = len(self._shards)
         order = np.arange(n) if rng is None else rng.permutation(n)
         return [
@@ -62,7 +57,7 @@ class Shards:
         ]
 
     def load(self, places: np.ndarray, *, progress: bool = False) -> None:
-        """Read a window, unless it is there.
+        """Read a window, unless it was read last.
 
         Parameters
         ----------
@@ -82,7 +77,7 @@ class Shards:
         rows = self.rows[places]
         parts = []
         with progress_bar("read", len(rows), unit="objects", show=progress) as bar:
-            for mine in np.split(rows, np.flatnonzero(np.diff(rows // self._shard)) + 1):
+            for mine in (rows[part] for part in split_by_shard(rows, self._shard)):
                 first = int(mine[0]) // self._shard * self._shard
                 stretch = read_objects(self.url, first, min(first + self._shard, self._total))
                 wanted = np.isin(stretch.rows, mine)
@@ -90,22 +85,23 @@ class Shards:
                     lost = next(
                         (f for f in stretch.failures if f[0] <= int(mine[-1])), ("", "", "")
                     )
-                    raise TrainingError(
+                    self.failure = TrainingError(
                         f"object {lost[0]} of {self.url} cannot be used ({lost[2]}): look for damage with "
                         "'deepstreaks archive verify'"
                     )
+                    raise self.failure
                 parts.append(stretch.sequences.take(np.flatnonzero(wanted)))
                 bar.advance(len(mine))
         self._places, self._held = places, Sequences.join(parts)
 
     def take(self, places: np.ndarray) -> Sequences:
-        """Give objects, by their places ``(object,)``, of the window that was read last."""
+        """Return objects, by their places ``(object,)``, of the window that was read last."""
         assert self._held is not None
         return self._held.take(np.searchsorted(self._places, places))
 
 
-class Feed(keras.utils.PyDataset):
-    """Batches for a training, or as they are for a validation.
+class SequenceFeed(Feed):
+    """Batches of sequences, with epochs left out at random, or whole for a validation.
 
     Parameters
     ----------
@@ -135,16 +131,25 @@ class Feed(keras.utils.PyDataset):
         shuffled: bool = True,
         epoch: int = 0,
     ) -> None:
-        super().__init__(workers=1)
+        super().__init__(recipe, shuffled=shuffled, epoch=epoch)
         self.shards, self.labels, self.weights = shards, labels, weights
-        self.classifier, self.recipe = classifier, recipe
-        self.shuffled, self.epoch = shuffled, epoch
-        self._longest = MAX_BATCH_OBJECTS if shuffled else int(shards.counts.max())
-        self._begin()
+        self.classifier = classifier
+        self._longest = MAX_EPOCHS_PER_OBJECT if shuffled else int(shards.counts.max())
+        self.begin()
 
-    def _begin(self) -> None:
-        self._most = FIRST_BATCH_SIZE if self.epoch < self.recipe.epochs // 2 else MAX_BATCH_OBJECTS
-        rng = np.random.default_rng((self.recipe.seed, self.epoch)) if self.shuffled else None
+    @property
+    def failure(self) -> TrainingError | None:
+        """Why a batch could not be read, if one could not."""
+        return self.shards.failure
+
+    def begin(self) -> None:
+        """Draw the batches of the current epoch."""
+        self._most = (
+            FIRST_EPOCHS_PER_OBJECT
+            if self.epoch < self.recipe.epochs // 2
+            else MAX_EPOCHS_PER_OBJECT
+        )
+        rng = self.generator()
         size, self._steps = self.recipe.batch, []
         for window in self.shards.windows(rng):
             places = window if rng is None else rng.permutation(window)
@@ -157,9 +162,9 @@ class Feed(keras.utils.PyDataset):
             order = range(len(mine)) if rng is None else rng.permutation(len(mine))
             self._steps += [(window, mine[k]) for k in order]
 
-    def at(self, epoch: int | None) -> Feed:
-        """Give the same objects as a pass has them, by its number from 0; None gives them whole and as they are."""
-        return Feed(
+    def at(self, epoch: int | None) -> SequenceFeed:
+        """Return a feed of the same objects as an epoch of this number has them; None for whole objects as they are."""
+        return SequenceFeed(
             self.shards,
             self.labels,
             self.weights,
@@ -176,8 +181,7 @@ class Feed(keras.utils.PyDataset):
         window, places = self._steps[index]
         self.shards.load(window)
         sequences = self.shards.take(places)
-        if self.shuffled:
-            rng = np.random.default_rng((self.recipe.seed, self.epoch, index))
+        if (rng := self.generator(index)) is not None:
             sequences = _thinned(sequences, rng, self.classifier.fewest, self._most)
             prepared = prepare(sequences)
             if self.recipe.flips:
@@ -192,7 +196,7 @@ class Feed(keras.utils.PyDataset):
         return given, *self._targets(batch, labels)
 
     def _targets(self, batch: Batch, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Give labels and weights: an object's weight is that of its class, shared out among its predictions."""
+        """Return labels and weights: an object's weight is that of its class, distributed over its predictions."""
         weights = self.weights[labels]
         if len(self.classifier.model.output_shape) == 2:
             return labels, weights
@@ -202,11 +206,6 @@ class Feed(keras.utils.PyDataset):
         return np.repeat(labels[:, None], batch.mask.shape[1], axis=1), (
             share * weights[:, None]
         ).astype(np.float32)
-
-    def on_epoch_end(self) -> None:
-        """Draw the next epoch's order."""
-        self.epoch += 1
-        self._begin()
 
 
 def _thinned(sequences: Sequences, rng: np.random.Generator, fewest: float, most: int) -> Sequences:

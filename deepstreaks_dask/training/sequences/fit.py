@@ -1,21 +1,19 @@
-"""Train classifiers of sequences, in folders that a killed training goes on in.
+"""Train classifiers of sequences, in folders that a killed training resumes in.
 
-What belongs together, folds and fine-tunings, is in :mod:`deepstreaks_dask.training.sequences.experiments`.
+Trainings that belong together, folds and fine-tunings, are in :mod:`deepstreaks_dask.training.sequences.experiments`.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import xarray as xr
 
-import deepstreaks_dask
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.evaluation.sequence_metrics import measure_member
 from deepstreaks_dask.models.registry import classifier_class
@@ -23,18 +21,32 @@ from deepstreaks_dask.models.sequence.classifier import Classifier
 from deepstreaks_dask.models.sequence.recurrent import STAMP_SIZE, Recurrent
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.training.checkpoints import Checkpoints, OnEpoch
-from deepstreaks_dask.training.fit import adam, hash_weights
+from deepstreaks_dask.training.cards import card_texts, recipe_entries, simulation_sources
+from deepstreaks_dask.training.checkpoints import OnEpoch
+from deepstreaks_dask.training.harness import (
+    EpochLoop,
+    Objective,
+    TrainedNetworks,
+    TrainingOptions,
+    hash_weights,
+    train_in_folder,
+)
 from deepstreaks_dask.training.recipe import RECIPES, Recipe, Split, split_groups
-from deepstreaks_dask.training.records import alone_in, drawing_curves, find_record, write_record
+from deepstreaks_dask.training.records import TrainingRecord
 from deepstreaks_dask.training.seeds import seeded
-from deepstreaks_dask.training.sequences.batches import FIRST_BATCH_SIZE, MAX_BATCH_OBJECTS, Feed
-from deepstreaks_dask.training.sequences.head import HEAD_EPOCHS, LAST_LAYERS, train_head
-from deepstreaks_dask.training.sequences.labelled import Labelled
+from deepstreaks_dask.training.sequences.batches import (
+    FIRST_EPOCHS_PER_OBJECT,
+    MAX_EPOCHS_PER_OBJECT,
+    SequenceFeed,
+)
+from deepstreaks_dask.training.sequences.head import HEAD_CARD_TEXT, HEAD_EPOCHS, fit_head
+from deepstreaks_dask.training.sequences.labelled import LabelledObjects
+
+_OBJECTIVE = Objective("sparse_categorical_crossentropy", clipnorm=1.0)
 
 
 def fit_classifier(
-    labelled: Labelled,
+    labelled: LabelledObjects,
     architecture: str,
     split: Split,
     recipe: Recipe,
@@ -43,27 +55,27 @@ def fit_classifier(
     folder: Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> tuple[Classifier, dict[str, list[float]]]:
-    """Train a classifier on one part of the objects, and stop early by another.
+    """Fit a classifier to one part of the objects, and stop early by another.
 
-    An object weighs the less the more of its class there are, by the square root; in a forest, classes weigh alike. A
-    network sees objects turned over, and with some epochs left out; of an object with many epochs, so many are drawn in
-    each pass. Last layers that a network names are then trained once more
-    (:mod:`~deepstreaks_dask.training.sequences.head`). What
-    is no network learns in its own way (its ``fit``).
+    Objects are weighted by the inverse of the square root of the size of their class; in a forest, classes are weighted
+    alike. A network sees objects turned over, and with some epochs left out; of an object with many epochs, a limited
+    number is drawn in each pass. Last layers that a network names are then trained once more
+    (:mod:`~deepstreaks_dask.training.sequences.head`). A classifier that is no network is fitted by its own ``fit``.
 
     Parameters
     ----------
-    labelled : Labelled
+    labelled : LabelledObjects
+        Objects with a class.
     architecture : str
         A key of :data:`~deepstreaks_dask.models.registry.CLASSIFIERS`.
     split : Split
-        Of the objects' names. Without any for the validation it goes on to the last epoch.
+        Split of the objects' names. With an empty validation part, training goes on to the last epoch.
     recipe : Recipe
         How to train.
     start : Classifier, optional
-        To go on from; random weights by default.
+        Classifier to start from; random weights by default.
     folder : Path, optional
-        Gets a checkpoint after every epoch, from which an equal call goes on.
+        Gets a checkpoint after every epoch, from which an equal call resumes, and logs for TensorBoard.
     on_epoch : callable, optional
         Called after every epoch with its number and the losses.
 
@@ -87,20 +99,26 @@ def fit_classifier(
     learner = getattr(kind, "fit", None)
     if learner is not None:
         both = np.sort(np.concatenate([train, held_out]))
-        shards = labelled.shards(both)
-        (window,) = shards.windows(None)
-        shards.load(window)
-        made = learner(shards.take(window), labelled.numbers(both), classes, seed=recipe.seed)
-        return made, {}
+        objects = labelled.shards(both)
+        (window,) = objects.windows(None)
+        objects.load(window)
+        return learner(objects.take(window), labelled.numbers(both), classes, seed=recipe.seed), {}
     with seeded(recipe.seed):
         classifier = kind.from_arrays(classes, start.to_arrays()) if start else kind(classes)
     assert isinstance(classifier, Recurrent)
     numbers = labelled.numbers(train)
-    counts = np.bincount(numbers, minlength=len(classes))
-    # between weighing objects alike, which gives rare classes up, and classes alike, which finds them everywhere
-    weights = np.sqrt(len(numbers) / np.maximum(counts, 1) / np.count_nonzero(counts))
-    weights = (weights / weights[numbers].mean()).astype(np.float32)
+    weights = _class_weights(numbers, len(classes))
     model = classifier.model
+    parts = train, held_out if len(held_out) else train
+    shards = [labelled.shards(part, recipe.window) for part in parts]
+    validated = labelled.numbers(parts[1])
+
+    def feeds(epoch: int) -> tuple[SequenceFeed, SequenceFeed]:
+        return (
+            SequenceFeed(shards[0], numbers, weights, classifier, recipe, epoch=epoch),
+            SequenceFeed(shards[1], validated, weights, classifier, recipe, shuffled=False),
+        )
+
     identity = {
         "architecture": architecture,
         "classes": list(classes),
@@ -108,37 +126,26 @@ def fit_classifier(
         "data": [labelled.data(part) for part in (train, held_out)],
         "start": hash_weights(model) if start else "",
     }
-    progress = Checkpoints(recipe.patience, folder, identity)
-    model.compile(
-        adam(recipe, -(-len(train) // recipe.batch), clipnorm=1.0),
-        loss="sparse_categorical_crossentropy",
-        jit_compile=keras.backend.backend() == "jax",
-    )
-    model.optimizer.build(model.trainable_variables)
-    progress.resume(model)
-    done = progress.standing.epochs
-    feeds = [
-        Feed(
-            labelled.shards(part, recipe.window),
-            labelled.numbers(part),
-            weights,
-            classifier,
-            recipe,
-            shuffled=shuffled,
-            epoch=done if shuffled else 0,
-        )
-        for part, shuffled in ((train, True), (held_out if len(held_out) else train, False))
-    ]
-    progress.fit(model, feeds[0], feeds[1], recipe.epochs, on_epoch=on_epoch)
-    history, lowest = dict(progress.standing.history), progress.standing.best
-    if _has_head(architecture, start) and len(held_out) and lowest is not None:
-        losses = train_head(classifier, feeds[0], feeds[1], lowest, on_epoch=on_epoch)
+    state = EpochLoop(model, recipe, _OBJECTIVE, len(train), feeds, identity).run(folder, on_epoch)
+    history = dict(state.history)
+    if _has_head(architecture, start) and len(held_out) and state.best is not None:
+        losses = fit_head(classifier, *feeds(recipe.epochs), state.best, on_epoch=on_epoch)
         history |= {f"head_{name}": values for name, values in losses.items()}
     return kind.from_arrays(classes, classifier.to_arrays()), history
 
 
-def passes(architecture: str, recipe: Recipe, *, start: object = None) -> int:
-    """Tell how often a training calls its ``on_epoch`` at most, those of the last layers among them (:func:`train_head`).
+def _class_weights(numbers: np.ndarray, classes: int) -> np.ndarray:
+    """Return the weight of each class, between weighing objects alike and weighing classes alike.
+
+    Equal weights of objects miss rare classes; equal weights of classes find them everywhere.
+    """
+    counts = np.bincount(numbers, minlength=classes)
+    weights = np.sqrt(len(numbers) / np.maximum(counts, 1) / np.count_nonzero(counts))
+    return (weights / weights[numbers].mean()).astype(np.float32)
+
+
+def max_epochs(architecture: str, recipe: Recipe, *, start: object = None) -> int:
+    """Return how often a training calls its ``on_epoch`` at most, with the passes of the last layers.
 
     Parameters
     ----------
@@ -147,7 +154,7 @@ def passes(architecture: str, recipe: Recipe, *, start: object = None) -> int:
     recipe : Recipe
         How to train.
     start : object
-        What it goes on from, if anything.
+        Classifier to start from, if any.
 
     Returns
     -------
@@ -163,18 +170,20 @@ def passes(architecture: str, recipe: Recipe, *, start: object = None) -> int:
 
 
 def _has_head(architecture: str, start: object) -> bool:
-    """Say whether last layers are trained once more; what goes on from a network with few objects keeps its own."""
+    """Return whether the last layers are trained once more; not those of a network that training starts from."""
     return not start and bool(getattr(classifier_class(architecture), "head", ""))
 
 
-def probabilities(classifier: Classifier, labelled: Labelled, places: np.ndarray) -> np.ndarray:
-    """Give the probabilities of some objects, float32 ``(object, class)``, a shard at a time.
+def predict_objects(
+    classifier: Classifier, labelled: LabelledObjects, places: np.ndarray
+) -> np.ndarray:
+    """Compute the probabilities of some objects, float32 ``(object, class)``, a shard at a time.
 
     Parameters
     ----------
     classifier : Classifier
         Trained.
-    labelled : Labelled
+    labelled : LabelledObjects
         Objects.
     places : ndarray
         int ``(object,)``: which.
@@ -192,8 +201,10 @@ def probabilities(classifier: Classifier, labelled: Labelled, places: np.ndarray
     return scores
 
 
-def figures(numbers: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Give recall and F1 of each class and their averages, of the most probable class.
+def class_metrics(
+    numbers: np.ndarray, scores: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return recall and F1 of each class and their averages, of the most probable class.
 
     Parameters
     ----------
@@ -208,7 +219,7 @@ def figures(numbers: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> 
     -------
     dict
         ``recall`` and ``f1`` with their averages over classes, and 95 % intervals of the averages, as
-        :func:`~deepstreaks_dask.evaluation.sequence_metrics.measure_member` gives them.
+        :func:`~deepstreaks_dask.evaluation.sequence_metrics.measure_member` returns them.
     """
     measured = measure_member("", numbers, scores, classes)
     found: dict[str, Any] = {"test_objects": len(numbers)}
@@ -224,164 +235,176 @@ def figures(numbers: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> 
     return found
 
 
+@dataclass(frozen=True)
+class SequenceClassifier:
+    """A classifier of sequences, to be trained on the labelled objects of an archive.
+
+    Attributes
+    ----------
+    labelled : LabelledObjects
+        Objects with a class.
+    architecture : str
+        Key of :data:`~deepstreaks_dask.models.registry.CLASSIFIERS`.
+    family : str
+        Family whose member it becomes.
+    options : TrainingOptions
+        How.
+    """
+
+    labelled: LabelledObjects
+    architecture: str
+    family: str
+    options: TrainingOptions
+
+    @property
+    def archive(self) -> xr.Dataset:
+        """Archive of sequences, rows of objects."""
+        return self.labelled.archive
+
+    @property
+    def recipe(self) -> Recipe:
+        """Recipe; ``sequences`` by default."""
+        return self.options.recipe or RECIPES["sequences"]
+
+    @cached_property
+    def split(self) -> Split:
+        """Split of the objects' names; drawn by the recipe by default."""
+        return self.options.split or split_groups(self.labelled.ids, self.recipe)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the number of objects and the family."""
+        return {"objects": len(self.labelled.rows), "family": self.family}
+
+    def train(
+        self, folder: Path, zoo: Zoo, start: str, on_epoch: OnEpoch | None
+    ) -> TrainedNetworks:
+        """Train the classifier, and save it with its card.
+
+        Parameters
+        ----------
+        folder : Path
+            Gets checkpoints and logs.
+        zoo : Zoo
+            Gets the classifier.
+        start : str
+            What the card names as the start of the classifier.
+        on_epoch : callable, optional
+            Called after every epoch.
+
+        Returns
+        -------
+        TrainedNetworks
+            Card, split, losses and data.
+        """
+        options, labelled = self.options, self.labelled
+        classifier, history = fit_classifier(
+            labelled,
+            self.architecture,
+            self.split,
+            self.recipe,
+            start=Zoo(options.start_zoo).load_classifier(options.start) if options.start else None,
+            folder=folder,
+            on_epoch=on_epoch,
+        )
+        test = labelled.part(self.split, "test")
+        scores = predict_objects(classifier, labelled, test)
+        metrics = class_metrics(labelled.numbers(test), scores, labelled.classes)
+        card = replace(self._card(history, start), metrics=metrics)
+        saved = zoo.save(classifier, card, overwrite=True)
+        return TrainedNetworks([saved], self.split, history, card.training_data)
+
+    def _card(self, history: Mapping[str, list[float]], start: str) -> Card:
+        labelled, kind = self.labelled, classifier_class(self.architecture)
+        sources = simulation_sources(self.archive)
+        data = {
+            part: labelled.data(labelled.part(self.split, part))
+            for part in ("train", "validation", "test")
+        }
+        title = f"Classifier of sequences of stamps, {self.architecture}"
+        description, limits = card_texts(title, "objects", sources)
+        return Card(
+            f"{self.family}_{self.architecture}",
+            self.options.version,
+            self.architecture,
+            family=self.family,
+            input_shape=(STAMP_SIZE, STAMP_SIZE, 1),
+            classes=labelled.classes,
+            scaling="none",
+            recipe={
+                **recipe_entries(self.recipe, history),
+                "start": start,
+                **(_network_entries(kind, history) if history else _LEARNER_ENTRIES),
+            },
+            training_data={
+                "archive": str(self.archive.attrs.get("url", "")),
+                "simulation": sources,
+                **data,
+            },
+            description=description,
+            limits=limits,
+        )
+
+
+_LEARNER_ENTRIES = {"class_weights": "inverse to the class counts"}
+
+
+def _network_entries(kind: Any, history: Mapping[str, list[float]]) -> dict[str, str]:
+    entries = {
+        "class_weights": "inverse to the square root of the class counts",
+        "optimizer": "Adam, gradients clipped to a norm of 1",
+        "loss": "categorical cross-entropy",
+        "epochs_of_an_object": f"{kind.fewest:.0%} to all of them, drawn in each pass, {MAX_EPOCHS_PER_OBJECT} at most, "
+        f"{FIRST_EPOCHS_PER_OBJECT} in nearly the first half of the passes",
+    }
+    if "head_loss" in history:
+        entries["last_layers"] = HEAD_CARD_TEXT
+    return entries
+
+
 def train_classifier(
     folder: Path,
     archive: xr.Dataset,
     architecture: str,
     *,
     family: str,
-    recipe: Recipe | None = None,
-    split: Split | None = None,
-    start: str = "",
-    start_zoo: str | None = None,
-    version: str = "1",
+    options: TrainingOptions | None = None,
     on_epoch: OnEpoch | None = None,
-) -> dict[str, Any]:
-    """Train in a folder: go on with what was cut short there, and leave the record and the network in it.
+) -> TrainingRecord:
+    """Train a classifier of sequences in a folder.
 
     Parameters
     ----------
     folder : Path
-        Local folder of this training alone; made if it is not there.
+        Local folder of this training alone; created if missing. A training that was cut short there resumes.
     archive : xarray.Dataset
         Of sequences, with their classes in ``kind(object)``.
     architecture : str
-        A key of :data:`~deepstreaks_dask.models.registry.CLASSIFIERS`.
+        Key of :data:`~deepstreaks_dask.models.registry.CLASSIFIERS`.
     family : str
-        Whose member the network becomes.
-    recipe : Recipe, optional
-        ``sequences`` by default.
-    split : Split, optional
-        Of the objects' names; drawn by the recipe by default.
-    start : str
-        ``name@version`` of a classifier to go on from; random weights by default.
-    start_zoo : str, optional
-        The zoo that it is in; the shipped one by default.
-    version : str
-        Of the network, on its card.
+        Family whose member the classifier becomes.
+    options : TrainingOptions, optional
+        Recipe (``sequences`` by default), split of the objects' names, classifier to start from, and version.
     on_epoch : callable, optional
         Called after every epoch.
 
     Returns
     -------
-    dict
-        The record, as it lies in ``record.json``; its one card has the figures of the test objects.
+    TrainingRecord
+        Record, as it is in ``record.json``; its one card has the metrics of the test objects.
 
     Raises
     ------
     TrainingError
-        If the objects cannot be trained on, or the folder holds another training, is being trained in, or cannot be
-        written to.
+        If the objects cannot be trained on, or the folder holds another training, another process trains there, or it
+        cannot be written to.
     ModelError
         If there is no such architecture, or no such classifier to start from.
     """
     classifier_class(architecture)  # there is one
-    recipe = recipe or RECIPES["sequences"]
-    origin = Zoo(start_zoo).card(start) if start else None
+    options = options or TrainingOptions()
+    origin = options.start_card()
     if origin is not None and origin.architecture != architecture:
         raise TrainingError(f"{origin.ref} is a {origin.architecture}, no {architecture}")
-    labelled = Labelled.of(archive, origin.classes if origin else ())
-    begun = Zoo(start_zoo).load_classifier(start) if start else None
-    began_as = "random weights" if origin is None else f"{origin.ref}, {origin.sha256}"
-    with alone_in(folder):
-        asked = {
-            "archive": str(archive.attrs.get("url", "")),
-            "objects": len(labelled.rows),
-            "architecture": architecture,
-            "family": family,
-            "version": version,
-            "recipe": asdict(recipe),
-            "start": began_as,
-            "split": None if split is None else asdict(split),
-        }
-        if (done := find_record(folder, asked)) is not None:
-            return done
-        chosen = split or split_groups(labelled.ids, recipe)
-        classifier, history = fit_classifier(
-            labelled,
-            architecture,
-            chosen,
-            recipe,
-            start=begun,
-            folder=folder,
-            on_epoch=drawing_curves(folder, on_epoch),
-        )
-        test = labelled.part(chosen, "test")
-        metrics = figures(
-            labelled.numbers(test), probabilities(classifier, labelled, test), labelled.classes
-        )
-        card = _card(labelled, architecture, family, version, recipe, chosen, history, began_as)
-        card = Zoo(folder / "networks").save(
-            classifier, replace(card, metrics=metrics), overwrite=True
-        )
-        record = {
-            "asked": asked,
-            "changes": recipe.changes(),
-            "data": card.training_data,
-            "split": asdict(chosen),
-            "history": history,
-            "cards": [card.to_dict()],
-        }
-        return write_record(folder, record)
-
-
-def _card(
-    labelled: Labelled,
-    architecture: str,
-    family: str,
-    version: str,
-    recipe: Recipe,
-    split: Split,
-    history: Mapping[str, list[float]],
-    start: str,
-) -> Card:
-    sources = sorted(
-        {str(s) for s in labelled.archive["source"].values if str(s).startswith("simulation")}
-    )
-    network = bool(history)
-    kind: Any = classifier_class(architecture)
-    made: dict[str, Any] = {
-        **asdict(recipe),
-        "changes": recipe.changes(),
-        "start": start,
-        "class_weights": "inverse to the square root of the class counts"
-        if network
-        else "inverse to the class counts",
-        "python": platform.python_version(),
-        "deepstreaks_dask": deepstreaks_dask.__version__,
-    }
-    if network:
-        made |= {
-            "optimizer": "Adam, gradients clipped to a norm of 1",
-            "loss": "categorical cross-entropy",
-            "epochs_run": len(history["loss"]),
-            "epochs_of_an_object": f"{kind.fewest:.0%} to all of them, drawn in each pass, {MAX_BATCH_OBJECTS} at most, "
-            f"{FIRST_BATCH_SIZE} in nearly the first half of the passes",
-            "history": {key: [round(v, 5) for v in vs] for key, vs in history.items()},
-            "keras": keras.__version__,
-            "backend": keras.backend.backend(),
-        }
-        if "head_loss" in history:
-            made["last_layers"] = LAST_LAYERS
-    return Card(
-        f"{family}_{architecture}",
-        version,
-        architecture,
-        family=family,
-        input_shape=(STAMP_SIZE, STAMP_SIZE, 1),
-        classes=labelled.classes,
-        scaling="none",
-        recipe=made,
-        training_data={
-            "archive": str(labelled.archive.attrs.get("url", "")),
-            "simulation": sources,
-            **{
-                part: labelled.data(labelled.part(split, part))
-                for part in ("train", "validation", "test")
-            },
-        },
-        description=f"Classifier of sequences of stamps, {architecture}"
-        + (", trained on simulated objects only" if sources else ""),
-        limits="Its figures are those of its own test objects"
-        + (", which are simulated: they say nothing of the sky" if sources else ""),
-    )
+    labelled = LabelledObjects.of(archive, origin.classes if origin else ())
+    classifier = SequenceClassifier(labelled, architecture, family, options)
+    return train_in_folder(folder, classifier, options, on_epoch)

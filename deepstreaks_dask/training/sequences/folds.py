@@ -1,4 +1,4 @@
-"""Which objects are trained on and which tested: an object, with all its epochs, is always wholly in one part."""
+"""Splits of objects into parts to train and to test on; all epochs of an object are in one part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deepstreaks_dask.training.recipe import Recipe, Split
 
 
 def fold_splits(ids: np.ndarray, kinds: np.ndarray, folds: int, recipe: Recipe) -> list[Split]:
-    """Part objects into folds, each of which is the test once; equal seeds give equal folds to whatever is trained.
+    """Split objects into folds, each of which is the test once; equal seeds give equal folds for every architecture.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Train once more the last layers of a network of sequences, by what the others say of every object.
+"""Fit the last layers of a network of sequences once more, to the outputs of the other layers.
 
 The layers that look at stamps take nearly all of a training's time, and learn from every stamp; those that classify an
-object learn from one set of numbers an object, and would take many more passes. So these are trained anew once the others
-stand: what those say of the objects, turned over and with epochs left out as before, is computed a few times and kept.
+object learn from one set of numbers an object, and would take many more passes. So these are trained anew after the others,
+whose outputs for the objects, turned over and with epochs left out as before, are computed a few times and kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deepstreaks_dask.models.inference import compile_arrays
 from deepstreaks_dask.models.sequence.recurrent import Recurrent
 from deepstreaks_dask.training.checkpoints import OnEpoch
 from deepstreaks_dask.training.seeds import seeded
-from deepstreaks_dask.training.sequences.batches import Feed
+from deepstreaks_dask.training.sequences.batches import SequenceFeed
 
 HEAD_EPOCHS = 25
 """Through all views of all objects."""
@@ -29,49 +29,49 @@ _BATCH_SIZE = 128
 _LEARNING_RATE = 1e-3
 _WEIGHT_DECAY = 0.1  # of the weights
 _MAX_LOSS_RATIO = (
-    1.1  # a loss makes much of being too sure, which many passes teach beside the classes
+    1.1  # many passes make a network overconfident, which raises the loss and not the errors
 )
 
-LAST_LAYERS = (
+HEAD_CARD_TEXT = (
     f"trained anew by what the others say: {HEAD_EPOCHS} passes through {_VIEWS_PER_OBJECT + 1} views of each object, "
     f"AdamW, dropout {_DROPOUT_RATE:.0%}"
 )
-"""What a model card says of it."""
+"""How the last layers were trained, for model cards."""
 
 
-def train_head(
+def fit_head(
     classifier: Recurrent,
-    train: Feed,
-    held_out: Feed,
+    train: SequenceFeed,
+    held_out: SequenceFeed,
     limit: float,
     *,
     on_epoch: OnEpoch | None = None,
 ) -> dict[str, list[float]]:
-    """Train the network that classifies by what the rest of a network says, and take it unless it is worse.
+    """Fit the head of a network to the outputs of its other layers, and keep the result unless it is worse.
 
     Parameters
     ----------
     classifier : Recurrent
         Trained; its layers ``standard`` and ``head`` are changed.
-    train, held_out : Feed
-        To learn from, and to measure on.
+    train, held_out : SequenceFeed
+        Objects to fit to, and to validate on.
     limit : float
-        The loss on the second before; one that is higher by a tenth is let pass, more is not.
+        Validation loss of the network before; up to a tenth more is accepted.
     on_epoch : callable, optional
-        Called after each pass, as if it were one more of the training.
+        Called after each pass, numbered as further epochs of the training.
 
     Returns
     -------
     dict
-        The losses pass by pass, ``loss`` and ``val_loss``; if the last of the second is too high, nothing was changed.
+        Losses by pass, ``loss`` and ``val_loss``; if the last ``val_loss`` is too high, the network is unchanged.
     """
     model, recipe = classifier.model, train.recipe
     standard, head = model.get_layer(classifier.standard), model.get_layer(classifier.head)
     body = compile_arrays(keras.Model(model.inputs, standard.input))
     views = [train.at(None), *(train.at(recipe.epochs + k) for k in range(_VIEWS_PER_OBJECT))]
-    told, labels, weights = _said(classifier, body, *views)
-    others = _said(classifier, body, held_out)
-    mean, variance = (f(told, axis=0, dtype=np.float64) for f in (np.mean, np.var))
+    outputs, labels, weights = _body_outputs(classifier, body, *views)
+    others = _body_outputs(classifier, body, held_out)
+    mean, variance = (f(outputs, axis=0, dtype=np.float64) for f in (np.mean, np.var))
 
     def standardised(numbers: np.ndarray) -> np.ndarray:
         numbers -= mean.astype(np.float32)
@@ -94,7 +94,7 @@ def train_head(
             on_epoch(recipe.epochs + number, losses)
 
     history = anew.fit(
-        standardised(told),
+        standardised(outputs),
         labels,
         sample_weight=weights,
         validation_data=(standardised(others[0]), *others[1:]),
@@ -110,21 +110,21 @@ def train_head(
 
 
 def _with_more_left_out(layer: keras.Layer) -> keras.Layer:
-    """Make a layer like another; a dropout leaves out more, or so many passes would learn by heart."""
+    """Return a copy of a layer; a dropout drops more, since so many passes would overfit."""
     if isinstance(layer, keras.layers.Dropout):
         return keras.layers.Dropout(_DROPOUT_RATE)
     return layer.__class__.from_config(layer.get_config())
 
 
-def _said(
-    classifier: Recurrent, body: Callable[..., np.ndarray], *feeds: Feed
+def _body_outputs(
+    classifier: Recurrent, body: Callable[..., np.ndarray], *feeds: SequenceFeed
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Let the layers before the head look at objects: numbers (object, n), and their labels and weights (object)."""
-    told, labels, weights = [], [], []
+    """Compute the outputs of the layers before the head (object, n), with the labels and weights (object)."""
+    outputs, labels, weights = [], [], []
     for feed in feeds:
         for k in range(len(feed)):
             given, label, weight = feed[k]
-            told.append(body(*(given[name] for name in classifier.inputs)))
+            outputs.append(body(*(given[name] for name in classifier.inputs)))
             labels.append(label)
             weights.append(weight)
-    return np.concatenate(told), np.concatenate(labels), np.concatenate(weights)
+    return np.concatenate(outputs), np.concatenate(labels), np.concatenate(weights)

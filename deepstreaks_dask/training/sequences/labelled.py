@@ -1,4 +1,4 @@
-"""Labelled sequences to train on."""
+"""Objects of an archive of sequences whose class is known."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from deepstreaks_dask.training.sequences.batches import Shards
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledObjects:
     """Objects whose class is known.
 
     Attributes
     ----------
     archive : xarray.Dataset
-        As :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
+        As :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it.
     classes : tuple of str
         Their classes, in the order of the alphabet or of a network that is to be trained on.
     rows : ndarray
@@ -38,20 +38,20 @@ class Labelled:
     kinds: np.ndarray
 
     @classmethod
-    def of(cls, archive: xr.Dataset, classes: Sequence[str] = ()) -> Labelled:
-        """Find them by the archive's column ``kind``.
+    def of(cls, archive: xr.Dataset, classes: Sequence[str] = ()) -> LabelledObjects:
+        """Return the objects that have a class in the archive's column ``kind``.
 
         Parameters
         ----------
         archive : xarray.Dataset
-            Of sequences, as :func:`~deepstreaks_dask.archive.dataset.open_archive` gives it.
+            Of sequences, as :func:`~deepstreaks_dask.archive.dataset.open_archive` returns it.
         classes : sequence of str
             Names; those that occur by default.
 
         Returns
         -------
-        Labelled
-            Those with a class.
+        LabelledObjects
+            Objects with a class.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Labelled:
         )
 
     def part(self, split: Split, part: str) -> np.ndarray:
-        """Give the places of the objects in a part of a split.
+        """Return the places of the objects in a part of a split.
 
         Parameters
         ----------
@@ -99,12 +99,12 @@ class Labelled:
         return np.flatnonzero(split.rows(self.ids, part))
 
     def numbers(self, places: np.ndarray) -> np.ndarray:
-        """Give the numbers of the classes of some, both ``(object,)``."""
+        """Return the numbers of the classes of objects at some places, both ``(object,)``."""
         number = {name: k for k, name in enumerate(self.classes)}
         return np.array([number[kind] for kind in self.kinds[places]], np.int64)
 
     def shards(self, places: np.ndarray, window: int = 0) -> Shards:
-        """Give some of the objects as they are read.
+        """Return a reader of some of the objects.
 
         Parameters
         ----------

@@ -1,8 +1,8 @@
-"""The figures of the papers, from nothing to a report in one call, on simulated objects and at a small size.
+"""Reproduce the figures of the papers in one call, on simulated objects and at a small size.
 
 ``rcnn`` (Carrasco-Davis et al. 2019, PASP 131, 108006): train on a simulation, test on a differently drawn one, fine-tune
 with a few of its objects. ``taonet`` and ``taonet6`` (Gómez et al. 2020, MNRAS 499, 3130): train fold by fold, beside the
-forest on light curves on the same folds. Every step leaves its result in the folder, so that a call after a kill goes on.
+forest on light curves on the same folds. Every step leaves its result in the folder, so that a call that was killed resumes.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from deepstreaks_dask.scoring.families import Families
 from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.simulation.archives import simulate_into
 from deepstreaks_dask.simulation.sequences import LAYOUT
+from deepstreaks_dask.training.harness import TrainingOptions
 from deepstreaks_dask.training.recipe import read_recipe
-from deepstreaks_dask.training.records import alone_in, publish
-from deepstreaks_dask.training.sequences.experiments import finetune_in, train_folds
-from deepstreaks_dask.training.sequences.fit import passes, train_classifier
+from deepstreaks_dask.training.records import lock_folder, publish
+from deepstreaks_dask.training.sequences.experiments import finetune, train_folds
+from deepstreaks_dask.training.sequences.fit import max_epochs, train_classifier
 from deepstreaks_dask.utils.progress import Bar, progress_bar
 from deepstreaks_dask.utils.storage import write_text
 
@@ -54,7 +55,7 @@ _SETTINGS_FILE = "settings.json"
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReproductionSettings:
     """What is reproduced, and at which size.
 
     Attributes
@@ -75,31 +76,31 @@ class Settings:
     seed: int = 0
 
 
-DEFAULTS: Mapping[str, Settings] = {
-    "rcnn": Settings("rcnn", 2800, 12),
-    "taonet": Settings("taonet", 900, 16),
-    "taonet6": Settings("taonet6", 900, 16),
+DEFAULTS: Mapping[str, ReproductionSettings] = {
+    "rcnn": ReproductionSettings("rcnn", 2800, 12),
+    "taonet": ReproductionSettings("taonet", 900, 16),
+    "taonet6": ReproductionSettings("taonet6", 900, 16),
 }
 """What can be reproduced, at sizes that are to end within ten minutes on two cores."""
 
 
 def settings_for(
     what: str, *, objects: int | None = None, epochs: int | None = None, seed: int = 0
-) -> Settings:
-    """Give the settings of what is to be reproduced.
+) -> ReproductionSettings:
+    """Return the settings of a reproduction.
 
     Parameters
     ----------
     what : str
         A key of :data:`DEFAULTS`.
     objects, epochs : int, optional
-        As for :class:`Settings`.
+        As for :class:`ReproductionSettings`.
     seed : int
         Of everything.
 
     Returns
     -------
-    Settings
+    ReproductionSettings
         The default where nothing is given.
 
     Raises
@@ -110,17 +111,17 @@ def settings_for(
     if what not in DEFAULTS:
         raise DeepStreaksError(f"no figures of {what!r}: choose one of {', '.join(DEFAULTS)}")
     default = DEFAULTS[what]
-    return Settings(what, objects or default.objects, epochs or default.epochs, seed)
+    return ReproductionSettings(what, objects or default.objects, epochs or default.epochs, seed)
 
 
-def reproduce(folder: Path, settings: Settings) -> SequenceEvaluation:
+def reproduce(folder: Path, settings: ReproductionSettings) -> SequenceEvaluation:
     """Simulate, train, score and measure in a folder, and write ``report.html``; go on with what was cut short there.
 
     Parameters
     ----------
     folder : Path
         Local folder of this alone; made if it is not there.
-    settings : Settings
+    settings : ReproductionSettings
         What to do.
 
     Returns
@@ -142,14 +143,14 @@ def reproduce(folder: Path, settings: Settings) -> SequenceEvaluation:
         raise DeepStreaksError(f"{folder} holds something else: choose another folder")
     else:
         write_text(mark, json.dumps(asked))
-    with alone_in(folder):
+    with lock_folder(folder):
         measure = _rcnn if settings.what == "rcnn" else _taonet
         scores, found = measure(folder, settings)
         write_evaluation(found, scores, folder / "report.html")
     return found
 
 
-def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluation]:
+def _rcnn(folder: Path, settings: ReproductionSettings) -> tuple[xr.Dataset, SequenceEvaluation]:
     """Train on surveys that differ, test on one that was not trained on, and fine-tune with its objects."""
     train, shifted, zoo = folder / "train.zarr", folder / "shifted.zarr", str(folder / "zoo")
     _simulate(train, settings.objects, "hits-varied", "rcnn", settings.seed)
@@ -157,14 +158,14 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
     recipe = read_recipe("sequences", epochs=settings.epochs, seed=settings.seed)
     for architecture in ("forest", "rcnn"):
         record = folder / "training" / architecture
-        total = passes(architecture, recipe)
+        total = max_epochs(architecture, recipe)
         with progress_bar(f"train {architecture}", total, unit="epochs") as bar:
             train_classifier(
                 record,
                 open_archive(train),
                 architecture,
                 family="hits",
-                recipe=recipe,
+                options=TrainingOptions(recipe),
                 on_epoch=_advancing(bar),
             )
         publish(record, zoo)
@@ -172,14 +173,13 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
     with connect(jobs=total) as client:
         score(shifted, Families.from_zoo(zoo, ["hits"]), client)
         with progress_bar("fine-tune", total, unit="trainings") as bar:
-            finetune_in(
+            few = read_recipe("few", seed=settings.seed)
+            finetune(
                 folder / "finetuned",
                 open_archive(shifted),
-                "hits_rcnn@1",
                 SAMPLES_PER_CLASS,
-                start_zoo=zoo,
+                TrainingOptions(few, start="hits_rcnn@1", start_zoo=zoo),
                 repeats=REPEAT_COUNT,
-                recipe=read_recipe("few", seed=settings.seed),
                 client=client,
                 on_training=bar.advance,
             )
@@ -188,7 +188,7 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
     return scores, evaluate_sequences(scores, by_epochs=curves, finetuned=[folder / "finetuned"])
 
 
-def _taonet(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluation]:
+def _taonet(folder: Path, settings: ReproductionSettings) -> tuple[xr.Dataset, SequenceEvaluation]:
     """Train fold by fold; the confusion matrices are those of the first fold's members on its test objects."""
     archive, zoo = folder / "crts.zarr", str(folder / "zoo")
     _simulate(archive, settings.objects, "crts", settings.what, settings.seed)
@@ -196,7 +196,7 @@ def _taonet(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvalu
     folds = [folder / "folds" / architecture for architecture in ("forest", "taonet")]
     with connect(jobs=FOLD_COUNT) as client:
         for record in folds:
-            total = FOLD_COUNT * passes(record.name, recipe)
+            total = FOLD_COUNT * max_epochs(record.name, recipe)
             with progress_bar(f"train {record.name}", total, unit="epochs") as bar:
                 train_folds(
                     record,
@@ -204,7 +204,7 @@ def _taonet(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvalu
                     record.name,
                     FOLD_COUNT,
                     family="crts",
-                    recipe=recipe,
+                    options=TrainingOptions(recipe),
                     client=client,
                     on_epoch=_advancing(bar),
                 )

@@ -20,17 +20,19 @@ from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
+from deepstreaks_dask.training.harness import TrainingOptions
 from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.training.records import publish
-from deepstreaks_dask.training.sequences.batches import Feed
-from deepstreaks_dask.training.sequences.experiments import finetune_in, train_folds
-from deepstreaks_dask.training.sequences.fit import figures, probabilities, train_classifier
+from deepstreaks_dask.training.sequences.batches import SequenceFeed
+from deepstreaks_dask.training.sequences.experiments import finetune, train_folds
+from deepstreaks_dask.training.sequences.fit import class_metrics, predict_objects, train_classifier
 from deepstreaks_dask.training.sequences.folds import draw_samples, fold_splits
-from deepstreaks_dask.training.sequences.labelled import Labelled
+from deepstreaks_dask.training.sequences.labelled import LabelledObjects
 
 QUICK = Recipe(
     name="sequences", epochs=2, batch=8, patience=5, test=0.25, validation=0.2, by="id", seed=4
 )
+OPTIONS = TrainingOptions(QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +46,16 @@ def url(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(url, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    return folder, train_classifier(folder, open_archive(url), "rcnn", family="own", recipe=QUICK)
+    return folder, train_classifier(
+        folder, open_archive(url), "rcnn", family="own", options=OPTIONS
+    )
 
 
 def test_a_training_leaves_a_network_its_record_and_curves(url, trained, tmp_path):
     folder, record = trained
     assert not (folder / "checkpoint.safetensors").exists()
     assert len((folder / "curves.csv").read_text().splitlines()) == 3
+    assert list((folder / "tensorboard").rglob("events.out.tfevents*"))
     (card,) = record["cards"]
     assert (card["name"], card["architecture"]) == ("own_rcnn", "rcnn")
     assert card["classes"] == sorted(card["classes"])
@@ -58,14 +63,14 @@ def test_a_training_leaves_a_network_its_record_and_curves(url, trained, tmp_pat
     assert "simulated" in card["limits"]
     assert record["history"]["loss"][-1] < record["history"]["loss"][0]
     dataset = open_archive(url)
-    labelled = Labelled.of(dataset)
+    labelled = LabelledObjects.of(dataset)
     parts = [set(record["split"][part]) for part in ("train", "validation", "test")]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 96
     # the figures are those of the network as it is stored
     network = Zoo(folder / "networks").load_classifier("own_rcnn")
     test = np.flatnonzero(np.isin(labelled.ids, list(parts[2])))
-    scores = probabilities(network, labelled, test)
-    assert figures(labelled.numbers(test), scores, labelled.classes) == card["metrics"]
+    scores = predict_objects(network, labelled, test)
+    assert class_metrics(labelled.numbers(test), scores, labelled.classes) == card["metrics"]
     assert publish(folder, str(tmp_path))[0].to_dict() == card
     assert Zoo(tmp_path).verify() == []
 
@@ -81,7 +86,7 @@ def test_a_training_that_was_killed_goes_on_to_the_last_bit(url, trained, tmp_pa
         if epoch == 0:
             raise KilledError
 
-    options = {"family": "own", "recipe": QUICK}
+    options = {"family": "own", "options": OPTIONS}
     with pytest.raises(KilledError):
         train_classifier(tmp_path, dataset, "rcnn", on_epoch=kill, **options)
     assert (tmp_path / "checkpoint.safetensors").exists()
@@ -92,19 +97,20 @@ def test_a_training_that_was_killed_goes_on_to_the_last_bit(url, trained, tmp_pa
     before = (tmp_path / "record.json").stat().st_mtime_ns
     train_classifier(tmp_path, dataset, "rcnn", **options)
     assert (tmp_path / "record.json").stat().st_mtime_ns == before
+    other = TrainingOptions(Recipe(by="id"))
     with pytest.raises(TrainingError, match="another training"):
-        train_classifier(tmp_path, dataset, "rcnn", family="own", recipe=Recipe(by="id"))
+        train_classifier(tmp_path, dataset, "rcnn", family="own", options=other)
 
 
 def test_an_epoch_has_every_object_once_in_memory_or_by_windows(url):
     dataset = open_archive(url)
-    labelled = Labelled.of(dataset)
+    labelled = LabelledObjects.of(dataset)
     network = Rcnn(labelled.classes)
     places = np.arange(0, 96, 2)
     numbers = labelled.numbers(places)
     for window in (0, 64):
         shards = labelled.shards(places, window)
-        feed = Feed(shards, numbers, np.ones(7, np.float32), network, QUICK)
+        feed = SequenceFeed(shards, numbers, np.ones(7, np.float32), network, QUICK)
         assert len(feed) == 6
         first = [feed[k] for k in range(len(feed))]
         seen = np.concatenate([labels[:, 0] for _, labels, _ in first])
@@ -114,7 +120,7 @@ def test_an_epoch_has_every_object_once_in_memory_or_by_windows(url):
             assert not weights[~there].any()
             # an object weighs one, however many epochs it has
             np.testing.assert_allclose(weights.sum(axis=1) / labels.shape[1], 1, rtol=1e-5)
-        again = Feed(labelled.shards(places, window), numbers, np.ones(7), network, QUICK)
+        again = SequenceFeed(labelled.shards(places, window), numbers, np.ones(7), network, QUICK)
         np.testing.assert_array_equal(again[2][0]["stamps"], first[2][0]["stamps"])
         again.on_epoch_end()
         assert not np.array_equal(again[2][0]["stamps"], first[2][0]["stamps"])
@@ -141,7 +147,8 @@ def test_folds_are_summed_up(tmp_path):
     create_archive(url, **LAYOUT)
     append_batches(url, simulate_sequences(40, "crts", "taonet", seed=2))
     recipe = Recipe(**{**vars(QUICK), "epochs": 1})
-    found = train_folds(tmp_path / "t", open_archive(url), "forest", 2, family="own", recipe=recipe)
+    options = {"family": "own", "options": TrainingOptions(recipe)}
+    found = train_folds(tmp_path / "t", open_archive(url), "forest", 2, **options)
     assert [one["test_objects"] for one in found["each"]] == [20, 20]
     averages = [np.mean(list(one["f1_by_class"].values())) for one in found["each"]]
     assert found["f1"] == pytest.approx(np.mean(averages), abs=1e-3)
@@ -151,7 +158,7 @@ def test_folds_are_summed_up(tmp_path):
 
 def test_folds_on_workers_are_those_of_one_process_though_a_worker_is_killed(url, tmp_path):
     recipe = Recipe(**{**vars(QUICK), "epochs": 2})
-    options = {"family": "own", "recipe": recipe}
+    options = {"family": "own", "options": TrainingOptions(recipe)}
     told = []
 
     def kill(pid):
@@ -182,15 +189,9 @@ def test_folds_on_workers_are_those_of_one_process_though_a_worker_is_killed(url
 def test_fine_tuning_tests_on_the_same_objects_each_time(url, trained, tmp_path):
     folder, _ = trained
     recipe = Recipe(**{**vars(QUICK), "epochs": 1})
-    found = finetune_in(
-        tmp_path,
-        open_archive(url),
-        "own_rcnn@1",
-        [1, 2],
-        start_zoo=str(folder / "networks"),
-        repeats=1,
-        recipe=recipe,
-    )
+    zoo = str(folder / "networks")
+    options = TrainingOptions(recipe, start="own_rcnn@1", start_zoo=zoo)
+    found = finetune(tmp_path, open_archive(url), [1, 2], options, repeats=1)
     assert [row["samples"] for row in found["after"]] == [1, 2]
     assert found["before"]["test_objects"] == 48
     tests = set()
@@ -209,7 +210,7 @@ def test_figures_are_those_of_the_textbook():
     rng = np.random.default_rng(3)
     truth = rng.integers(0, 4, 200)
     scores = rng.random((200, 4)) + 0.5 * np.eye(4)[truth]
-    found = figures(truth, scores, "abcd")
+    found = class_metrics(truth, scores, "abcd")
     guessed = scores.argmax(axis=1)
     assert found["recall"] == pytest.approx(recall_score(truth, guessed, average="macro"), abs=1e-4)
     assert found["f1"] == pytest.approx(f1_score(truth, guessed, average="macro"), abs=1e-4)
@@ -217,7 +218,9 @@ def test_figures_are_those_of_the_textbook():
     width = found["recall_95"][1] - found["recall_95"][0]
     assert 0.08 < width < 0.2
     # a class of which there is none has no recall
-    assert figures(np.zeros(5, int), np.eye(3)[[0] * 5], "abc")["recall_by_class"]["b"] is None
+    assert (
+        class_metrics(np.zeros(5, int), np.eye(3)[[0] * 5], "abc")["recall_by_class"]["b"] is None
+    )
 
 
 def test_what_is_no_network_is_trained_by_its_own_fit(url, tmp_path, monkeypatch):
@@ -241,7 +244,9 @@ def test_what_is_no_network_is_trained_by_its_own_fit(url, tmp_path, monkeypatch
             return cls(classes, int(arrays["number"][0]))
 
     make_known(monkeypatch, "commonest", Commonest)
-    record = train_classifier(tmp_path, open_archive(url), "commonest", family="own", recipe=QUICK)
+    record = train_classifier(
+        tmp_path, open_archive(url), "commonest", family="own", options=OPTIONS
+    )
     (card,) = record["cards"]
     assert card["metrics"]["recall"] == pytest.approx(1 / 7, abs=0.03)
     assert "keras" not in card["recipe"]
@@ -255,20 +260,23 @@ def test_mistakes_are_named(url, tmp_path):
     single = tmp_path / "single.zarr"
     create_archive(single)
     with pytest.raises(TrainingError, match="holds single cutouts"):
-        Labelled.of(open_archive(single))
+        LabelledObjects.of(open_archive(single))
     with pytest.raises(TrainingError, match="none of a, b"):
-        Labelled.of(dataset, ("a", "b"))
+        LabelledObjects.of(dataset, ("a", "b"))
     with pytest.raises(TrainingError, match="0 classes"):
-        Labelled.of(dataset.assign_coords(kind=("object", np.full(96, "", object))))
+        LabelledObjects.of(dataset.assign_coords(kind=("object", np.full(96, "", object))))
     kinds = np.array(["a", "a", "b"], object)
     with pytest.raises(TrainingError, match="1 objects of class 'b'"):
         draw_samples(kinds, ("a", "b"), 2, np.random.default_rng(0))
     half = Recipe(**{**vars(QUICK), "precision": "mixed_bfloat16"})
+    options = TrainingOptions(half)
     with pytest.raises(TrainingError, match="float32, not in mixed_bfloat16"):
-        train_classifier(tmp_path / "half", dataset, "rcnn", family="own", recipe=half)
+        train_classifier(tmp_path / "half", dataset, "rcnn", family="own", options=options)
     damaged = tmp_path / "damaged.zarr"
     create_archive(damaged, **LAYOUT)
     append_batches(damaged, simulate_sequences(20, "hits", "rcnn", seed=1))
     (damaged / "cutouts" / "c" / "0" / "0" / "0").write_bytes(b"")
     with pytest.raises(TrainingError, match="cannot be used"):
-        train_classifier(tmp_path / "t", open_archive(damaged), "rcnn", family="own", recipe=QUICK)
+        train_classifier(
+            tmp_path / "t", open_archive(damaged), "rcnn", family="own", options=OPTIONS
+        )

@@ -11,12 +11,13 @@ from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models.sequence.recurrent import Recurrent
 from deepstreaks_dask.models.sequence.taonet import TaoNet
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
+from deepstreaks_dask.training.harness import TrainingOptions
 from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.training.sequences import head as heads
-from deepstreaks_dask.training.sequences.batches import Feed
-from deepstreaks_dask.training.sequences.fit import passes, train_classifier
-from deepstreaks_dask.training.sequences.head import HEAD_EPOCHS, train_head
-from deepstreaks_dask.training.sequences.labelled import Labelled
+from deepstreaks_dask.training.sequences.batches import SequenceFeed
+from deepstreaks_dask.training.sequences.fit import max_epochs, train_classifier
+from deepstreaks_dask.training.sequences.head import HEAD_EPOCHS, fit_head
+from deepstreaks_dask.training.sequences.labelled import LabelledObjects
 
 RECIPE = Recipe(
     name="sequences", epochs=1, batch=8, patience=5, test=0.2, validation=0.25, by="id", seed=4
@@ -28,7 +29,7 @@ def labelled(tmp_path_factory):
     url = tmp_path_factory.mktemp("heads") / "s.zarr"
     create_archive(url, **LAYOUT)
     append_batches(url, simulate_sequences(64, "crts", "taonet", seed=8))
-    return Labelled.of(open_archive(url))
+    return LabelledObjects.of(open_archive(url))
 
 
 @pytest.fixture
@@ -38,7 +39,9 @@ def given(labelled):
     network = TaoNet(labelled.classes)
     weights = np.linspace(0.5, 1.5, 5).astype(np.float32)
     feeds = [
-        Feed(labelled.shards(p), labelled.numbers(p), weights, network, RECIPE, shuffled=shuffled)
+        SequenceFeed(
+            labelled.shards(p), labelled.numbers(p), weights, network, RECIPE, shuffled=shuffled
+        )
         for p, shuffled in ((np.arange(48), True), (np.arange(48, 64), False))
     ]
     return network, *feeds
@@ -60,7 +63,7 @@ def test_the_last_pass_is_what_the_network_has_afterwards(given):
     before = loss(network, held_out)
     kept = network.model.get_layer("stamp").get_weights()
     told = []
-    losses = train_head(network, train, held_out, before, on_epoch=lambda *it: told.append(it))
+    losses = fit_head(network, train, held_out, before, on_epoch=lambda *it: told.append(it))
     assert [epoch for epoch, _ in told] == list(range(1, 1 + HEAD_EPOCHS))
     assert [one["val_loss"] for _, one in told] == pytest.approx(losses["val_loss"])
     assert losses["val_loss"][-1] < before
@@ -69,14 +72,14 @@ def test_the_last_pass_is_what_the_network_has_afterwards(given):
     for now, then in zip(network.model.get_layer("stamp").get_weights(), kept, strict=True):
         np.testing.assert_array_equal(now, then)
     # it depends on the others' weights and the seed alone: what a kill cuts short is done again alike
-    assert train_head(network, train, held_out, 0.0) == losses
+    assert fit_head(network, train, held_out, 0.0) == losses
 
 
 def test_what_is_worse_changes_nothing(given, monkeypatch):
     network, train, held_out = given
     monkeypatch.setattr(heads, "HEAD_EPOCHS", 2)
     before = network.to_arrays()
-    losses = train_head(network, train, held_out, 0.0)
+    losses = fit_head(network, train, held_out, 0.0)
     assert len(losses["val_loss"]) == 2
     for name, array in network.to_arrays().items():
         np.testing.assert_array_equal(array, before[name])
@@ -93,7 +96,7 @@ def test_a_training_that_was_killed_at_its_head_goes_on_there(labelled, tmp_path
         if epoch == RECIPE.epochs:
             raise KilledError
 
-    options = {"family": "own", "recipe": RECIPE}
+    options = {"family": "own", "options": TrainingOptions(RECIPE)}
     with pytest.raises(KilledError):
         train_classifier(tmp_path, labelled.archive, "taonet", on_epoch=kill, **options)
     (card,) = train_classifier(tmp_path, labelled.archive, "taonet", **options)["cards"]
@@ -105,9 +108,9 @@ def test_a_training_that_was_killed_at_its_head_goes_on_there(labelled, tmp_path
 
 
 def test_only_a_network_that_begins_anew_gets_a_new_head():
-    assert passes("taonet", RECIPE) == 1 + HEAD_EPOCHS
-    assert passes("taonet", RECIPE, start="crts_taonet@4") == 1
-    assert passes("rcnn", RECIPE) == passes("forest", RECIPE) == 1
+    assert max_epochs("taonet", RECIPE) == 1 + HEAD_EPOCHS
+    assert max_epochs("taonet", RECIPE, start="crts_taonet@4") == 1
+    assert max_epochs("rcnn", RECIPE) == max_epochs("forest", RECIPE) == 1
     assert Recurrent.head == ""
     with pytest.raises(ModelError, match="taonett"):
-        passes("taonett", RECIPE)
+        max_epochs("taonett", RECIPE)
