@@ -71,7 +71,7 @@ def _never_failing(function: Completion) -> Completion:
 @_never_failing
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete the name of a run of the archive that the command names."""
-    archive = _local(ctx.params.get("archive"))
+    archive = _archive(ctx)
     found = archive.glob("runs/*/scores/zarr.json")
     return _matching(sorted(path.parts[-3] for path in found), incomplete)
 
@@ -80,7 +80,7 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_threshold(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete a family or member of the run, with the ``=`` that goes before its threshold."""
     run = str(ctx.params.get("run") or "default")
-    path = _local(ctx.params.get("archive")) / "runs" / run / "zarr.json"
+    path = _archive(ctx) / "runs" / run / "zarr.json"
     members = json.loads(path.read_text(encoding="utf-8"))["attributes"]["members"]
     names = [*dict.fromkeys(one["family"] for one in members), *(one["name"] for one in members)]
     return _matching([f"{name}=" for name in names], incomplete)
@@ -89,7 +89,7 @@ def complete_threshold(ctx: typer.Context, incomplete: str) -> list[str]:
 @_never_failing
 def complete_threshold_set(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete the path of a set of thresholds that is saved with the archive."""
-    found = _local(ctx.params.get("archive")).glob("thresholds/*.toml")
+    found = _archive(ctx).glob("thresholds/*.toml")
     return _matching(sorted(map(str, found)), incomplete)
 
 
@@ -115,6 +115,18 @@ def complete_member(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_start(ctx: typer.Context, incomplete: str) -> list[str]:
     """Complete a network, as ``name@version``, of the zoo that ``--from-zoo`` names."""
     return _matching(_members(ctx.params.get("start_zoo")), incomplete)
+
+
+def _archive(ctx: typer.Context) -> Path:
+    """Return the archive that the command names, if it is on this machine.
+
+    Arguments are not parsed where the last word is an option without its value: then they are among what is left over.
+    """
+    given = ctx.params.get("archive")
+    if given is None:
+        arguments = [one.name for one in ctx.command.params if one.param_type_name == "argument"]
+        given = ctx.args[arguments.index("archive")]
+    return _local(given)
 
 
 def _local(place: object) -> Path:
