@@ -56,9 +56,12 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            words = f"{ctx.command_path} {ctx.invoked_subcommand or ''}".split()[1:]
-            typer.echo(f"\ndeepstreaks: {_describe_interruption(' '.join(words))}", err=True)
+        except KeyboardInterrupt as interrupt:
+            # the program's name may be several words, as in "python -m deepstreaks_dask"
+            program = ctx.find_root().command_path
+            words = f"{ctx.command_path} {ctx.invoked_subcommand or ''}".removeprefix(program)
+            said = str(interrupt) or _describe_interruption(words.strip())
+            typer.echo(f"\ndeepstreaks: {said}", err=True)
             raise typer.Exit(INTERRUPTED_STATUS) from None
 
 

@@ -51,6 +51,7 @@ def test_dataclasses_become_options():
     [
         (["ingest", "x", "a.zarr"], "Run the same command again to resume"),
         (["simulate", "a.zarr"], "with --overwrite"),
+        (["sequences", "train", "a.zarr"], "Run the same command again to resume"),
         (["models", "list"], "interrupted\n"),
     ],
 )
@@ -62,10 +63,21 @@ def test_ctrl_c_says_how_to_go_on(arguments, words, monkeypatch, tmp_path):
     monkeypatch.setattr("deepstreaks_dask.readers.registry.sniff", interrupt)
     monkeypatch.setattr("deepstreaks_dask.archive.create.create_archive", interrupt)
     monkeypatch.setattr("deepstreaks_dask.models.zoo.store.Zoo.list", interrupt)
+    monkeypatch.setattr("deepstreaks_dask.training.recipe.read_recipe", interrupt)
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 130
     assert words in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_an_interruption_that_explains_itself_is_shown(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt("run 'default' was interrupted")
+
+    monkeypatch.setattr("deepstreaks_dask.models.zoo.store.Zoo.list", interrupt)
+    done = CliRunner().invoke(app, ["models", "list"])
+    assert done.exit_code == 130
+    assert done.stderr == "\ndeepstreaks: run 'default' was interrupted\n"
 
 
 CODE = """
