@@ -90,7 +90,7 @@ class MessageSchema:
 
     def __init__(self, *kinds: type[Message]) -> None:
         self.kinds = kinds
-        any_kind: Any = Union[kinds]  # type: ignore[valid-type]  # noqa: UP007
+        any_kind: Any = Union[kinds]
         self._adapter: TypeAdapter[Message] = TypeAdapter(
             Annotated[any_kind, Field(discriminator="do")]
         )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deepstreaks_dask.cli.app import app, archive_app
-from deepstreaks_dask.cli.options import ArchiveArg, JsonOption, print_json, say
+from deepstreaks_dask.cli.completion import choose
+from deepstreaks_dask.cli.options import ArchiveArg, JsonOption, OverwriteOption, check_new
+from deepstreaks_dask.cli.output import print_json, print_table, say
 from deepstreaks_dask.errors import DeepStreaksError
+
+if TYPE_CHECKING:
+    from deepstreaks_dask.archive.dataset import ArchiveSummary
 
 
 @app.command()
@@ -29,9 +35,12 @@ def simulate(
     depot: Annotated[
         bool, typer.Option("--depot", help="Write the nightly products of a depot instead.")
     ] = False,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Simulate labelled nights into a new archive, as folders of JPEG files, or as a depot.
+
+    What is there is kept unless --overwrite is given.
 
     Example: deepstreaks simulate week.zarr --nights 7 --cutouts 300 --seed 1
     """
@@ -46,12 +55,19 @@ def simulate(
     with progress_bar("simulate", nights * cutouts) as bar:
         if images or depot:
             write = write_images if images else write_depot
-            for night in calendar(first, nights):
-                write(Path(archive), Night.draw(night, seed), cutouts)
+            week = [Night.draw(night, seed) for night in calendar(first, nights)]
+            there = [str(one.night) for one in week if (Path(archive) / str(one.night)).exists()]
+            if there and not overwrite:
+                raise DeepStreaksError(
+                    f"{archive} has night {there[0]}: add --overwrite to replace it, or name another folder"
+                )
+            for night in week:
+                write(Path(archive), night, cutouts)
                 bar.advance(cutouts)
             say(as_json, {"folder": archive, "cutouts": nights * cutouts})
             return
-        create_archive(archive, shard=shard)
+        check_new(archive, overwrite)
+        create_archive(archive, shard=shard, overwrite=overwrite)
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as executor:
             batches = simulate_nights(nights, cutouts, seed=seed, first=first, executor=executor)
             result = append_batches(archive, bar.over(batches, lambda batch: batch.rows))
@@ -66,7 +82,10 @@ def ingest(
         Path | None, typer.Option(help="CSV, Parquet or ECSV with metadata and labels.")
     ] = None,
     night: Annotated[int | None, typer.Option(help="Night of all cutouts, YYYYMMDD.")] = None,
-    reader: Annotated[str | None, typer.Option(help="Format; found out by default.")] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(help="Format; found out by default.", autocompletion=choose("reader")),
+    ] = None,
     shard: Annotated[int, typer.Option(help="Cutouts a shard of a new archive.")] = 1024,
     workers: Annotated[
         int | None,
@@ -120,7 +139,48 @@ def archive_summary(archive: ArchiveArg, as_json: JsonOption = False) -> None:
     """
     from deepstreaks_dask.archive.dataset import summary
 
-    say(as_json, summary(archive).to_dict())
+    found = summary(archive)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    _print_summary(found)
+
+
+def _print_summary(found: ArchiveSummary) -> None:
+    """Print an archive's summary as tables: what it is, its nights, its labels, what was refused."""
+
+    def counts(of: Mapping[Any, int]) -> str:
+        return ", ".join(f"{name or 'none'} {count:,}" for name, count in of.items()) or "none"
+
+    rows = [("archive", found.url), ("cutouts", f"{found.cutouts:,}")]
+    if found.objects:
+        rows.append(("objects", f"{found.objects:,}"))
+    rows += [
+        ("size", f"{found.bytes / 1e6:,.1f} MB"),
+        ("shard", f"{found.shard:,}"),
+        ("nights", _describe_nights(found.nights)),
+        ("filters", counts(found.filters)),
+        ("kinds", counts(found.kinds)),
+        ("runs", ", ".join(found.runs) or "none"),
+        ("quarantined", f"{sum(found.quarantined.values()):,}"),
+    ]
+    print_table(("archive", found.url), rows[1:])
+    values = ("positive", "negative", "unknown")
+    labels = [
+        (family, *(f"{of.get(value, 0):,}" for value in values))
+        for family, of in found.labels.items()
+    ]
+    print_table(("label", *values), labels)
+    if found.quarantined:
+        refused = [(reason, f"{count:,}") for reason, count in found.quarantined.items()]
+        print_table(("quarantined because", "files"), refused)
+
+
+def _describe_nights(nights: Mapping[int, int]) -> str:
+    """Describe how many nights there are, and from which to which."""
+    if len(nights) < 2:
+        return "".join(map(str, nights)) or "none"
+    return f"{len(nights):,}, {min(nights)} to {max(nights)}"
 
 
 @archive_app.command("verify")

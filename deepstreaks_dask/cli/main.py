@@ -1,11 +1,11 @@
-"""The command line, ``deepstreaks``: one thin function a sub-command."""
+"""The command line, ``deepstreaks``: parses a command and runs it; a user's mistake becomes one line."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from pathlib import Path
+import traceback
 from typing import Annotated
 
 import typer
@@ -13,30 +13,70 @@ import typer
 import deepstreaks_dask
 from deepstreaks_dask.cli import (  # noqa: F401 -- they register their commands
     archive,
+    completeness,
+    dashboards,
     evaluation,
     models,
-    review,
+    quickstart,
     scoring,
+    sequences,
     service,
+    thresholds,
     training,
+    triage,
+    users,
 )
-from deepstreaks_dask.cli.app import app
-from deepstreaks_dask.cli.options import JsonOption, console, print_json
+from deepstreaks_dask.cli.app import INTERRUPTED_STATUS, app
+from deepstreaks_dask.cli.native_log import DEBUG_VARIABLE, NativeLog
 from deepstreaks_dask.errors import DeepStreaksError
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's becomes one line and exit status 1."""
-    if not os.environ.get("DEEPSTREAKS_DEBUG"):
-        _silence_native_code()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # who reads a dashboard's address from a pipe, or from a log, wants it before the dashboard ends
-        sys.stdout.reconfigure(line_buffering=True)
+    """Run the command line.
+
+    A user's mistake becomes one line and exit status 1. What is not the user's mistake is shown with its traceback and the
+    file that has the messages of native code; ``DEEPSTREAKS_DEBUG=1`` shows both for every error.
+    """
+    debug = bool(os.environ.get(DEBUG_VARIABLE))
+    log = NativeLog()
+    if not debug:
+        log.start()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Line buffering: whoever reads a dashboard's address from a pipe, or from a log, wants it before the dashboard
+            # ends. Escapes: a console or log of another encoding than UTF-8 is no reason to fail.
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         app()
     except DeepStreaksError as error:
+        log.remove()
         print(f"deepstreaks: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        log.remove()
+        print(f"deepstreaks: {_describe_os_error(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        log.remove()
+        print("\ndeepstreaks: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED_STATUS)
+    except Exception as error:
+        if debug:
+            raise
+        traceback.print_exc()
+        print(f"deepstreaks: unexpected {type(error).__name__}. {log.describe()}", file=sys.stderr)
+        sys.exit(1)
+    except SystemExit:
+        log.remove()
+        raise
+
+
+def _describe_os_error(error: OSError) -> str:
+    """Describe in one line which file or address an operating system's error is about."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 @app.callback(invoke_without_command=True)
@@ -46,48 +86,3 @@ def _root(
     if version:
         print(deepstreaks_dask.__version__)
         raise typer.Exit
-
-
-@app.command()
-def quickstart(
-    folder: Annotated[Path, typer.Option(help="Where to put everything.")] = Path("quickstart"),
-    nights: Annotated[int, typer.Option(min=1, help="How many.")] = 7,
-    cutouts: Annotated[int, typer.Option(min=1, help="Cutouts a night.")] = 300,
-    as_json: JsonOption = False,
-) -> None:
-    """Do the whole job on a simulated week and write a report.
-
-    Example: deepstreaks quickstart --folder first-week
-    """
-    from deepstreaks_dask.cli.quickstart import quickstart as run
-
-    result = run(folder, nights=nights, cutouts=cutouts)
-    if as_json:
-        print_json(result)
-        return
-    joint = result["joint"]
-    console.print(
-        f"\n{result['cutouts']:,} simulated cutouts of {nights} nights scored, "
-        f"{result['plausible']:,} plausible, {result['quarantined']} damaged files quarantined."
-    )
-    for name, words in (("tpr", "true-positive rate"), ("fpr", "false-positive rate")):
-        rate = joint[name]
-        if rate["total"]:
-            console.print(
-                f"{words}: {rate['value']:.4f} "
-                rf"\[{rate['low']:.4f}, {rate['high']:.4f}] (95 %, on simulated data)"
-            )
-    print(f"\nThe report: {Path(result['report']).resolve()}")
-    print("Try next:")
-    print(f"  deepstreaks decide {result['archive']} --threshold kd=0.9")
-    print(f"  deepstreaks evaluate {result['archive']} --threshold rb=0.7")
-    print("  deepstreaks ingest YOUR_FOLDER your.zarr && deepstreaks score your.zarr")
-
-
-def _silence_native_code() -> None:
-    """Keep standard error for Python: TensorFlow and CUDA write to it what is no message of ours.
-
-    They do so from native code, before their logging can be configured. ``DEEPSTREAKS_DEBUG=1`` lets them.
-    """
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from deepstreaks_dask.cli.app import models_app
-from deepstreaks_dask.cli.options import JsonOption, ZooOption, console, print_json
+from deepstreaks_dask.cli.options import JsonOption, ZooOption
+from deepstreaks_dask.cli.output import print_json, print_table
 
 
 @models_app.command("list")
@@ -25,13 +25,13 @@ def models_list(zoo: ZooOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json([card.to_dict() for card in cards])
         return
-    table = Table("model", "architecture", "created", "test AUC", "sha256")
+    rows = []
     for card in cards:
         auc = card.metrics.get("auc")
-        table.add_row(
-            card.ref, card.architecture, card.created, f"{auc:.4f}" if auc else "", card.sha256[:12]
-        )
-    console.print(table)
+        figure = f"{auc:.4f}" if auc else ""
+        rows.append((card.ref, card.architecture, card.created, figure, card.sha256))
+    columns = "model", "architecture", "created", "test AUC", "sha256"
+    print_table(columns, rows, importance=("model", "architecture", "test AUC"))
 
 
 @models_app.command("import")

@@ -1,45 +1,56 @@
-"""The command line's ``deepstreaks sequences``: one thin function a sub-command."""
+"""Commands on archives of sequences, ``deepstreaks sequences``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deepstreaks_dask.cli.app import sequences_app
+from deepstreaks_dask.cli.completion import choose, complete_family, complete_start
 from deepstreaks_dask.cli.options import (
     EpochsOption,
     JsonOption,
-    PatienceOption,
-    RateOption,
+    RecipeOptions,
     RunOption,
-    SchedulerOption,
+    StartOptions,
     StartZooOption,
-    WorkersOption,
+    WorkerOptions,
+    parse_names,
+)
+from deepstreaks_dask.cli.output import (
+    STANDARD_OUTPUT,
+    open_output,
+    print_frame,
+    print_table,
     say,
 )
 
 if TYPE_CHECKING:
     from deepstreaks_dask.evaluation.sequence_metrics import SequenceEvaluation
 
-app = typer.Typer(no_args_is_help=True, help="Classify objects by their sequences of images.")
-
 ArchiveArg = Annotated[str, typer.Argument(help="Archive of sequences: a path or any fsspec URL.")]
 
 
-@app.command()
+@sequences_app.command()
 def simulate(
     archive: ArchiveArg,
     objects: Annotated[int, typer.Option(min=1, help="How many.")] = 700,
     survey: Annotated[
         str,
         typer.Option(
-            help="hits, ztf or crts; with -shifted behind it, one that differs; with -varied, another for each object."
+            help="hits, ztf or crts; with -shifted behind it, one that differs; with -varied, another for each object.",
+            autocompletion=choose("survey"),
         ),
     ] = "hits",
     task: Annotated[
-        str, typer.Option(help="Classes: rcnn, taonet, or taonet6 with non-transients.")
+        str,
+        typer.Option(
+            help="Classes: rcnn, taonet, or taonet6 with non-transients.",
+            autocompletion=choose("task"),
+        ),
     ] = "rcnn",
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal objects.")] = 0,
     first: Annotated[int, typer.Option(min=0, help="Number of the first object.")] = 0,
@@ -68,42 +79,70 @@ def simulate(
     say(as_json, result.to_dict())
 
 
-FamilyOption = Annotated[str, typer.Option(help="Family of the network: its name begins with it.")]
-RecipeOption = Annotated[str, typer.Option(help="A recipe by name, or a .toml file.")]
+@dataclass(frozen=True)
+class SequenceRecipeOptions(RecipeOptions):
+    """A recipe of sequences, and every setting that may be changed."""
 
-
-@app.command()
-def train(
-    archive: ArchiveArg,
-    architecture: Annotated[
-        str, typer.Option(help="rcnn (after every epoch), taonet (the whole sequence) or forest.")
-    ] = "rcnn",
-    family: FamilyOption = "own",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the record and network; training/… by default.")
-    ] = None,
-    zoo: Annotated[
-        str | None, typer.Option(help="Zoo that gets the network, too: a path or URL.")
-    ] = None,
-    version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "1",
-    recipe: RecipeOption = "sequences",
-    epochs: EpochsOption = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Objects in a step.")] = None,
-    rate: RateOption = None,
-    patience: PatienceOption = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds part objects alike.")] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(help="A recipe by name, or a .toml file.", autocompletion=choose("recipe")),
+    ] = "sequences"
+    batch: Annotated[int | None, typer.Option(min=1, help="Objects in a step.")] = None
+    rate: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None
+    patience: Annotated[int | None, typer.Option(min=0, help="Of early stopping, epochs.")] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds part objects alike.")] = None
     window: Annotated[
         int | None, typer.Option(min=0, help="Objects in memory at once; 0 for all of them.")
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """The classifier that is trained, and where it goes."""
+
+    architecture: Annotated[
+        str,
+        typer.Option(
+            help="rcnn (after every epoch), taonet (the whole sequence) or forest.",
+            autocompletion=choose("classifier"),
+        ),
+    ] = "rcnn"
+    family: Annotated[str, typer.Option(help="Family of the network: its name begins with it.")] = (
+        "own"
+    )
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the record and network; training/… by default.")
+    ] = None
+    zoo: Annotated[
+        str | None, typer.Option(help="Zoo that gets the network, too: a path or URL.")
+    ] = None
+    version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "1"
+
+
+@dataclass(frozen=True)
+class ClassifierStartOptions(StartOptions):
+    """The classifier whose weights a training starts from."""
+
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="Network whose weights to start from, like hits_rcnn@1.",
+            autocompletion=complete_start,
+        ),
+    ] = ""
+
+
+@sequences_app.command()
+def train(
+    archive: ArchiveArg,
+    classifier: ClassifierOptions,
+    training: SequenceRecipeOptions,
+    begin: ClassifierStartOptions,
+    workers: WorkerOptions,
     folds: Annotated[
         int | None, typer.Option(min=2, help="Train so often, each object tested once.")
     ] = None,
-    start: Annotated[
-        str, typer.Option("--from", help="Network whose weights to start from, like hits_rcnn@1.")
-    ] = "",
-    start_zoo: StartZooOption = None,
-    workers: WorkersOption = None,
-    scheduler: SchedulerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a classifier on the classes of objects (column 'kind'). Killed? Run it again: it goes on.
@@ -114,40 +153,31 @@ def train(
     """
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.errors import TrainingError
-    from deepstreaks_dask.scoring.cluster import connect
     from deepstreaks_dask.training.harness import TrainingOptions
-    from deepstreaks_dask.training.recipe import read_recipe
     from deepstreaks_dask.training.records import publish
     from deepstreaks_dask.training.sequences.experiments import train_folds
     from deepstreaks_dask.training.sequences.fit import max_epochs, train_classifier
     from deepstreaks_dask.utils.progress import progress_bar
 
-    if folds is not None and (zoo is not None or start):
+    architecture, zoo = classifier.architecture, classifier.zoo
+    if folds is not None and (zoo is not None or begin.start):
         raise TrainingError(
             "folds measure: train once, without --folds, for a zoo or --from a network"
         )
-    if folds is None and (workers is not None or scheduler is not None):
+    if folds is None and (workers.workers is not None or workers.scheduler is not None):
         raise TrainingError("one training is done in this process: --workers are for --folds")
-    chosen = read_recipe(
-        recipe,
-        epochs=epochs,
-        batch=batch,
-        learning_rate=rate,
-        patience=patience,
-        seed=seed,
-        window=window,
-    )
-    folder = out or Path("training") / f"{family}_{architecture}"
+    chosen = training.read()
+    folder = classifier.out or Path("training") / f"{classifier.family}_{architecture}"
     dataset = open_archive(archive)
-    total = max_epochs(architecture, chosen, start=start) * (folds or 1)
+    total = max_epochs(architecture, chosen, start=begin.start) * (folds or 1)
     with progress_bar(f"train {folder.name}", total, unit="epochs") as bar:
         options: dict[str, Any] = {
-            "family": family,
-            "options": TrainingOptions(chosen, start=start, start_zoo=start_zoo, version=version),
+            "family": classifier.family,
+            "options": TrainingOptions(chosen, version=classifier.version, **asdict(begin)),
             "on_epoch": lambda *_: bar.advance(),
         }
         if folds is not None:
-            with connect(scheduler, workers=workers, jobs=folds) as client:
+            with workers.connect(jobs=folds) as client:
                 result = train_folds(folder, dataset, architecture, folds, client=client, **options)
         else:
             record = train_classifier(folder, dataset, architecture, **options)
@@ -158,28 +188,72 @@ def train(
     say(as_json, {**result, "record": str(folder)})
 
 
-@app.command()
-def finetune(
-    archive: ArchiveArg,
-    model: Annotated[str, typer.Option("--from", help="Classifier to start from.")] = "hits_rcnn",
-    model_zoo: StartZooOption = None,
-    samples: Annotated[
-        str, typer.Option(help="Objects a class to train on, comma-separated.")
-    ] = "1,2,5,10,20",
-    repeats: Annotated[int, typer.Option(min=1, help="How often they are drawn anew.")] = 3,
+@dataclass(frozen=True)
+class FewRecipeOptions(RecipeOptions):
+    """A recipe for a few objects."""
+
+    recipe: Annotated[
+        str,
+        typer.Option(help="A recipe by name, or a .toml file.", autocompletion=choose("recipe")),
+    ] = "few"
+    rate: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the objects drawn.")] = None
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """From which classifier to start, and on how many objects to train it."""
+
+    model: Annotated[
+        str,
+        typer.Option("--from", help="Classifier to start from.", autocompletion=complete_start),
+    ] = "hits_rcnn"
+    start_zoo: StartZooOption = None
+    samples: Annotated[str, typer.Option(help="Objects a class to train on, comma-separated.")] = (
+        "1,2,5,10,20"
+    )
+    repeats: Annotated[int, typer.Option(min=1, help="How often they are drawn anew.")] = 3
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of objects a class, ascending.
+
+        Raises
+        ------
+        TrainingError
+            If they are no numbers of 1 or more.
+        """
+        from deepstreaks_dask.errors import TrainingError
+
+        try:
+            numbers = sorted({int(number) for number in self.samples.split(",")})
+        except ValueError:
+            numbers = []
+        if not numbers or numbers[0] < 1:
+            raise TrainingError(f"samples {self.samples!r}: give numbers of 1 or more, like 1,10")
+        return numbers
+
+
+@dataclass(frozen=True)
+class FinetunedOptions:
+    """Where the fine-tuned classifiers go."""
+
     out: Annotated[
         Path | None, typer.Option(help="Folder of the records and networks; training/… by default.")
-    ] = None,
+    ] = None
     zoo: Annotated[
         str | None, typer.Option(help="Zoo that gets the first one of the most samples, too.")
-    ] = None,
-    version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "2",
-    recipe: RecipeOption = "few",
-    epochs: EpochsOption = None,
-    rate: RateOption = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the objects drawn.")] = None,
-    workers: WorkersOption = None,
-    scheduler: SchedulerOption = None,
+    ] = None
+    version: Annotated[str, typer.Option(help="Version of the network in the zoo.")] = "2"
+
+
+@sequences_app.command()
+def finetune(
+    archive: ArchiveArg,
+    drawn: SampleOptions,
+    tuned: FinetunedOptions,
+    training: FewRecipeOptions,
+    workers: WorkerOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a classifier with a few objects of another survey, and test it on others of them.
@@ -189,38 +263,32 @@ def finetune(
     Example: deepstreaks sequences finetune shifted.zarr --samples 1,10
     """
     from deepstreaks_dask.archive.dataset import open_archive
-    from deepstreaks_dask.errors import TrainingError
-    from deepstreaks_dask.scoring.cluster import connect
     from deepstreaks_dask.training.harness import TrainingOptions
-    from deepstreaks_dask.training.recipe import read_recipe
     from deepstreaks_dask.training.records import publish
     from deepstreaks_dask.training.sequences.experiments import finetune as run
     from deepstreaks_dask.utils.progress import progress_bar
 
-    try:
-        numbers = sorted({int(number) for number in samples.split(",")})
-    except ValueError:
-        numbers = []
-    if not numbers or numbers[0] < 1:
-        raise TrainingError(f"samples {samples!r}: give numbers of 1 or more, like 1,10")
-    chosen = read_recipe(recipe, epochs=epochs, learning_rate=rate, seed=seed)
-    folder = out or Path("training") / f"{model.partition('@')[0]}-finetuned"
-    dataset, total = open_archive(archive), len(numbers) * repeats
+    numbers = drawn.numbers
+    chosen = training.read()
+    folder = tuned.out or Path("training") / f"{drawn.model.partition('@')[0]}-finetuned"
+    dataset, total = open_archive(archive), len(numbers) * drawn.repeats
     with (
-        connect(scheduler, workers=workers, jobs=total) as client,
+        workers.connect(jobs=total) as client,
         progress_bar("fine-tune", total, unit="trainings") as bar,
     ):
         found = run(
             folder,
             dataset,
             numbers,
-            TrainingOptions(chosen, start=model, start_zoo=model_zoo, version=version),
-            repeats=repeats,
+            TrainingOptions(
+                chosen, start=drawn.model, start_zoo=drawn.start_zoo, version=tuned.version
+            ),
+            repeats=drawn.repeats,
             client=client,
             on_training=bar.advance,
         )
-    if zoo is not None:
-        publish(folder / f"samples-{numbers[-1]}-1", zoo)
+    if tuned.zoo is not None:
+        publish(folder / f"samples-{numbers[-1]}-1", tuned.zoo)
     if as_json:
         say(True, found)
         return
@@ -239,16 +307,17 @@ def finetune(
     print(f"record: {folder / 'finetuning.json'}")
 
 
-@app.command()
+@sequences_app.command()
 def score(
     archive: ArchiveArg,
+    workers: WorkerOptions,
     run: RunOption = "default",
-    families: Annotated[str, typer.Option(help="Families, comma-separated.")] = "hits",
+    families: Annotated[
+        str, typer.Option(help="Families, comma-separated.", autocompletion=complete_family)
+    ] = "hits",
     zoo: Annotated[
         str | None, typer.Option(help="Zoo of the members. Default: the shipped one.")
     ] = None,
-    workers: WorkersOption = None,
-    scheduler: SchedulerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Give objects the probabilities of their classes. Killed? Run it again: it goes on.
@@ -257,12 +326,11 @@ def score(
     """
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.scoring.campaign import score as run_campaign
-    from deepstreaks_dask.scoring.cluster import connect
     from deepstreaks_dask.scoring.families import Families
 
     open_archive(archive)  # before workers start for nothing
-    chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
-    with connect(scheduler, workers=workers) as client:
+    chosen = Families.from_zoo(zoo, parse_names(families))
+    with workers.connect() as client:
         scores = run_campaign(archive, chosen, client, run=run)
     done = scores["scores"].notnull().all(["member", "class"])
     failures = scores.attrs["failures"]
@@ -279,9 +347,29 @@ def score(
         raise typer.Exit(2)
 
 
-@app.command()
+@dataclass(frozen=True)
+class TrainingFolderOptions:
+    """Trainings that are shown beside the members."""
+
+    folds: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of 'sequences train --folds', to be shown; may be repeated.",
+            metavar="FOLDER",
+        ),
+    ] = None
+    finetuned: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of 'sequences finetune', to be shown; may be repeated.", metavar="FOLDER"
+        ),
+    ] = None
+
+
+@sequences_app.command()
 def evaluate(
     archive: ArchiveArg,
+    shown: TrainingFolderOptions,
     run: RunOption = "default",
     held_out: Annotated[
         Path | None,
@@ -301,16 +389,9 @@ def evaluate(
             min=0, help="Objects to follow epoch by epoch with members that can; 0 for none."
         ),
     ] = 512,
-    folds: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder of 'sequences train --folds', to be shown; may be repeated."),
-    ] = None,
-    finetuned: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder of 'sequences finetune', to be shown; may be repeated."),
-    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="HTML report with pictures.")
+        str | None,
+        typer.Option("--output", "-o", help="HTML report with pictures; - is standard output."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -319,38 +400,43 @@ def evaluate(
     Example: deepstreaks sequences evaluate shifted.zarr --finetuned training/hits_rcnn-finetuned -o report.html
     """
     from deepstreaks_dask.evaluation import sequence_metrics as evaluation
+    from deepstreaks_dask.report.sequence_report import write_evaluation
     from deepstreaks_dask.scoring.runs import open_run
 
-    scores = open_run(archive, run)
-    only = evaluation.held_out(scores, held_out) if held_out is not None else None
-    curves = {}
-    if online:
-        from deepstreaks_dask.evaluation.epoch_by_epoch import follow
+    with open_output(output, ".html", as_json=as_json) as path:
+        scores = open_run(archive, run)
+        only = evaluation.held_out(scores, held_out) if held_out is not None else None
+        curves = {}
+        if online:
+            from deepstreaks_dask.evaluation.epoch_by_epoch import follow
 
-        curves = follow(scores, only=only, objects=online, zoos=None if zoo is None else [zoo])
-    found = evaluation.evaluate_sequences(
-        scores, only=only, by_epochs=curves, folds=folds or (), finetuned=finetuned or ()
-    )
-    if output is not None:
-        from deepstreaks_dask.report.sequence_report import write_evaluation
-
-        write_evaluation(found, scores, output)
+            curves = follow(scores, only=only, objects=online, zoos=None if zoo is None else [zoo])
+        found = evaluation.evaluate_sequences(
+            scores,
+            only=only,
+            by_epochs=curves,
+            folds=shown.folds or (),
+            finetuned=shown.finetuned or (),
+        )
+        if path:
+            write_evaluation(found, scores, path)
     if as_json:
         say(True, found.to_dict())
         return
-    _print_evaluation(found)
-    if output is not None:
-        print(f"report: {output}")
+    if output != STANDARD_OUTPUT:
+        _print_evaluation(found)
+        if output is not None:
+            print(f"report: {output}")
 
 
-@app.command()
+@sequences_app.command()
 def compare(
     archives: Annotated[
         list[str], typer.Argument(help="Archives of sequences, such as a simulated and a real one.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="HTML page.")] = Path(
-        "exposures.html"
-    ),
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="HTML page; - is standard output.")
+    ] = "exposures.html",
     most: Annotated[int, typer.Option(min=1, help="Stamps of each that are measured.")] = 20_000,
     as_json: JsonOption = False,
 ) -> None:
@@ -363,24 +449,26 @@ def compare(
     from deepstreaks_dask.evaluation.exposure_check import compare_exposures, look_at
     from deepstreaks_dask.report.sequence_report import write_comparison
 
-    found = compare_exposures([look_at(one, most=most, progress=True) for one in archives])
-    write_comparison(found, output)
+    with open_output(output, ".html", as_json=as_json) as path:
+        found = compare_exposures([look_at(one, most=most, progress=True) for one in archives])
+        write_comparison(found, path)
     rows = found.table.astype(object).where(found.table.notna(), None).to_dict("records")
     if as_json:
-        say(True, {"exposures": rows, "page": str(output)})
+        say(True, {"exposures": rows, "page": output})
         return
-    for row in rows:
-        distance = "" if row["distance"] is None else f", distance {row['distance']:.3f}"
-        print(
-            f"{row['quantity']:6} {row['archive']:24} {row['by']:9} {row['median']:8.3f} "
-            f"[{row['low']:.3f}, {row['high']:.3f}]{distance}"
-        )
-    print(f"page: {output}")
+    if output != STANDARD_OUTPUT:
+        print_frame(found.table, importance=("archive", "quantity", "by", "median"))
+        print(f"page: {output}")
 
 
-@app.command()
+@sequences_app.command()
 def reproduce(
-    what: Annotated[str, typer.Argument(help="rcnn, taonet, or taonet6 with non-transients.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="rcnn, taonet, or taonet6 with non-transients.", autocompletion=choose("task")
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder of all of it; reproduced/WHAT by default.")
     ] = None,
@@ -417,9 +505,11 @@ def _print_evaluation(found: SequenceEvaluation) -> None:
 
     kind = "simulated objects" if found.simulated == found.objects else "objects"
     print(f"{found.objects:,} {kind} of {len(found.classes)} classes; averages over classes, 95 %")
-    print(f"{'member':24} {'recall':26} {'F1':26} accuracy")
-    for member in found.members:
-        print(f"{member.member:24} {member.recall!s:26} {member.f1!s:26} {member.accuracy}")
+    rows = [
+        (member.member, str(member.recall), str(member.f1), str(member.accuracy))
+        for member in found.members
+    ]
+    print_table(("member", "recall", "F1", "accuracy"), rows)
     for name, one in found.folds.items():
         print(f"{name}, {len(one['each'])} folds: F1 {one['f1']:.4f} ± {one['f1_spread']:.4f}")
         rows = one["f1_by_class"].items()
@@ -440,6 +530,4 @@ def _print_evaluation(found: SequenceEvaluation) -> None:
         )
     for words in found.notes:
         print(words)
-    print(f"{'beside what was published':50} {'here':36} published")
-    for row in beside_published(found).to_dict("records"):
-        print(f"{row['figure']:50} {row['here']:36} {row['published']} ({row['paper']})")
+    print_frame(beside_published(found), title="beside what was published")

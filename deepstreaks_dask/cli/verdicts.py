@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from deepstreaks_dask.errors import DeepStreaksError
 
@@ -12,16 +10,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from deepstreaks_dask.review.database import Review
-
-
-DatabaseOption = Annotated[
-    str | None,
-    typer.Option(help="Review database, SQLAlchemy's URL. Default: a file beside the archive."),
-]
-VerdictsOption = Annotated[
-    bool,
-    typer.Option("--verdicts", help="Lay what reviewers agree on over the archive's labels."),
-]
 
 
 def open_review(archive: str | None, database: str | None) -> Any:

@@ -83,7 +83,8 @@ def curve_from_sorted(positives: np.ndarray, negatives: np.ndarray) -> pd.DataFr
         As :func:`~deepstreaks_dask.evaluation.metrics.operating_curve`, ``(threshold,)``, some hundred rows.
     """
     if not len(positives) or not len(negatives):
-        return curve_table(*np.empty((3, 0)), len(positives), len(negatives))
+        none = np.empty(0)
+        return curve_table(none, none, none, len(positives), len(negatives))
     fine = np.geomspace(1 / max(len(positives), len(negatives)), 1, CURVE_POINTS // 4)
     shares = np.unique(np.concatenate([fine, 1 - fine, np.linspace(0, 1, CURVE_POINTS // 4)]))
     at = [

@@ -315,7 +315,8 @@ def operating_points(truth: np.ndarray, values: np.ndarray) -> pd.DataFrame:
     """
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
-        return curve_table(*np.empty((3, 0)), positives, negatives)
+        none = np.empty(0)
+        return curve_table(none, none, none, positives, negatives)
     fpr, tpr, threshold = roc_curve(truth, values, drop_intermediate=False)
     tp, fp = np.rint(tpr * positives), np.rint(fpr * negatives)
     return curve_table(threshold, tp, fp, positives, negatives)

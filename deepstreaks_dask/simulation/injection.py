@@ -64,6 +64,7 @@ def inject(
     noise: float = NOISE_LEVEL,
     zero_point: float = ZERO_POINT,
     seed: int = 0,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> AppendSummary:
     """Make an archive of cutouts with streaks of known magnitude and length.
@@ -89,6 +90,8 @@ def inject(
         Magnitude of one electron in the exposure.
     seed : int
         Equal seeds give equal archives.
+    overwrite : bool
+        Replace the archive that is at ``out``.
     progress : bool
         Show count, rate and time left.
 
@@ -102,7 +105,7 @@ def inject(
     InjectionError
         If the grid cannot be, no cutout passes the filter, or the archive has no bytes of 144 x 144.
     ArchiveError
-        If ``out`` is there already.
+        If ``out`` is there already and is not to be replaced.
     """
     cells = [(float(m), float(length)) for m in magnitudes for length in lengths]
     if not cells or each < 1 or len(cells) * each > _MAX_STREAKS:
@@ -118,7 +121,7 @@ def inject(
     plan = [(cell, k) for cell in range(len(cells)) for k in range(each)]
     controls = each if hosts is None else min(each, len(hosts.rows))
     plan += [(-1, k) for k in range(controls)]
-    create_archive(out)
+    create_archive(out, overwrite=overwrite)
     with progress_bar("inject", len(plan), show=progress) as bar:
 
         def batches() -> Iterator[CutoutBatch]:

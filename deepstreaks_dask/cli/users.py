@@ -1,4 +1,4 @@
-"""Commands that serve the dashboards and manage the review's users."""
+"""Commands that manage the review's users."""
 
 from __future__ import annotations
 
@@ -6,66 +6,25 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from deepstreaks_dask.cli.app import app, users_app
-from deepstreaks_dask.cli.options import (
-    ArchiveArg,
-    JsonOption,
-    OfArchive,
-    RunOption,
-    UserArg,
-    ZooOption,
-    console,
-    print_json,
-)
-from deepstreaks_dask.cli.verdicts import DatabaseOption, open_review
+from deepstreaks_dask.cli.app import users_app
+from deepstreaks_dask.cli.completion import choose
+from deepstreaks_dask.cli.options import DatabaseOption, JsonOption
+from deepstreaks_dask.cli.output import print_json, print_table
+from deepstreaks_dask.cli.verdicts import open_review
 
-
-@app.command()
-def dashboard(
-    archive: ArchiveArg,
-    app: Annotated[str, typer.Option(help="explore, campaign or review.")] = "explore",
-    run: RunOption = "default",
-    address: Annotated[str, typer.Option(help="Of this machine, to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 5006,
-    origin: Annotated[
-        str | None,
-        typer.Option(
-            help="https://name of a reverse proxy on this machine; see docs/reverse-proxy.md."
-        ),
-    ] = None,
-    database: DatabaseOption = None,
-    zoo: ZooOption = None,
-    show: Annotated[bool, typer.Option(help="Open a browser.")] = True,
-) -> None:
-    """Look at scores, thresholds, candidates and campaigns in a browser. Ctrl+C stops.
-
-    The review, and whatever other machines can reach, asks people to log in: add an administrator first with 'deepstreaks
-    users add'.
-
-    Example: deepstreaks dashboard week.zarr --app explore
-    """
-    from deepstreaks_dask.apps.server.serve import serve
-
-    serve(
-        archive,
-        app,
-        run=run,
-        database=database,
-        zoo=zoo,
-        address=address,
-        port=port,
-        origin=origin,
-        show=show,
-    )
+UserArg = Annotated[str, typer.Argument(help="Name of the user.")]
+OfArchive = Annotated[str | None, typer.Option("--archive", help="Archive that is reviewed.")]
 
 
 @users_app.command("add")
 def users_add(
     name: UserArg,
     archive: OfArchive = None,
-    role: Annotated[str, typer.Option(help="viewer, reviewer or administrator.")] = "reviewer",
+    role: Annotated[
+        str,
+        typer.Option(help="viewer, reviewer or administrator.", autocompletion=choose("role")),
+    ] = "reviewer",
     database: DatabaseOption = None,
 ) -> None:
     """Add a user. The password is asked for, or read from standard input.
@@ -88,10 +47,8 @@ def users_list(
     if as_json:
         print_json([vars(person) for person in people])
         return
-    table = Table("name", "role", "active", "since")
-    for person in people:
-        table.add_row(person.name, person.role, "yes" if person.active else "no", person.created)
-    console.print(table)
+    rows = [(one.name, one.role, "yes" if one.active else "no", one.created) for one in people]
+    print_table(("name", "role", "active", "since"), rows)
 
 
 @users_app.command("disable")

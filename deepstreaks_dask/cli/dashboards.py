@@ -1,0 +1,50 @@
+"""The command that serves the dashboards."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+
+from deepstreaks_dask.cli.app import app
+from deepstreaks_dask.cli.completion import choose
+from deepstreaks_dask.cli.options import ArchiveArg, DatabaseOption, RunOption, ZooOption
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where a dashboard is served."""
+
+    address: Annotated[str, typer.Option(help="Of this machine, to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 5006
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            help="https://name of a reverse proxy on this machine; see docs/reverse-proxy.md."
+        ),
+    ] = None
+    show: Annotated[bool, typer.Option(help="Open a browser.")] = True
+
+
+@app.command()
+def dashboard(
+    archive: ArchiveArg,
+    server: ServerOptions,
+    app: Annotated[
+        str, typer.Option(help="explore, campaign or review.", autocompletion=choose("app"))
+    ] = "explore",
+    run: RunOption = "default",
+    database: DatabaseOption = None,
+    zoo: ZooOption = None,
+) -> None:
+    """Look at scores, thresholds, candidates and campaigns in a browser. Ctrl+C stops.
+
+    The review, and whatever other machines can reach, asks people to log in: add an administrator first with 'deepstreaks
+    users add'.
+
+    Example: deepstreaks dashboard week.zarr --app explore
+    """
+    from deepstreaks_dask.apps.server.serve import serve
+
+    serve(archive, app, run=run, database=database, zoo=zoo, **asdict(server))
