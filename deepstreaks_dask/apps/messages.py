@@ -90,7 +90,7 @@ class MessageSchema:
 
     def __init__(self, *kinds: type[Message]) -> None:
         self.kinds = kinds
-        any_kind: Any = Union[kinds]
+        any_kind: Any = Union[kinds]  # noqa: UP007 -- the types are in a tuple
         self._adapter: TypeAdapter[Message] = TypeAdapter(
             Annotated[any_kind, Field(discriminator="do")]
         )
