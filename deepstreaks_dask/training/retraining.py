@@ -25,7 +25,7 @@ import xarray as xr
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.evaluation.calibration import trained_on
-from deepstreaks_dask.evaluation.labels import FAMILIES, with_labels
+from deepstreaks_dask.evaluation.labels import with_labels
 from deepstreaks_dask.evaluation.model_comparison import compare_models
 from deepstreaks_dask.models.registry import ARCHITECTURES
 from deepstreaks_dask.models.zoo.card import Card
@@ -35,6 +35,7 @@ from deepstreaks_dask.training.fit import groups_of
 from deepstreaks_dask.training.recipe import RECIPES, Recipe, Split, split_groups
 from deepstreaks_dask.training.records import alone_in, read_record, score_rows, train_member
 from deepstreaks_dask.utils.storage import write_text
+from deepstreaks_dask.vocabulary import FAMILIES, LABEL_COLUMNS, VerdictWord
 
 VERDICTS_FILE = "verdicts.csv"
 """What reviewers had said when a retraining began, in its folder."""
@@ -172,8 +173,8 @@ def _verdicts(folder: Path, review: Review, key: str) -> pd.DataFrame:
     path = folder / VERDICTS_FILE
     if path.exists() and read_record(folder) is None:
         return pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")
-    table = review.labels(key)[[f"label_{family}" for family in FAMILIES]].astype(int)
-    unsure = {one.cutout for one in review.verdicts(key) if one.verdict == "unsure"}
+    table = review.labels(key)[[*LABEL_COLUMNS]].astype(int)
+    unsure = {one.cutout for one in review.verdicts(key) if one.verdict == VerdictWord.UNSURE}
     table = table.reindex([*table.index, *sorted(unsure - set(table.index))], fill_value=-1)
     for family in FAMILIES:
         nobody = table[f"label_{family}"].eq(-1) & table.index.isin(list(unsure))
@@ -206,7 +207,7 @@ def _labelled(
         "labels_0": int((said[name] == 0).sum()),
         "labels_1": int((said[name] == 1).sum()),
         "disputed": int((there[name] == _DISPUTED).sum()),
-        "unsure": int((there[name] == _UNSURE).sum()),
+        VerdictWord.UNSURE.value: int((there[name] == _UNSURE).sum()),
         "not_in_archive": len(verdicts) - len(there),
     }
     if not len(said):

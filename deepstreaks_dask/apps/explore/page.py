@@ -27,8 +27,9 @@ from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation.interactive import DECISION_NAME, Exploration, open_exploration
 from deepstreaks_dask.report.explanation_maps import CAPTION
 from deepstreaks_dask.scoring import threshold_sets as thresholds
-from deepstreaks_dask.scoring.decision import FAMILY_DESCRIPTIONS, Decision, family_of
+from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.scoring.runs import Run, list_runs
+from deepstreaks_dask.vocabulary import FAMILY_DESCRIPTIONS
 
 TAB_TITLES = {
     "decision": "Decision",

@@ -21,6 +21,7 @@ from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation.interactive import DECISION_NAME, Selection
 from deepstreaks_dask.report.explanation_maps import Map, explanation_map
 from deepstreaks_dask.scoring.decision import family_of
+from deepstreaks_dask.vocabulary import FAMILIES
 
 if TYPE_CHECKING:
     from deepstreaks_dask.apps.explore.page import Explorer
@@ -259,7 +260,7 @@ def cards(explorer: Explorer, places: np.ndarray) -> list[dict[str, Any]]:
             for family in exploration.families
         ]
         stratum = exploration.strata.iloc[exploration.cell[place] % len(exploration.strata)]
-        labels = [f"{f} {stratum[f]}" for f in ("rb", "sl", "kd", "os") if stratum[f] >= 0]
+        labels = [f"{f} {stratum[f]}" for f in FAMILIES if stratum[f] >= 0]
         where = [plots.night_name(int(known["night"])), known["filter"], known["kind"]]
         facts = [("labels", ", ".join(labels) or "none")]
         facts += [(name, _fact(known[name])) for name in _CARD_COLUMNS]
