@@ -46,7 +46,7 @@ LABEL_COLUMNS = tuple(label_column(family) for family in FAMILIES)
 
 
 class VerdictWord(StrEnum):
-    """What a cutout is, in a reviewer's judgement."""
+    """What a cutout is, in a reviewer's judgement. The first letter is the key for it."""
 
     KEEP = "keep"
     DITCH = "ditch"
@@ -55,10 +55,10 @@ class VerdictWord(StrEnum):
 
 
 class LengthWord(StrEnum):
-    """How long a streak looks to a reviewer."""
+    """How long a streak looks to a reviewer. The first letter is the key for it."""
 
-    LONG = "long"
     SHORT = "short"
+    LONG = "long"
 
 
 class Role(StrEnum):
@@ -99,7 +99,7 @@ VERDICTS = tuple(VerdictWord)
 """The verdicts, in the order of the review's buttons."""
 
 LENGTHS = tuple(LengthWord)
-"""The lengths, in the order of the review's filters."""
+"""The lengths, in the order of the review's buttons."""
 
 ROLES = tuple(Role)
 """The roles, from the least to the most."""

@@ -20,6 +20,7 @@ from deepstreaks_dask.cli.options import (
     print_json,
 )
 from deepstreaks_dask.cli.verdicts import DatabaseOption, open_review
+from deepstreaks_dask.vocabulary import ROLES, Role
 
 
 @app.command()
@@ -46,33 +47,25 @@ def dashboard(
 
     Example: deepstreaks dashboard week.zarr --app explore
     """
+    from deepstreaks_dask.apps.server.options import Listener, SiteOptions
     from deepstreaks_dask.apps.server.serve import serve
 
-    serve(
-        archive,
-        app,
-        run=run,
-        database=database,
-        zoo=zoo,
-        address=address,
-        port=port,
-        origin=origin,
-        show=show,
-    )
+    options = SiteOptions(run=run, database=database, zoo=zoo)
+    serve(archive, app, options, Listener(address=address, port=port, origin=origin, show=show))
 
 
 @users_app.command("add")
 def users_add(
     name: UserArg,
     archive: OfArchive = None,
-    role: Annotated[str, typer.Option(help="viewer, reviewer or administrator.")] = "reviewer",
+    role: Annotated[str, typer.Option(help=f"One of {', '.join(ROLES)}.")] = Role.REVIEWER.value,
     database: DatabaseOption = None,
 ) -> None:
     """Add a user. The password is asked for, or read from standard input.
 
     Example: deepstreaks users add vera --role administrator --archive week.zarr
     """
-    added = open_review(archive, database).add_user(name, _new_password(), role)
+    added = open_review(archive, database).accounts.add_user(name, _new_password(), role)
     print(f"{added.name} was added: {added.role}")
 
 
@@ -84,7 +77,7 @@ def users_list(
 
     Example: deepstreaks users list --archive week.zarr
     """
-    people = open_review(archive, database).users()
+    people = open_review(archive, database).accounts.users()
     if as_json:
         print_json([vars(person) for person in people])
         return
@@ -105,7 +98,7 @@ def users_disable(
 
     Example: deepstreaks users disable vera --archive week.zarr
     """
-    open_review(archive, database).change_user(name, active=undo)
+    open_review(archive, database).accounts.change_user(name, active=undo)
     print(f"{name} is {'enabled' if undo else 'disabled'}")
 
 
@@ -117,7 +110,7 @@ def users_password(
 
     Example: deepstreaks users password vera --archive week.zarr
     """
-    open_review(archive, database).change_user(name, password=_new_password())
+    open_review(archive, database).accounts.change_user(name, password=_new_password())
     print(f"{name} has a new password")
 
 

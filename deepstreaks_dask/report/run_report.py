@@ -70,7 +70,7 @@ def write_report(
         Put the probabilities of the run's calibration in the place of its scores.
     verdicts : pandas.DataFrame, optional
         What reviewers say, to lay over the archive's labels, as
-        :meth:`~deepstreaks_dask.review.database.Review.labels` gives it.
+        :meth:`~deepstreaks_dask.review.verdicts.Verdicts.labels` gives it.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """Train a network again with what reviewers said, and offer it only if it is better than it was.
 
-A person's verdict is a label (:meth:`~deepstreaks_dask.review.database.Review.labels`) and takes the place
+A person's verdict is a label (:meth:`~deepstreaks_dask.review.verdicts.Verdicts.labels`) and takes the place
 of the archive's own. What
 people dispute, and what nobody who looked was sure of, has no label here, whatever the archive says. Training goes on
 from the old weights. Then both networks score nights that neither was trained on, and
@@ -173,13 +173,15 @@ def _verdicts(folder: Path, review: Review, key: str) -> pd.DataFrame:
     path = folder / VERDICTS_FILE
     if path.exists() and read_record(folder) is None:
         return pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")
-    table = review.labels(key)[[*LABEL_COLUMNS]].astype(int)
-    unsure = {one.cutout for one in review.verdicts(key) if one.verdict == VerdictWord.UNSURE}
+    table = review.verdicts.labels(key)[[*LABEL_COLUMNS]].astype(int)
+    unsure = {
+        one.cutout for one in review.verdicts.current(key) if one.verdict == VerdictWord.UNSURE
+    }
     table = table.reindex([*table.index, *sorted(unsure - set(table.index))], fill_value=-1)
     for family in FAMILIES:
         nobody = table[f"label_{family}"].eq(-1) & table.index.isin(list(unsure))
         table.loc[nobody, f"label_{family}"] = _UNSURE
-    for _, one in review.disagreements(key).iterrows():
+    for _, one in review.verdicts.disagreements(key).iterrows():
         table.loc[one["cutout"], f"label_{one['family']}"] = _DISPUTED
     table.index.name = "id"
     if read_record(folder) is None:

@@ -16,11 +16,16 @@ import panel as pn
 
 from deepstreaks_dask import plots
 from deepstreaks_dask.apps import bridge as style
-from deepstreaks_dask.apps.server.campaign_api import known, look, state_of
+from deepstreaks_dask.apps.server.campaign_api import (
+    campaign_names,
+    campaign_state,
+    campaign_status,
+)
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.scoring.launcher import LaunchedCampaign
 from deepstreaks_dask.scoring.status import Standing
+from deepstreaks_dask.vocabulary import DECIDING_FAMILIES, CampaignState
 
 REFRESH_MILLISECONDS = 3000
 """Milliseconds between two looks at the store."""
@@ -74,7 +79,7 @@ class Watcher:
 
     def __init__(self, archive: str, run: str, control: bool) -> None:
         self.archive, self.control = archive, control
-        self.runs = known(archive)
+        self.runs = campaign_names(archive)
         self.run = run if run in self.runs else (self.runs or [run])[0]
         self.bridge = style.Bridge(self._receive)
         self.place = style.place()
@@ -96,6 +101,7 @@ class Watcher:
             runs=self.runs,
             run=self.run,
             control=self.control,
+            families=", ".join(DECIDING_FAMILIES),
             most=os.cpu_count() or 1,
             command=f"deepstreaks score {shlex.quote(self.archive)}",
             dashboard=f"deepstreaks dashboard {shlex.quote(self.archive)} --app campaign",
@@ -128,11 +134,11 @@ class Watcher:
 
         def find() -> dict[str, Any] | DeepStreaksError:
             try:
-                state, campaign = look(self.archive, self.run)
+                state, campaign = campaign_status(self.archive, self.run)
                 found: dict[str, Any] = {"state": state, "campaign": campaign}
                 if every:
                     found["quarantine"] = quarantine(self.archive)
-                    found["all"] = [_row(self.archive, run) for run in known(self.archive)]
+                    found["all"] = [_row(self.archive, run) for run in campaign_names(self.archive)]
                 return found
             except DeepStreaksError as error:  # shown below, and the next look may find it mended
                 return error
@@ -178,28 +184,28 @@ class Watcher:
 
 
 _STATE_TEXT = {
-    "starting": "The campaign is starting: its networks are being loaded.",
-    "at work": "Shards are being scored.",
-    "stopping": "It stops as soon as the shards under way are stored.",
-    "stopped": "Nothing is at work. A campaign goes on where it was.",
-    "killed": "It ended without a word: it was killed, or its machine stopped. A campaign goes on where it was.",
-    "done": "All cutouts have scores.",
+    CampaignState.STARTING: "The campaign is starting: its networks are being loaded.",
+    CampaignState.AT_WORK: "Shards are being scored.",
+    CampaignState.STOPPING: "It stops as soon as the shards under way are stored.",
+    CampaignState.STOPPED: "Nothing is at work. A campaign goes on where it was.",
+    CampaignState.KILLED: "It ended without a word: it was killed, or its machine stopped. A campaign goes on where it was.",
+    CampaignState.DONE: "All cutouts have scores.",
 }
 
 
 def _told(state: Standing | None, campaign: LaunchedCampaign | None) -> dict[str, Any]:
     """Say what is at work, as the page shows it."""
-    word = state_of(state, campaign)
+    word = campaign_state(state, campaign)
     pulse = state.pulse if state is not None and state.at_work else None
     mine = campaign is not None and campaign.alive
     words = _STATE_TEXT[word]
-    if word == "at work" and pulse is not None and not mine:
+    if word.may_pause and pulse is not None and not mine:
         words = f"It was started elsewhere: end process {pulse.pid} on {pulse.host} to pause it."
     return {
-        "state": word,
+        "state": word.value,
         "words": words,
         "mine": mine,
-        "last": campaign.last_words() if campaign and word in ("stopped", "killed") else "",
+        "last": campaign.last_words() if campaign and word.may_resume else "",
         "workers": pulse.workers if pulse else None,
         "threads": pulse.threads if pulse else None,
         "dashboard": pulse.dashboard if pulse else "",
@@ -209,13 +215,13 @@ def _told(state: Standing | None, campaign: LaunchedCampaign | None) -> dict[str
 
 def _row(archive: str, run: str) -> list[str]:
     """Tell of a run in one line."""
-    state, campaign = look(archive, run)
+    state, campaign = campaign_status(archive, run)
     share = f"{100 * state.done / state.cutouts:.1f} %" if state and state.cutouts else "none"
     made = state.provenance if state else {}
     members = ", ".join(f"{m.get('name')}@{m.get('version')}" for m in made.get("members", []))
     began = str(made.get("started", campaign.started if campaign else ""))
     times = [time[:16].replace("T", " ") for time in (began, str(made.get("updated", "")))]
-    return [run, state_of(state, campaign), share, *times, members]
+    return [run, campaign_state(state, campaign).value, share, *times, members]
 
 
 def _words(state: Standing, archive: str) -> dict[str, Any]:
