@@ -93,7 +93,7 @@ def main(
 def look(url: Path, repeats: int, thumbnails: int) -> dict[str, Any]:
     """Serve an archive, look at its last night, and measure."""
     password = secrets.token_urlsafe(16)
-    Review(default_url(str(url))).add_user("vera", password, "administrator")
+    Review(default_url(str(url))).accounts.add_user("vera", password, "administrator")
     started = time.perf_counter()
     with looking(str(url), "--app", "review") as (browser, address, process):
         page = browser.new_page(viewport={"width": 1400, "height": 1000})

@@ -2,6 +2,6 @@
 
 import sys
 
-from deepstreaks_dask.apps.review.app import door
+from deepstreaks_dask.apps.review.app import login_link
 
-door(*sys.argv[1:3]).servable()
+login_link(*sys.argv[1:3]).servable()

@@ -51,11 +51,11 @@ def database(request, tmp_path):
 @pytest.fixture
 def cheap_passwords(monkeypatch):
     """Hash passwords as cheaply as argon2 allows."""
-    from deepstreaks_dask.review import accounts
+    from deepstreaks_dask.review import passwords
 
-    cheap = accounts.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(accounts, "password_hasher", cheap)
-    accounts.placeholder_hash.cache_clear()
+    cheap = passwords.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(passwords, "_hasher", cheap)
+    passwords.placeholder_hash.cache_clear()
 
 
 @pytest.fixture(scope="session")

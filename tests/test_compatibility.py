@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.cli.main import app
-from deepstreaks_dask.review.accounts import RefusedError
 from deepstreaks_dask.review.database import Review
+from deepstreaks_dask.review.people import RefusedError
 from deepstreaks_dask.scoring.runs import list_runs, open_run
 from deepstreaks_dask.scoring.triage import read_triage
 from deepstreaks_dask.service.state import Ledger
@@ -75,7 +75,7 @@ def stored(tmp_path, monkeypatch):
 def review(stored, cheap_passwords):
     opened = Review("sqlite:///nights.zarr.review.sqlite")
     yield opened
-    opened.engine.dispose()
+    opened.close()
 
 
 def deepstreaks(*arguments):
@@ -157,16 +157,18 @@ def scores_of(archive, run):
 def said_in_review():
     opened = Review("sqlite:///nights.zarr.review.sqlite")
     try:
-        labels = opened.labels(KEY)
+        labels = opened.verdicts.labels(KEY)
         return {
-            "verdicts": [one.to_dict() for one in opened.verdicts(KEY)],
+            "verdicts": [one.to_dict() for one in opened.verdicts.current(KEY)],
             "labels": {"id": list(labels.index), **labels.to_dict("list")},
-            "disagreements": opened.disagreements(KEY).to_dict("list"),
-            "tokens": {one.name: opened.tokens(one.name) for one in opened.users()},
-            "log": opened.log(),
+            "disagreements": opened.verdicts.disagreements(KEY).to_dict("list"),
+            "tokens": {
+                one.name: opened.accounts.tokens(one.name) for one in opened.accounts.users()
+            },
+            "log": opened.database.audit_log(),
         }
     finally:
-        opened.engine.dispose()
+        opened.close()
 
 
 def recorded():
@@ -274,23 +276,23 @@ def test_probabilities_are_those_of_the_stored_calibration(stored, run):
 
 def test_people_and_programs_are_known(review):
     for name in ("vera", "anna", "ben"):
-        assert review.person_of(review.log_in(name, PASSWORD)).name == name
+        assert review.accounts.person_of(review.accounts.log_in(name, PASSWORD)).name == name
     for name, password in (("anna", "another password"), ("carl", PASSWORD)):  # carl is disabled
         with pytest.raises(RefusedError):
-            review.log_in(name, password)
-    assert review.person_of_token(EXPECTED["token"]).name == "anna"
-    assert review.person_of_token(EXPECTED["revoked token"]) is None
+            review.accounts.log_in(name, password)
+    assert review.accounts.person_of_token(EXPECTED["token"]).name == "anna"
+    assert review.accounts.person_of_token(EXPECTED["revoked token"]) is None
 
 
 def test_reviewers_go_on(review):
     first = EXPECTED["review"]["verdicts"][0]
-    again = review.judge(KEY, first["cutout"], first["who"], note="seen again")
+    again = review.verdicts.judge(KEY, first["cutout"], first["who"], note="seen again")
     assert (again.verdict, again.length, again.note) == (
         first["verdict"],
         first["length"],
         "seen again",
     )
-    assert review.undo(KEY, first["who"]).to_dict() == first
+    assert review.verdicts.undo(KEY, first["who"]).to_dict() == first
 
 
 def test_verdicts_are_laid_over_an_archive_that_moved(stored):

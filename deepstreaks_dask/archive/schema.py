@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from deepstreaks_dask.vocabulary import LABEL_VALUES, label_column
+
 FORMAT = "deepstreaks-cutouts"
 VERSION = 1
 CUTOUT_SIZE = 144
@@ -42,7 +44,7 @@ class Column:
     long_name: str
 
 
-_LABEL = "label of family {}: 1 or 0, -1 not known"
+_LABEL = "label of family {} (1 {}, 0 {}): 1 or 0, -1 not known"
 
 SCHEMA: dict[str, Column] = {
     "id": Column("string", "", "", "identifier, unique in the archive"),
@@ -62,10 +64,10 @@ SCHEMA: dict[str, Column] = {
     "snr": Column("float32", np.nan, "", "signal-to-noise ratio of the streak"),
     "source": Column("string", "", "", "file or simulation that the cutout came from"),
     "kind": Column("string", "", "", "what it is, where known: nea, satellite, dipole, ..."),
-    "label_rb": Column("int8", -1, "", _LABEL.format("rb (1 real, 0 bogus)")),
-    "label_sl": Column("int8", -1, "", _LABEL.format("sl (1 short, 0 long)")),
-    "label_kd": Column("int8", -1, "", _LABEL.format("kd (1 keep, 0 ditch)")),
-    "label_os": Column("int8", -1, "", _LABEL.format("os (1 plausible, 0 not)")),
+    **{
+        label_column(family): Column("int8", -1, "", _LABEL.format(family, positive, negative))
+        for family, (positive, negative) in LABEL_VALUES.items()
+    },
     "digest": Column("uint64", 0, "", "BLAKE2b-64 of the pixels"),
 }
 

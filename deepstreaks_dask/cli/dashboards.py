@@ -45,6 +45,8 @@ def dashboard(
 
     Example: deepstreaks dashboard week.zarr --app explore
     """
+    from deepstreaks_dask.apps.server.options import Listener, SiteOptions
     from deepstreaks_dask.apps.server.serve import serve
 
-    serve(archive, app, run=run, database=database, zoo=zoo, **asdict(server))
+    options = SiteOptions(run=run, database=database, zoo=zoo)
+    serve(archive, app, options, Listener(**asdict(server)))

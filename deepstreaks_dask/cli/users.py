@@ -12,6 +12,7 @@ from deepstreaks_dask.cli.completion import choose
 from deepstreaks_dask.cli.options import DatabaseOption, JsonOption
 from deepstreaks_dask.cli.output import print_json, print_table
 from deepstreaks_dask.cli.verdicts import open_review
+from deepstreaks_dask.vocabulary import ROLES, Role
 
 UserArg = Annotated[str, typer.Argument(help="Name of the user.")]
 OfArchive = Annotated[str | None, typer.Option("--archive", help="Archive that is reviewed.")]
@@ -23,15 +24,15 @@ def users_add(
     archive: OfArchive = None,
     role: Annotated[
         str,
-        typer.Option(help="viewer, reviewer or administrator.", autocompletion=choose("role")),
-    ] = "reviewer",
+        typer.Option(help=f"One of {', '.join(ROLES)}.", autocompletion=choose("role")),
+    ] = Role.REVIEWER.value,
     database: DatabaseOption = None,
 ) -> None:
     """Add a user. The password is asked for, or read from standard input.
 
     Example: deepstreaks users add vera --role administrator --archive week.zarr
     """
-    added = open_review(archive, database).add_user(name, _new_password(), role)
+    added = open_review(archive, database).accounts.add_user(name, _new_password(), role)
     print(f"{added.name} was added: {added.role}")
 
 
@@ -43,7 +44,7 @@ def users_list(
 
     Example: deepstreaks users list --archive week.zarr
     """
-    people = open_review(archive, database).users()
+    people = open_review(archive, database).accounts.users()
     if as_json:
         print_json([vars(person) for person in people])
         return
@@ -62,7 +63,7 @@ def users_disable(
 
     Example: deepstreaks users disable vera --archive week.zarr
     """
-    open_review(archive, database).change_user(name, active=undo)
+    open_review(archive, database).accounts.change_user(name, active=undo)
     print(f"{name} is {'enabled' if undo else 'disabled'}")
 
 
@@ -74,7 +75,7 @@ def users_password(
 
     Example: deepstreaks users password vera --archive week.zarr
     """
-    open_review(archive, database).change_user(name, password=_new_password())
+    open_review(archive, database).accounts.change_user(name, password=_new_password())
     print(f"{name} has a new password")
 
 

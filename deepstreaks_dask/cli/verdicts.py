@@ -31,7 +31,7 @@ def reviewed_cutouts(archive: str, database: str | None) -> list[str]:
     from deepstreaks_dask.review.database import archive_key
 
     review = _existing_review(archive, database)
-    return [one.cutout for one in review.verdicts(archive_key(archive))] if review else []
+    return [one.cutout for one in review.verdicts.current(archive_key(archive))] if review else []
 
 
 def reviewed_labels(archive: str, database: str | None) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def reviewed_labels(archive: str, database: str | None) -> pd.DataFrame:
     from deepstreaks_dask.review.database import archive_key
 
     review = _existing_review(archive, database)
-    labels = review.labels(archive_key(archive)) if review else None
+    labels = review.verdicts.labels(archive_key(archive)) if review else None
     if labels is None or labels.empty:
         raise DeepStreaksError(
             f"nobody has judged cutouts of {archive}: 'deepstreaks dashboard {archive} --app review' is for that; "

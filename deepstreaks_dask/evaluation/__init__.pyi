@@ -26,7 +26,7 @@ from .epoch_by_epoch import follow, online_members
 from .exposure_check import STATISTIC_LABELS, ExposureComparison, compare_exposures, look_at
 from .interactive import DECISION_NAME, HISTOGRAM_BINS, Cut, Exploration, open_exploration
 from .known_objects import read_known
-from .labels import FAMILIES, plausibility_labels, with_labels
+from .labels import plausibility_labels, with_labels
 from .metrics import (
     Confusion,
     Estimate,
@@ -64,7 +64,6 @@ __all__ = [
     "EvaluationError",
     "Exploration",
     "ExposureComparison",
-    "FAMILIES",
     "Found",
     "HISTOGRAM_BINS",
     "MemberFigures",

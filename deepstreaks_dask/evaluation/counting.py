@@ -11,8 +11,7 @@ import xarray as xr
 
 from deepstreaks_dask.evaluation.labels import plausibility_labels
 from deepstreaks_dask.evaluation.metrics import CURVE_POINTS, curve_table
-
-LABEL_FAMILIES = ("rb", "sl", "kd", "os")
+from deepstreaks_dask.vocabulary import FAMILIES, label_column
 
 
 def count_strata(
@@ -46,8 +45,8 @@ def count_strata(
     key, columns = missing, {}
     if "rejected" in scores:
         key = key + (arranged(scores["rejected"].values).astype(np.int64) << families)
-    for name in LABEL_FAMILIES:
-        label = f"label_{name}"
+    for name in FAMILIES:
+        label = label_column(name)
         values = scores[label].values if label in scores else np.full(n, -1, np.int8)
         values = np.where((values == 0) | (values == 1), values, -1)
         key = key * 3 + (arranged(values) + 1)
@@ -57,14 +56,14 @@ def count_strata(
     stratum = np.searchsorted(occurs, key).astype(np.int32)
     rest, which = np.divmod(occurs, max(len(filters), 1))
     columns["filter"] = np.asarray(filters, dtype=object)[which]
-    for name in reversed(LABEL_FAMILIES):
+    for name in reversed(FAMILIES):
         rest, value = np.divmod(rest, 3)
         columns[name] = (value - 1).astype(np.int8)
     columns["rejected"], columns["missing"] = (
         (rest >> families).astype(bool),
         rest % (1 << families),
     )
-    labels = {f"label_{name}": ("cutout", columns[name]) for name in LABEL_FAMILIES}
+    labels = {label_column(name): ("cutout", columns[name]) for name in FAMILIES}
     truth = plausibility_labels(xr.Dataset(labels))
     return pd.DataFrame({**columns, "truth": truth}), stratum
 

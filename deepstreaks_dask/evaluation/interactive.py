@@ -26,7 +26,6 @@ import xarray as xr
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.evaluation.counting import (
-    LABEL_FAMILIES,
     count_strata,
     curve_from_sorted,
     move_threshold,
@@ -38,6 +37,7 @@ from deepstreaks_dask.evaluation.metrics import Confusion, rate, rate_table, ven
 from deepstreaks_dask.evaluation.selection import Counts, Selection
 from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.scoring.runs import Run, list_runs, open_run
+from deepstreaks_dask.vocabulary import FAMILIES
 
 HISTOGRAM_BINS = 100
 """Bins of the score histograms, between 0 and 1."""
@@ -213,7 +213,7 @@ class Exploration:
         family = family_of(name)
         if name == DECISION_NAME:
             return self.strata["truth"].to_numpy()
-        if family not in LABEL_FAMILIES:
+        if family not in FAMILIES:
             return np.full(len(self.strata), -1, np.int8)
         return self.strata[family].to_numpy()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from deepstreaks_dask.scoring.decision import DECIDING_FAMILIES
+from deepstreaks_dask.vocabulary import DECIDING_FAMILIES, FAMILIES, ONE_SHOT_FAMILY, label_column
 
 
 def plausibility_labels(dataset: xr.Dataset) -> np.ndarray:
@@ -27,7 +27,7 @@ def plausibility_labels(dataset: xr.Dataset) -> np.ndarray:
     """
     parts = np.stack([family_labels(dataset, part) for part in DECIDING_FAMILIES])
     implied = np.where((parts == 0).any(axis=0), 0, np.where((parts == 1).all(axis=0), 1, -1))
-    known = family_labels(dataset, "os")
+    known = family_labels(dataset, ONE_SHOT_FAMILY)
     return np.where(known >= 0, known, implied).astype(np.int8)
 
 
@@ -46,7 +46,7 @@ def family_labels(dataset: xr.Dataset, family: str) -> np.ndarray:
     ndarray
         1, 0, or -1 for unknown, int8 ``(cutout,)``.
     """
-    name = f"label_{family}"
+    name = label_column(family)
     if name in dataset:
         return dataset[name].values
     return np.full(dataset.sizes["cutout"], -1, np.int8)
@@ -66,9 +66,6 @@ def settled_labels(decided: xr.Dataset) -> np.ndarray:
         1, 0, or -1 for unknown, ``(cutout,)``.
     """
     return np.where(decided["undecided"].values, -1, plausibility_labels(decided))
-
-
-FAMILIES = ("rb", "sl", "kd", "os")
 
 
 def with_labels(dataset: xr.Dataset, labels: pd.DataFrame) -> xr.Dataset:
@@ -92,7 +89,7 @@ def with_labels(dataset: xr.Dataset, labels: pd.DataFrame) -> xr.Dataset:
     there = at >= 0
     changed = {}
     for family in FAMILIES:
-        name = f"label_{family}"
+        name = label_column(family)
         values = dataset[name].values.copy()
         said = labels[name].to_numpy()[there]
         values[at[there][said >= 0]] = said[said >= 0]

@@ -12,9 +12,9 @@ from astropy.table import Table
 
 from deepstreaks_dask.archive.schema import SCHEMA
 from deepstreaks_dask.errors import ReaderError
+from deepstreaks_dask.vocabulary import FAMILIES, LABEL_PREFIX, label_column
 
 SUFFIXES = (".csv", ".parquet", ".ecsv")
-_LABELS = ("rb", "sl", "kd", "os")
 _SET_BY_READERS = ["id", "digest", "source", "night"]
 
 
@@ -164,7 +164,7 @@ def read_frame(path: Path, extra: tuple[str, ...] = ()) -> pd.DataFrame:
         raise
     except Exception as error:  # each format's library has its own
         raise ReaderError(f"table {path} cannot be read: {error}") from error
-    table = table.rename(columns={label: f"label_{label}" for label in _LABELS})
+    table = table.rename(columns={family: label_column(family) for family in FAMILIES})
     table = table[table.columns.intersection(["file", *SCHEMA, *extra])]
     return pd.DataFrame({name: _checked(table[name], name, path) for name in table.columns})
 
@@ -180,7 +180,7 @@ def _checked(values: pd.Series, name: str, path: Path) -> pd.Series:
     except (TypeError, ValueError) as error:
         raise ReaderError(f"table {path}: column {name!r} is not numeric: {error}") from error
     known = numbers.dropna()
-    if name.startswith("label_") and not known.isin((-1, 0, 1)).all():
+    if name.startswith(LABEL_PREFIX) and not known.isin((-1, 0, 1)).all():
         raise ReaderError(f"table {path}: column {name!r} must hold 1, 0, or -1 for not known")
     if name == "night" and not known[known != 0].between(19000101, 21001231).all():
         raise ReaderError(f"table {path}: column 'night' must hold YYYYMMDD, or 0 for not known")

@@ -71,7 +71,7 @@ def write_report(
         Use the probabilities of the run's calibration in place of its scores.
     verdicts : pandas.DataFrame, optional
         Reviewers' verdicts, which take precedence over the archive's labels, as returned by
-        :meth:`~deepstreaks_dask.review.database.Review.labels`.
+        :meth:`~deepstreaks_dask.review.verdicts.Verdicts.labels`.
 
     Returns
     -------

@@ -1,12 +1,11 @@
-"""A run's cutouts as columns to ask questions of: filter, sort, look at one, find others along its motion."""
+"""The cutouts of a run as columns: filter and sort them, read one, find other detections along its motion."""
 
 from __future__ import annotations
 
 import io
-import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
@@ -26,33 +25,33 @@ from deepstreaks_dask.archive.query import Filter, Kind, parse
 from deepstreaks_dask.archive.schema import CHUNK
 from deepstreaks_dask.evaluation.active_learning import columns_of, with_agreement
 from deepstreaks_dask.evaluation.labels import plausibility_labels
+from deepstreaks_dask.review.ids import Ids
 from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.scoring.runs import Run
+from deepstreaks_dask.vocabulary import LABEL_PREFIX
 
 EXPOSURE_TIME = 30.0
-"""Seconds that a streak was exposed, where the archive does not say: ZTF's."""
+"""Exposure time of a streak in seconds, since archives do not record it: ZTF's."""
 
 _DERIVED_COLUMNS = ("plausible", "undecided", "labelled")
 _BLOCK_ROWS = 65536  # rows of a column that are read together
 _MAX_CACHED_BLOCKS = 48
-_MAX_CACHED_PIXEL_BYTES = (
-    400_000_000  # bytes of cutouts that are kept: those of a night's candidates and more
-)
+_MAX_CACHED_PIXEL_BYTES = 400_000_000  # those of a night's candidates and more
 
 
 class Catalogue(Mapping[str, np.ndarray]):
-    """The columns of a decided run, each loaded when it is first asked for; :meth:`take` reads parts of them.
+    """The columns of a decided run, each loaded when it is first used; :meth:`take` reads parts of them.
 
-    There are the archive's own, a column of scores a member, one a family (the best of its members' scores, which
-    is what a threshold is compared with), ``plausible``, ``undecided``, ``labelled`` (the archive's labels say what is
-    plausible), and how far members agree (:func:`~deepstreaks_dask.evaluation.active_learning.with_agreement`).
+    The columns are the archive's own, the scores of each member, the highest score in each family (which is compared with
+    the threshold), ``plausible``, ``undecided``, ``labelled`` (whether the archive's labels tell what is plausible), and the
+    agreement of members (:func:`~deepstreaks_dask.evaluation.active_learning.with_agreement`).
 
     Parameters
     ----------
     decided : xarray.Dataset
-        As :meth:`deepstreaks_dask.scoring.decision.Decision.apply` gives it.
+        Scores ``(cutout, model)`` with a decision, from :meth:`deepstreaks_dask.scoring.decision.Decision.apply`.
     decision : Decision
-        That it was decided by.
+        The decision that was applied.
     """
 
     def __init__(self, decided: xr.Dataset, decision: Decision) -> None:
@@ -87,18 +86,18 @@ class Catalogue(Mapping[str, np.ndarray]):
 
     @property
     def rows(self) -> int:
-        """Cutouts there are."""
+        """Number of cutouts."""
         return int(self.decided.sizes["cutout"])
 
     @cached_property
     def index(self) -> Ids:
-        """The ids, to look rows up by."""
+        """The ids, to find rows by."""
         with self._loading:
             return Ids(self._in_blocks("id"))
 
     @cached_property
     def simulated(self) -> np.ndarray:
-        """What bears the simulator's marks, bool ``(cutout,)``: it is not to be taken for a detection."""
+        """Which cutouts are simulated, bool ``(cutout,)``: they must not be reported as detections."""
         nothing = np.array([""], dtype=object)
         with self._loading:
             by_kind = simulated(self["kind"], nothing)
@@ -106,7 +105,7 @@ class Catalogue(Mapping[str, np.ndarray]):
         return by_kind | np.concatenate([np.zeros(0, bool), *parts])
 
     def take(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Give some rows of a column without loading all of it.
+        """Return some rows of a column without loading all of it.
 
         Parameters
         ----------
@@ -118,7 +117,7 @@ class Catalogue(Mapping[str, np.ndarray]):
         Returns
         -------
         ndarray
-            As long as the rows.
+            ``(n,)``, the values.
         """
         if name in self._columns:
             return self._columns[name][rows]
@@ -128,7 +127,7 @@ class Catalogue(Mapping[str, np.ndarray]):
         if name in self._agreement:
             return self._agree(name, rows)
         if name == "labelled":
-            labels = [one for one in self.kinds if one.startswith("label_")]
+            labels = [one for one in self.kinds if one.startswith(LABEL_PREFIX)]
             columns = {one: ("cutout", self.take(one, rows)) for one in labels}
             return plausibility_labels(xr.Dataset({"row": ("cutout", rows), **columns})) >= 0
         if name in (*self.members, *_DERIVED_COLUMNS):
@@ -142,11 +141,11 @@ class Catalogue(Mapping[str, np.ndarray]):
         return found
 
     def find(self, cutout: str) -> int:
-        """Give the row of an id; -1 if there is none."""
+        """Return the row of an id; -1 if there is none."""
         return int(self.index.get_indexer([cutout])[0])
 
     def where(self, text: str) -> np.ndarray:
-        """Say of each row whether it passes a filter.
+        """Return whether each row passes a filter.
 
         Parameters
         ----------
@@ -161,32 +160,33 @@ class Catalogue(Mapping[str, np.ndarray]):
         Raises
         ------
         FilterError
+            If the text is not a valid filter.
         """
         chosen: Filter = parse(text, self.kinds)
         return chosen(self, self.rows)
 
     def offered(self, name: str) -> list[str]:
-        """Give the values of a column that are worth offering: the most frequent, 20 at most."""
+        """Return values of a column to complete a filter with: the most frequent, 20 at most."""
         if self.kinds.get(name) == "truth":
             return ["True", "False"]
         if name in (*self.members, *self.families):
             return ["0.5", "0.9", "0.99"]
-        if name not in ("night", "filter", "kind") and not name.startswith("label_"):
+        if name not in ("night", "filter", "kind") and not name.startswith(LABEL_PREFIX):
             return []
         found = pd.Series(self[name]).value_counts().index[:20]
         return sorted(str(value) for value in found if '"' not in str(value))
 
     def record(self, row: int) -> dict[str, Any]:
-        """Give all that is known of a row, as JSON can hold it; None where it is not known."""
+        """Return all columns of a row, as JSON can hold them; None where a value is not known."""
         return {name: _plain(self.take(name, np.array([row]))[0]) for name in self.kinds}
 
     def picture(self, row: int) -> bytes:
-        """Give a cutout as PNG: its pixels as they are, several planes side by side.
+        """Return a cutout as PNG: the archive's pixels, several planes side by side.
 
         Parameters
         ----------
         row : int
-            Of the cutout.
+            Row of the cutout.
 
         Returns
         -------
@@ -196,19 +196,19 @@ class Catalogue(Mapping[str, np.ndarray]):
         Raises
         ------
         OSError
-            If it cannot be read.
+            If the pixels cannot be read.
         """
         buffer = io.BytesIO()
         Image.fromarray(grey(self.pixels(row))).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
 
     def pixels(self, row: int) -> np.ndarray:
-        """Give a cutout ``(y, x)`` or ``(y, x, plane)`` as the archive has it.
+        """Return the archive's pixels of a cutout.
 
         Parameters
         ----------
         row : int
-            Of the cutout.
+            Row of the cutout.
 
         Returns
         -------
@@ -218,14 +218,14 @@ class Catalogue(Mapping[str, np.ndarray]):
         Raises
         ------
         OSError
-            If it cannot be read.
+            If the pixels cannot be read.
         """
         chunk, place = divmod(row, CHUNK)
         with self._reading:
             mine = chunk not in self._chunks
             reading = self._chunks.setdefault(chunk, Future())
             self._chunks.move_to_end(chunk)
-        if mine:  # whoever else asks for this chunk waits for it, and nobody for another
+        if mine:  # other threads that need this chunk wait for it, and for no other chunk
             self._read(chunk, reading)
         try:
             pixels: np.ndarray = reading.result()[place]
@@ -234,21 +234,23 @@ class Catalogue(Mapping[str, np.ndarray]):
         return pixels
 
     def along(self, row: int) -> pd.DataFrame:
-        """Find other detections of the same night where this one's motion would bring it.
+        """Find other detections of the same night along the motion of a streak.
 
-        A streak tells rate and direction but not the sense, so both are tried. The rate is its length over the
-        exposure of :data:`EXPOSURE_TIME` seconds. Another detection fits if it lies within 60 arcseconds or 5 % of the
-        way from the place on the great circle, and its own streak runs within 15 degrees the same way.
+        A streak has a rate and a direction but no sense, so both senses are tried. The rate is the streak's length over the
+        exposure of :data:`EXPOSURE_TIME` seconds. Another detection fits if it lies within 60 arcseconds, or 5 % of the
+        distance moved, of the predicted position on the great circle, and its own streak runs within 15 degrees of the
+        same direction.
 
         Parameters
         ----------
         row : int
+            Row of the streak.
 
         Returns
         -------
         DataFrame
-            ``id``, ``minutes`` after this one, ``arcsec`` off the predicted place, ``row``; the nearest in time first,
-            50 at most. Empty where the streak has no time or ends.
+            ``id``, ``minutes`` after this streak, ``arcsec`` from the predicted position, ``row``; the nearest in time
+            first, 50 at most. Empty where the streak has no time or no end points.
         """
         names = ("jd", "ra", "dec", "ra1", "dec1", "ra2", "dec2")
         empty = pd.DataFrame(columns=["id", "minutes", "arcsec", "row"])
@@ -320,12 +322,12 @@ class Catalogue(Mapping[str, np.ndarray]):
         return values
 
     def _in_blocks(self, name: str) -> Iterator[np.ndarray]:
-        """Give a column of texts a part at a time: all of a large one would be gigabytes."""
+        """Read a column of texts in parts: all of a large one would be gigabytes."""
         for first in range(0, self.rows, 4 * _BLOCK_ROWS):
             yield self.decided[name][first : first + 4 * _BLOCK_ROWS].values.astype(object)
 
     def _agree(self, name: str, rows: np.ndarray | slice) -> np.ndarray:
-        """Compute a column of how far members agree, for some rows."""
+        """Compute a column of the agreement of members, for some rows."""
         some = self.decided["scores"].values[rows]
         scores = xr.Dataset({"scores": (("cutout", "model"), some)}, {"model": self.members})
         values: np.ndarray = with_agreement(scores, self.decision)[name].values
@@ -356,42 +358,8 @@ class Catalogue(Mapping[str, np.ndarray]):
         return column
 
 
-class Ids:
-    """Rows by id, in 12 bytes a row.
-
-    Of each id a hash of 64 bits is kept (SipHash with a key of this process's own): two ids of seven million share one
-    once in a million archives, and nobody can make up one that does.
-
-    Parameters
-    ----------
-    parts : iterable of ndarray
-        The ids, str ``(row,)``, some at a time.
-    """
-
-    def __init__(self, parts: Iterable[np.ndarray]) -> None:
-        self._key = secrets.token_hex(8)
-        hashes = np.concatenate([np.zeros(0, np.uint64), *map(self._hash, parts)])
-        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
-        self._hashes = hashes[self._order]
-
-    def get_indexer(self, ids: Iterable[str]) -> np.ndarray:
-        """Give the row of each id, int ``(n,)``; -1 where there is none."""
-        wanted = self._hash(np.array(list(ids), dtype=object))
-        at = np.searchsorted(self._hashes, wanted)
-        inside = at < len(self._hashes)
-        rows = np.full(len(wanted), -1)
-        found = inside.copy()
-        found[inside] = self._hashes[at[inside]] == wanted[inside]
-        rows[found] = self._order[at[found]]
-        return rows
-
-    def _hash(self, ids: np.ndarray) -> np.ndarray:
-        hashes: np.ndarray = pd.util.hash_array(ids, hash_key=self._key, categorize=False)
-        return hashes
-
-
 def newest_commit(archive: str, run: str) -> str:
-    """Give what changes when an archive grows or a run's scores do.
+    """Return a text that changes when an archive or the scores of a run grow.
 
     Parameters
     ----------
@@ -403,7 +371,7 @@ def newest_commit(archive: str, run: str) -> str:
     Returns
     -------
     str
-        The same as long as neither changes.
+        The same as long as neither has changed.
     """
     dataset = open_archive(archive)
     provenance = Run.attach(dataset.attrs["url"], run).provenance

@@ -1,7 +1,7 @@
 from .campaign import Mode, learn_order, score
 from .cascade import Cascade, cheapest_order
 from .cluster import connect
-from .decision import DECIDING_FAMILIES, FAMILY_DESCRIPTIONS, Decision, family_of
+from .decision import Decision, family_of
 from .ensemble import Networks
 from .families import Families, Family, Member
 from .heartbeat import MAX_HEARTBEAT_AGE, read_pulse
@@ -25,9 +25,7 @@ from .worker import Outcome, Unit
 __all__ = [
     "Cascade",
     "Checked",
-    "DECIDING_FAMILIES",
     "Decision",
-    "FAMILY_DESCRIPTIONS",
     "Families",
     "Family",
     "LaunchedCampaign",

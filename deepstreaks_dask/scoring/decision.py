@@ -14,16 +14,7 @@ import numpy as np
 import xarray as xr
 
 from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
-
-DECIDING_FAMILIES = ("rb", "sl", "kd")
-"""The families that the published decision needs, in its order."""
-
-FAMILY_DESCRIPTIONS = {
-    "rb": "real streak-like object or bogus",
-    "sl": "short streak or long",
-    "kd": "keep or ditch (cosmic ray or another artefact)",
-    "os": "plausible or not, in one shot",
-}
+from deepstreaks_dask.vocabulary import DECIDING_FAMILIES
 
 
 @dataclass(frozen=True)

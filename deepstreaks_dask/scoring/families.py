@@ -13,7 +13,8 @@ from typing import Any
 from deepstreaks_dask.errors import CampaignError, ModelError
 from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.scoring.decision import DECIDING_FAMILIES, FAMILY_DESCRIPTIONS, family_of
+from deepstreaks_dask.scoring.decision import family_of
+from deepstreaks_dask.vocabulary import DECIDING_FAMILIES, FAMILY_DESCRIPTIONS
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ from deepstreaks_dask.errors import InjectionError
 from deepstreaks_dask.readers.images import to_cutout
 from deepstreaks_dask.simulation.camera import FWHM_PER_SIGMA, Conditions, Scene
 from deepstreaks_dask.simulation.nights import ZERO_POINT, Night, calendar
-from deepstreaks_dask.simulation.streaks import LABEL_FAMILIES, add_asteroid, simulate_asteroid
+from deepstreaks_dask.simulation.streaks import add_asteroid, simulate_asteroid
 from deepstreaks_dask.utils.progress import progress_bar
+from deepstreaks_dask.vocabulary import LABEL_COLUMNS
 
 NOISE_LEVEL = 24.0
 """Electrons, standard deviation of an empty pixel of a difference image: that of the simulator's median night."""
@@ -291,5 +292,5 @@ def _batch(made: list[_Made]) -> CutoutBatch:
         for name in ("mag", "length", "flux", "snr")
     }
     truth = np.array([1 if one.flux else -1 for one in made], np.int8)
-    columns |= {f"label_{family}": truth for family in LABEL_FAMILIES}
+    columns |= dict.fromkeys(LABEL_COLUMNS, truth)
     return CutoutBatch(np.stack([one.pixels for one in made]), columns)

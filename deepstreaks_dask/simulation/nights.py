@@ -19,10 +19,10 @@ from deepstreaks_dask.readers.images import to_cutout
 from deepstreaks_dask.simulation.camera import PIXEL_SCALE, Conditions
 from deepstreaks_dask.simulation.streaks import (
     KINDS,
-    LABEL_FAMILIES,
     SimulatedCutout,
     simulate_cutout,
 )
+from deepstreaks_dask.vocabulary import FAMILIES, label_column
 
 ZERO_POINT = 29.5
 """Magnitude of one electron in a 30 s exposure; round, about that of ZTF."""
@@ -251,8 +251,8 @@ def simulated_columns(
         "source": np.array([f"simulation, seed {night.seed}"] * n, dtype=object),
         "kind": np.array(kinds, dtype=object),
     }
-    for family in LABEL_FAMILIES:
-        columns[f"label_{family}"] = np.array(
+    for family in FAMILIES:
+        columns[label_column(family)] = np.array(
             [KINDS[k].labels.get(family, -1) for k in kinds], np.int8
         )
     return columns

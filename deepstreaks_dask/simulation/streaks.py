@@ -430,9 +430,6 @@ KINDS: dict[str, Kind] = {
 }
 """What a simulated night holds. The shares are a choice, not a survey's statistics."""
 
-LABEL_FAMILIES = ("rb", "sl", "kd", "os")
-"""Families that the simulator labels."""
-
 
 def simulate_cutout(kind: str, conditions: Conditions, rng: np.random.Generator) -> SimulatedCutout:
     """Simulate one difference-image cutout.

@@ -1,6 +1,6 @@
 """Train a network again with reviewers' verdicts, and offer it only if it is better than before.
 
-A person's verdict is a label (:meth:`~deepstreaks_dask.review.database.Review.labels`) and takes the place
+A person's verdict is a label (:meth:`~deepstreaks_dask.review.verdicts.Verdicts.labels`) and takes the place
 of the archive's own. What
 people dispute, and what nobody who looked was sure of, has no label here, whatever the archive says. Training goes on
 from the old weights. Then both networks score nights that neither was trained on, and
@@ -23,7 +23,7 @@ import xarray as xr
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.evaluation.calibration import trained_on
-from deepstreaks_dask.evaluation.labels import FAMILIES, with_labels
+from deepstreaks_dask.evaluation.labels import with_labels
 from deepstreaks_dask.evaluation.model_comparison import compare_models
 from deepstreaks_dask.models.registry import ARCHITECTURES
 from deepstreaks_dask.models.zoo.card import Card
@@ -40,6 +40,7 @@ from deepstreaks_dask.training.records import (
     write_record,
 )
 from deepstreaks_dask.utils.storage import write_text
+from deepstreaks_dask.vocabulary import FAMILIES, LABEL_COLUMNS, VerdictWord
 
 VERDICTS_FILE = "verdicts.csv"
 """What reviewers had said when a retraining began, in its folder."""
@@ -168,13 +169,15 @@ def _verdicts(folder: Path, review: Review, key: str) -> pd.DataFrame:
     path = folder / VERDICTS_FILE
     if path.exists() and read_record(folder) is None:
         return pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")
-    table = review.labels(key)[[f"label_{family}" for family in FAMILIES]].astype(int)
-    unsure = {one.cutout for one in review.verdicts(key) if one.verdict == "unsure"}
+    table = review.verdicts.labels(key)[[*LABEL_COLUMNS]].astype(int)
+    unsure = {
+        one.cutout for one in review.verdicts.current(key) if one.verdict == VerdictWord.UNSURE
+    }
     table = table.reindex([*table.index, *sorted(unsure - set(table.index))], fill_value=-1)
     for family in FAMILIES:
         nobody = table[f"label_{family}"].eq(-1) & table.index.isin(list(unsure))
         table.loc[nobody, f"label_{family}"] = _UNSURE
-    for _, one in review.disagreements(key).iterrows():
+    for _, one in review.verdicts.disagreements(key).iterrows():
         table.loc[one["cutout"], f"label_{one['family']}"] = _DISPUTED
     table.index.name = "id"
     if read_record(folder) is None:
@@ -202,7 +205,7 @@ def _labelled(
         "labels_0": int((said[name] == 0).sum()),
         "labels_1": int((said[name] == 1).sum()),
         "disputed": int((there[name] == _DISPUTED).sum()),
-        "unsure": int((there[name] == _UNSURE).sum()),
+        VerdictWord.UNSURE.value: int((there[name] == _UNSURE).sum()),
         "not_in_archive": len(verdicts) - len(there),
     }
     if not len(said):

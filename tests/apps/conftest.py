@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 from helpers import as_shipped, write_run
 
 from deepstreaks_dask.apps.review.app import create_app
+from deepstreaks_dask.apps.server.options import SiteOptions
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
@@ -56,17 +57,17 @@ def people(database, cheap_passwords):
     """A database with somebody of each role."""
     review = Review(database)
     for name, role in PEOPLE.items():
-        review.add_user(name, PASSWORD, role)
-    review.engine.dispose()
+        review.accounts.add_user(name, PASSWORD, role)
+    review.close()
     return database
 
 
 @pytest.fixture
 def app(reviewed, people):
     """The site of an archive, without the dashboards made with Panel."""
-    made = create_app(reviewed, database=people, hosts={"testserver"}, dashboards={})
+    made = create_app(reviewed, SiteOptions(database=people), hosts={"testserver"}, dashboards={})
     yield made
-    made.state.site.review.engine.dispose()
+    made.state.site.review.close()
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def of(app):
     """Make a program that shows somebody's token: ``of("anna").get(...)``."""
 
     def make(name):
-        token = app.state.site.review.add_token(name, "test")
+        token = app.state.site.review.accounts.add_token(name, "test")
         return TestClient(app, headers={"Authorization": f"Bearer {token}"})
 
     return make

@@ -129,8 +129,8 @@ def fresh(tmp_path_factory):
     url = tmp_path_factory.mktemp("fresh") / "new.zarr"
     create_archive(url, shard=64)
     append_batches(url, [random_batch(64 * SHARDS)])
-    Review(default_url(url)).add_user("root", PASSWORD, "administrator")
-    Review(default_url(url)).add_user("vera", PASSWORD, "viewer")
+    Review(default_url(url)).accounts.add_user("root", PASSWORD, "administrator")
+    Review(default_url(url)).accounts.add_user("vera", PASSWORD, "viewer")
     return url
 
 

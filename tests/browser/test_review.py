@@ -41,7 +41,7 @@ def week(tmp_path_factory):
     subprocess.run([*command, *add], input=PASSWORD + "\n", text=True, check=True)
     review = Review(default_url(url))
     for name, role in (("anna", "reviewer"), ("ben", "reviewer"), ("vera", "viewer")):
-        review.add_user(name, PASSWORD, role)
+        review.accounts.add_user(name, PASSWORD, role)
     return url
 
 
@@ -75,7 +75,7 @@ def enter(visit, address):
 
 
 def said(review, week, who):
-    return {v.cutout: v for v in review.verdicts(archive_key(week)) if v.who == who}
+    return {v.cutout: v for v in review.verdicts.current(archive_key(week)) if v.who == who}
 
 
 def chosen(page):

@@ -42,7 +42,7 @@ def sequences(tmp_path_factory):
     scores = rng.dirichlet(np.full(len(classes), 0.6), 60) + 0.3 * truth
     review = Review(default_url(archive))
     for name, role in (("root", "administrator"), ("vera", "viewer")):
-        review.add_user(name, PASSWORD, role)
+        review.accounts.add_user(name, PASSWORD, role)
     stored.scores[:, 0] = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
     return archive, zoo
 

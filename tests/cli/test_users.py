@@ -38,13 +38,13 @@ def test_users_are_added_listed_disabled_and_given_passwords(users, archive):
     ]
     assert "vera" in users("list")
     review = Review(default_url(archive))
-    secret = review.log_in("anna", PASSWORD)
+    secret = review.accounts.log_in("anna", PASSWORD)
     assert users("disable", "anna") == "anna is disabled\n"
-    assert review.person_of(secret) is None
+    assert review.accounts.person_of(secret) is None
     assert users("disable", "anna", "--undo") == "anna is enabled\n"
     users("password", "anna", typed="another good one\n")
-    assert review.log_in("anna", "another good one")
-    assert [line["who"] for line in review.log()].count("cli") == 5
+    assert review.accounts.log_in("anna", "another good one")
+    assert [line["who"] for line in review.database.audit_log()].count("cli") == 5
     for words in (said, users("list"), users("list", "--json")):
         assert PASSWORD not in words
         assert "argon2" not in words

@@ -35,10 +35,10 @@ def test_rates_are_measured_against_verdicts(scored, tmp_path, cheap_passwords, 
     with pytest.raises(DeepStreaksError, match="nobody has judged"):
         invoke("evaluate", scored, "--verdicts", *where)
     review = Review(url)
-    review.add_user("vera", "correct horse battery")
+    review.accounts.add_user("vera", "correct horse battery")
     for cutout, verdict in (("c0", "keep"), ("c1", "bogus"), ("c149", "bogus"), ("c148", "keep")):
         length = "short" if verdict == "keep" else ""
-        review.judge(archive_key(scored), cutout, "vera", verdict=verdict, length=length)
+        review.verdicts.judge(archive_key(scored), cutout, "vera", verdict=verdict, length=length)
     assert json.loads(invoke("evaluate", scored, "--json"))["joint"]["tp"] == 0
     joint = json.loads(invoke("evaluate", scored, "--verdicts", *where, "--json"))["joint"]
     assert [joint[key] for key in ("tp", "fp", "tn", "fn")] == [1, 1, 1, 1]

@@ -86,9 +86,9 @@ def test_filters_know_the_columns(survey, tmp_path):
 
 def test_what_somebody_judged_is_out_of_the_queue(survey, tmp_path):
     review = Review(default_url(survey))
-    review.add_user("anna", "correct horse battery", "reviewer")
-    review.judge(archive_key(survey), "c1", "anna", verdict="unsure")
-    review.judge(archive_key("elsewhere"), "c0", "anna", verdict="keep")
+    review.accounts.add_user("anna", "correct horse battery", "reviewer")
+    review.verdicts.judge(archive_key(survey), "c1", "anna", verdict="unsure")
+    review.verdicts.judge(archive_key("elsewhere"), "c0", "anna", verdict="keep")
     for options in ([], ["--database", default_url(survey)]):
         done = CliRunner().invoke(app, ["queue", str(survey), "--json", *options])
         assert done.exit_code == 0, done.output

@@ -11,7 +11,8 @@ from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.evaluation.active_learning import ORDERS, with_agreement
 from deepstreaks_dask.evaluation.labels import plausibility_labels
 from deepstreaks_dask.review import catalogue as module
-from deepstreaks_dask.review.catalogue import Catalogue, Ids
+from deepstreaks_dask.review.catalogue import Catalogue
+from deepstreaks_dask.review.ids import Ids
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import open_run
 

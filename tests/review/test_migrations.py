@@ -78,8 +78,8 @@ def test_an_old_database_is_brought_up_to_date(engine, database, age):
             connection.execute(sa.text("insert into meta values ('schema', '1')"))
         kept = fill(connection)
     review = Review(database)
-    assert [one.name for one in review.users()] == ["anna", "gone", "root"]
-    found = review.verdicts("a")
+    assert [one.name for one in review.accounts.users()] == ["anna", "gone", "root"]
+    found = review.verdicts.current("a")
     assert len(found) == len(kept)
     for said in found:
         was = kept[said.cutout]
@@ -88,8 +88,8 @@ def test_an_old_database_is_brought_up_to_date(engine, database, age):
             was["note"],
             was["marked"],
         )
-    assert review.tokens("anna")[0]["name"] == "script"
-    review.judge("a", "c200", "anna", verdict="keep")  # numbers go on after the old ones
+    assert review.accounts.tokens("anna")[0]["name"] == "script"
+    review.verdicts.judge("a", "c200", "anna", verdict="keep")  # numbers go on after the old ones
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert context.get_current_revision() == revisions()[-1]
@@ -135,7 +135,7 @@ def test_a_step_that_fails_changes_nothing(engine, database, monkeypatch):
         patch.setattr(command, "upgrade", drop_and_fail)
         with pytest.raises(Exception, match="no more disk"):
             Review(database)
-    assert len(Review(database).verdicts("a")) == 85
+    assert len(Review(database).verdicts.current("a")) == 85
 
 
 def test_many_that_start_at_once_make_one_database(database):
@@ -143,7 +143,7 @@ def test_many_that_start_at_once_make_one_database(database):
 
     def start():
         try:
-            Review(database).engine.dispose()
+            Review(database).close()
         except Exception as error:
             problems.append(error)
 

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation.labels import with_labels
-from deepstreaks_dask.review import accounts, database, schema
-from deepstreaks_dask.review.accounts import RefusedError, ReviewError, WaitError
+from deepstreaks_dask.review import accounts, schema, transactions, verdicts
 from deepstreaks_dask.review.database import Review, archive_key, default_url
+from deepstreaks_dask.review.people import RefusedError, ReviewError, WaitError
 
 PASSWORD = "correct horse battery"
 
@@ -26,75 +26,75 @@ PASSWORD = "correct horse battery"
 def review(database, cheap_passwords):
     """A database with four people."""
     made = Review(database)
-    made.add_user("root", PASSWORD, "administrator")
+    made.accounts.add_user("root", PASSWORD, "administrator")
     for name in ("anna", "ben"):
-        made.add_user(name, PASSWORD)
-    made.add_user("vera", PASSWORD, "viewer")
+        made.accounts.add_user(name, PASSWORD)
+    made.accounts.add_user("vera", PASSWORD, "viewer")
     yield made
-    made.engine.dispose()
+    made.close()
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands until it is moved: ``clock[0] += 5``."""
     now = [time.time()]
-    for module in (accounts, database, schema):
+    for module in (accounts, transactions, verdicts):
         monkeypatch.setattr(module, "current_time", lambda: now[0])
     return now
 
 
 def test_what_people_say_is_kept_apart_and_undone(review):
-    review.judge("a", "c1", "anna", verdict="keep")
-    review.judge("a", "c1", "anna", length="short", note="faint")
-    review.judge("a", "c1", "ben", verdict="ditch")
-    review.judge("other", "c1", "ben", verdict="bogus")
-    said = {v.who: v for v in review.verdicts("a", "c1")}
+    review.verdicts.judge("a", "c1", "anna", verdict="keep")
+    review.verdicts.judge("a", "c1", "anna", length="short", note="faint")
+    review.verdicts.judge("a", "c1", "ben", verdict="ditch")
+    review.verdicts.judge("other", "c1", "ben", verdict="bogus")
+    said = {v.who: v for v in review.verdicts.current("a", "c1")}
     assert (said["anna"].verdict, said["anna"].length, said["anna"].note) == (
         "keep",
         "short",
         "faint",
     )
     assert said["ben"].verdict == "ditch"
-    assert review.undo("a", "anna").length == ""
-    assert review.undo("a", "anna").verdict == ""
-    assert [v.who for v in review.verdicts("a")] == ["ben"]
+    assert review.verdicts.undo("a", "anna").length == ""
+    assert review.verdicts.undo("a", "anna").verdict == ""
+    assert [v.who for v in review.verdicts.current("a")] == ["ben"]
     with pytest.raises(ReviewError, match="nothing to undo"):
-        review.undo("a", "anna")
-    assert review.verdicts("other", "c1")[0].verdict == "bogus"
+        review.verdicts.undo("a", "anna")
+    assert review.verdicts.current("other", "c1")[0].verdict == "bogus"
 
 
 def test_disagreements_get_no_label(review):
     for who, verdict in (("anna", "keep"), ("ben", "bogus")):
-        review.judge("a", "c1", who, verdict=verdict)
-    review.judge("a", "c2", "anna", verdict="keep", length="short")
-    review.judge("a", "c2", "ben", verdict="keep")
-    review.judge("a", "c3", "anna", verdict="unsure")
-    review.judge("a", "c4", "anna", verdict="keep", length="long")
-    labels = review.labels("a")
+        review.verdicts.judge("a", "c1", who, verdict=verdict)
+    review.verdicts.judge("a", "c2", "anna", verdict="keep", length="short")
+    review.verdicts.judge("a", "c2", "ben", verdict="keep")
+    review.verdicts.judge("a", "c3", "anna", verdict="unsure")
+    review.verdicts.judge("a", "c4", "anna", verdict="keep", length="long")
+    labels = review.verdicts.labels("a")
     columns = ["label_rb", "label_sl", "label_kd", "label_os", "people", "disputed"]
     assert labels.loc["c1", columns].tolist() == [-1, -1, -1, -1, 2, 3]
     assert labels.loc["c2", columns].tolist() == [1, 1, 1, 1, 2, 0]
     assert labels.loc["c4", columns].tolist() == [1, 0, 1, 0, 1, 0]
     assert "c3" not in labels.index
-    found = review.disagreements("a")
+    found = review.verdicts.disagreements("a")
     assert found["family"].tolist() == ["kd", "os", "rb"]
     assert found["says"][0] == {"anna": "keep", "ben": "bogus"}
-    review.judge("a", "c1", "ben", verdict="keep")
-    assert review.disagreements("a").empty
-    assert review.labels("a").loc["c1", "label_kd"] == 1
+    review.verdicts.judge("a", "c1", "ben", verdict="keep")
+    assert review.verdicts.disagreements("a").empty
+    assert review.verdicts.labels("a").loc["c1", "label_kd"] == 1
 
 
 def test_no_verdicts_are_no_labels(review):
-    assert review.labels("a").empty
-    assert review.disagreements("a").empty
+    assert review.verdicts.labels("a").empty
+    assert review.verdicts.disagreements("a").empty
 
 
 def test_labels_lie_over_the_archives(review, archive):
     key = archive_key(archive)
-    review.judge(key, "c3", "anna", verdict="keep")
-    review.judge(key, "c5", "anna", verdict="bogus")
-    review.judge(key, "gone", "anna", verdict="bogus")
-    labelled = with_labels(open_archive(archive), review.labels(key))
+    review.verdicts.judge(key, "c3", "anna", verdict="keep")
+    review.verdicts.judge(key, "c5", "anna", verdict="bogus")
+    review.verdicts.judge(key, "gone", "anna", verdict="bogus")
+    labelled = with_labels(open_archive(archive), review.verdicts.labels(key))
     values = labelled["label_rb"].values
     assert (values[3], values[5]) == (1, 0)
     assert (np.delete(values, [3, 5]) == -1).all()
@@ -103,11 +103,11 @@ def test_labels_lie_over_the_archives(review, archive):
 
 def test_roles(review):
     with pytest.raises(RefusedError, match="viewer"):
-        review.judge("a", "c1", "vera", verdict="keep")
+        review.verdicts.judge("a", "c1", "vera", verdict="keep")
     with pytest.raises(RefusedError):
-        review.undo("a", "vera")
-    review.change_user("vera", role="reviewer")
-    review.judge("a", "c1", "vera", verdict="keep")
+        review.verdicts.undo("a", "vera")
+    review.accounts.change_user("vera", role="reviewer")
+    review.verdicts.judge("a", "c1", "vera", verdict="keep")
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_roles(review):
 )
 def test_what_is_no_verdict_is_refused(review, wrong):
     with pytest.raises(ReviewError):
-        review.judge("a", "c1", "anna", **wrong)
-    assert review.verdicts("a") == []
+        review.verdicts.judge("a", "c1", "anna", **wrong)
+    assert review.verdicts.current("a") == []
 
 
 @pytest.mark.parametrize(
@@ -131,90 +131,97 @@ def test_what_is_no_verdict_is_refused(review, wrong):
 )
 def test_users_that_cannot_be(review, name, password, role, words):
     with pytest.raises(ReviewError, match=words):
-        review.add_user(name, password, role)
+        review.accounts.add_user(name, password, role)
 
 
 def test_sessions_open_end_and_expire(review, clock):
-    secret = review.log_in("Anna ", PASSWORD)
-    assert review.person_of(secret).name == "anna"
-    assert review.person_of("nobody's") is None
-    review.log_out(secret)
-    assert review.person_of(secret) is None
-    secret = review.log_in("anna", PASSWORD)
+    secret = review.accounts.log_in("Anna ", PASSWORD)
+    assert review.accounts.person_of(secret).name == "anna"
+    assert review.accounts.person_of("nobody's") is None
+    review.accounts.log_out(secret)
+    assert review.accounts.person_of(secret) is None
+    secret = review.accounts.log_in("anna", PASSWORD)
     for _ in range(11):
         clock[0] += 3600
-        assert review.person_of(secret) is not None
+        assert review.accounts.person_of(secret) is not None
     clock[0] += 3601
-    assert review.person_of(secret) is None  # twelve hours
-    secret = review.log_in("anna", PASSWORD)
+    assert review.accounts.person_of(secret) is None  # twelve hours
+    secret = review.accounts.log_in("anna", PASSWORD)
     clock[0] += 7201
-    assert review.person_of(secret) is None  # two hours idle
+    assert review.accounts.person_of(secret) is None  # two hours idle
 
 
 @pytest.mark.parametrize(
     "change", [{"active": False}, {"password": "another good one"}, {"role": "viewer"}]
 )
 def test_changes_end_open_sessions(review, change):
-    secret, token = review.log_in("anna", PASSWORD), review.add_token("anna", "script")
-    review.change_user("anna", **change)
-    assert review.person_of(secret) is None
-    assert (review.person_of_token(token) is None) == (change == {"active": False})
+    secret, token = (
+        review.accounts.log_in("anna", PASSWORD),
+        review.accounts.add_token("anna", "script"),
+    )
+    review.accounts.change_user("anna", **change)
+    assert review.accounts.person_of(secret) is None
+    assert (review.accounts.person_of_token(token) is None) == (change == {"active": False})
 
 
 def test_disabled_users_cannot_log_in(review):
-    review.change_user("anna", active=False)
+    review.accounts.change_user("anna", active=False)
     with pytest.raises(RefusedError, match="do not belong together"):
-        review.log_in("anna", PASSWORD)
+        review.accounts.log_in("anna", PASSWORD)
 
 
 def test_the_last_administrator_stays(review):
     for change in ({"active": False}, {"role": "viewer"}):
         with pytest.raises(ReviewError, match="last administrator"):
-            review.change_user("root", **change)
-    review.change_user("anna", role="administrator")
-    review.change_user("root", active=False)
+            review.accounts.change_user("root", **change)
+    review.accounts.change_user("anna", role="administrator")
+    review.accounts.change_user("root", active=False)
 
 
 def test_guessing_is_slowed_for_a_name_known_or_not(review, clock):
     for name in ("anna", "nobody"):
         for _ in range(5):
             with pytest.raises(RefusedError, match="do not belong together"):
-                review.log_in(name, "wrong password", address=name)
+                review.accounts.log_in(name, "wrong password", address=name)
         with pytest.raises(WaitError):
-            review.log_in(name, PASSWORD, address=f"elsewhere {name}")
+            review.accounts.log_in(name, PASSWORD, address=f"elsewhere {name}")
     clock[0] += 3
-    review.log_in("anna", PASSWORD, address="elsewhere")
+    review.accounts.log_in("anna", PASSWORD, address="elsewhere")
     for _ in range(5):  # a success forgets the failures
         with pytest.raises(RefusedError, match="do not belong together"):
-            review.log_in("anna", "wrong password", address="x")
+            review.accounts.log_in("anna", "wrong password", address="x")
 
 
 def test_guessing_is_slowed_for_an_address(review, clock):
     for k in range(20):
         with pytest.raises(RefusedError, match="do not belong together"):
-            review.log_in(f"user{k}", "wrong password", address="10.0.0.1")
+            review.accounts.log_in(f"user{k}", "wrong password", address="10.0.0.1")
     with pytest.raises(WaitError):
-        review.log_in("anna", PASSWORD, address="10.0.0.1")
-    review.log_in("anna", PASSWORD, address="10.0.0.2")
+        review.accounts.log_in("anna", PASSWORD, address="10.0.0.1")
+    review.accounts.log_in("anna", PASSWORD, address="10.0.0.2")
     clock[0] += 3
-    review.log_in("anna", PASSWORD, address="10.0.0.1")
+    review.accounts.log_in("anna", PASSWORD, address="10.0.0.1")
 
 
 def test_unknown_users_cost_a_password_check_too(review, monkeypatch):
     checked = []
     verify = accounts.verify_password
     monkeypatch.setattr(
-        database, "verify_password", lambda *a: checked.append(a[0][:9]) or verify(*a)
+        accounts, "verify_password", lambda *a: checked.append(a[0][:9]) or verify(*a)
     )
     for name in ("anna", "nobody", "a\0b"):
         with pytest.raises(RefusedError):
-            review.log_in(name, "wrong password")
+            review.accounts.log_in(name, "wrong password")
     assert checked == ["$argon2id"] * 3
 
 
 def test_secrets_are_not_in_the_database(review):
-    secrets = [review.log_in("anna", PASSWORD), review.add_token("anna", "script"), PASSWORD]
-    with review.engine.connect() as connection:
+    secrets = [
+        review.accounts.log_in("anna", PASSWORD),
+        review.accounts.add_token("anna", "script"),
+        PASSWORD,
+    ]
+    with review.database.engine.connect() as connection:
         stored = "".join(
             str(row)
             for table in schema.METADATA.sorted_tables
@@ -225,21 +232,21 @@ def test_secrets_are_not_in_the_database(review):
 
 
 def test_tokens(review):
-    token = review.add_token("anna", "script")
-    assert review.person_of_token(token).name == "anna"
-    ((one),) = review.tokens("anna")
+    token = review.accounts.add_token("anna", "script")
+    assert review.accounts.person_of_token(token).name == "anna"
+    ((one),) = review.accounts.tokens("anna")
     with pytest.raises(ReviewError):
-        review.revoke_token("ben", one["id"])
-    review.revoke_token("anna", one["id"])
-    assert review.person_of_token(token) is None
-    assert review.tokens("anna") == []
+        review.accounts.revoke_token("ben", one["id"])
+    review.accounts.revoke_token("anna", one["id"])
+    assert review.accounts.person_of_token(token) is None
+    assert review.accounts.tokens("anna") == []
 
 
 def test_the_log_says_who_did_what(review):
-    review.change_user("ben", active=False, by="root")
+    review.accounts.change_user("ben", active=False, by="root")
     with pytest.raises(RefusedError):
-        review.log_in("ben", PASSWORD, address="10.0.0.9")
-    newest, before = review.log(limit=2)
+        review.accounts.log_in("ben", PASSWORD, address="10.0.0.9")
+    newest, before = review.database.audit_log(limit=2)
     assert (newest["who"], newest["what"], newest["address"]) == (
         "ben",
         "log-in refused",
@@ -251,15 +258,15 @@ def test_the_log_says_who_did_what(review):
 def test_twenty_at_once_lose_nothing(review):
     names = [f"user{k}" for k in range(20)]
     for name in names:
-        review.add_user(name, PASSWORD)
+        review.accounts.add_user(name, PASSWORD)
 
     def work(name):
         for k in range(10):
-            review.judge("a", f"c{k}", name, verdict="keep", note=name)
+            review.verdicts.judge("a", f"c{k}", name, verdict="keep", note=name)
 
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(work, names))
-    said = review.verdicts("a")
+    said = review.verdicts.current("a")
     assert len(said) == 200
     assert all(v.note == v.who for v in said)
 
@@ -282,8 +289,8 @@ def _at_once(*work):
 def test_what_one_says_in_one_breath_is_all_kept(review):
     parts = [{"verdict": "keep"}, {"length": "short"}, {"note": "faint"}, {"marked": True}]
     for k in range(10):
-        _at_once(*(partial(review.judge, "a", f"c{k}", "anna", **part) for part in parts))
-    for said in review.verdicts("a"):
+        _at_once(*(partial(review.verdicts.judge, "a", f"c{k}", "anna", **part) for part in parts))
+    for said in review.verdicts.current("a"):
         assert (said.verdict, said.length, said.note, said.marked) == (
             "keep",
             "short",
@@ -294,28 +301,29 @@ def test_what_one_says_in_one_breath_is_all_kept(review):
 
 def test_guessing_at_once_gains_nothing(review):
     guesses = [
-        partial(review.log_in, "anna", f"wrong {k}", address=f"10.0.0.{k}") for k in range(12)
+        partial(review.accounts.log_in, "anna", f"wrong {k}", address=f"10.0.0.{k}")
+        for k in range(12)
     ]
     answers = _at_once(*guesses)
     assert sum(isinstance(answer, WaitError) for answer in answers) == 7
 
 
 def test_two_administrators_cannot_disable_each_other(review):
-    review.add_user("boss", PASSWORD, "administrator")
+    review.accounts.add_user("boss", PASSWORD, "administrator")
     for _ in range(5):
         answers = _at_once(
-            partial(review.change_user, "root", active=False),
-            partial(review.change_user, "boss", active=False),
+            partial(review.accounts.change_user, "root", active=False),
+            partial(review.accounts.change_user, "boss", active=False),
         )
         assert sum(isinstance(answer, ReviewError) for answer in answers) == 1
         for name in ("root", "boss"):
-            review.change_user(name, active=True)
+            review.accounts.change_user(name, active=True)
 
 
 def _judge_until_killed(database, pipe):
     review = Review(database)
     for k in range(10_000):
-        review.judge("a", f"c{k}", "anna", verdict="keep")
+        review.verdicts.judge("a", f"c{k}", "anna", verdict="keep")
         pipe.send(k)
 
 
@@ -336,7 +344,7 @@ def test_a_kill_loses_no_verdict_that_was_acknowledged(review, database):
             last = here.recv()
         except EOFError:
             break
-    kept = {v.cutout for v in Review(database).verdicts("a")}
+    kept = {v.cutout for v in Review(database).verdicts.current("a")}
     assert kept >= {f"c{k}" for k in range(last + 1)}
 
 

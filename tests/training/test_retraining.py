@@ -54,15 +54,15 @@ def review(survey, truth):
     """Anna says of all but the last ten what they are; ben disputes two, and is unsure of three more."""
     made = Review(default_url(survey))
     for name in ("anna", "ben"):
-        made.add_user(name, "correct horse battery", "reviewer")
+        made.accounts.add_user(name, "correct horse battery", "reviewer")
     key = archive_key(survey)
     for k, value in enumerate(truth[:-10]):
-        made.judge(key, f"0{k}", "anna", verdict="keep" if value else "bogus")
+        made.verdicts.judge(key, f"0{k}", "anna", verdict="keep" if value else "bogus")
     for k in (0, 1):
-        made.judge(key, f"0{k}", "ben", verdict="bogus" if truth[k] else "keep")
+        made.verdicts.judge(key, f"0{k}", "ben", verdict="bogus" if truth[k] else "keep")
     for k in (2, 230, 231):
-        made.judge(key, f"0{k}", "ben", verdict="unsure")
-    made.judge(key, "elsewhere", "ben", verdict="keep")
+        made.verdicts.judge(key, f"0{k}", "ben", verdict="unsure")
+    made.verdicts.judge(key, "elsewhere", "ben", verdict="keep")
     return made
 
 
@@ -139,8 +139,8 @@ def test_it_goes_on_with_the_verdicts_that_it_began_with(taught, survey, review,
         retrain(*arguments, zoo=old, recipe=QUICK, on_epoch=kill)
     assert (again / CHECKPOINT_FILE).exists()
     key = archive_key(survey)
-    review.judge(key, "05", "ben", verdict="unsure")
-    review.judge(key, "05", "anna", verdict="unsure")
+    review.verdicts.judge(key, "05", "ben", verdict="unsure")
+    review.verdicts.judge(key, "05", "anna", verdict="unsure")
     try:
         resumed = retrain(*arguments, zoo=old, recipe=QUICK)
         assert resumed["history"] == record["history"]
@@ -151,8 +151,8 @@ def test_it_goes_on_with_the_verdicts_that_it_began_with(taught, survey, review,
         ):  # it is done, and people changed their minds
             retrain(*arguments, zoo=old, recipe=QUICK)
     finally:
-        review.undo(key, "anna")
-        review.undo(key, "ben")
+        review.verdicts.undo(key, "anna")
+        review.verdicts.undo(key, "ben")
     assert retrain(*arguments, zoo=old, recipe=QUICK) == resumed
 
 

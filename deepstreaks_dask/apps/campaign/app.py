@@ -28,12 +28,17 @@ from deepstreaks_dask.apps.campaign.messages import (
 )
 from deepstreaks_dask.apps.figures import DEFAULT_HEIGHT, Figures
 from deepstreaks_dask.apps.messages import Hello, Message, Theme
-from deepstreaks_dask.apps.server.campaign_api import known, look, state_of
+from deepstreaks_dask.apps.server.campaign_api import (
+    campaign_names,
+    campaign_state,
+    campaign_status,
+)
 from deepstreaks_dask.apps.template import archive_name, page_template
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.scoring.launcher import LaunchedCampaign
 from deepstreaks_dask.scoring.status import Standing
+from deepstreaks_dask.vocabulary import DECIDING_FAMILIES, CampaignState
 
 REFRESH_MILLISECONDS = 3000
 """Time between two refreshes."""
@@ -89,7 +94,7 @@ class CampaignPage:
 
     def __init__(self, archive: str, run: str, control: bool) -> None:
         self.archive, self.control = archive, control
-        self.runs = known(archive)
+        self.runs = campaign_names(archive)
         self.run = run if run in self.runs else (self.runs or [run])[0]
         self.bridge = Bridge(SCHEMA, self._receive)
         self.figures = Figures({"history": DEFAULT_HEIGHT})
@@ -109,6 +114,7 @@ class CampaignPage:
             runs=self.runs,
             run=self.run,
             control=self.control,
+            families=", ".join(DECIDING_FAMILIES),
             most=os.cpu_count() or 1,
             command=f"deepstreaks score {shlex.quote(self.archive)}",
             dashboard=f"deepstreaks dashboard {shlex.quote(self.archive)} --app campaign",
@@ -137,10 +143,10 @@ class CampaignPage:
 
     def _read(self, full: bool) -> Snapshot | DeepStreaksError:
         try:
-            state, campaign = look(self.archive, self.run)
+            state, campaign = campaign_status(self.archive, self.run)
             if not full:
                 return Snapshot(state, campaign)
-            rows = [_run_row(self.archive, run) for run in known(self.archive)]
+            rows = [_run_row(self.archive, run) for run in campaign_names(self.archive)]
             return Snapshot(state, campaign, rows, quarantine(self.archive))
         except DeepStreaksError as error:  # raised by _show; the next refresh may succeed
             return error
@@ -201,15 +207,15 @@ def _refused_inputs(refused: pd.DataFrame) -> RefusedInputs:
 
 
 STATE_TEXT = {
-    "starting": "The campaign is starting: it loads its networks.",
-    "at work": "Shards are being scored.",
-    "stopping": "The campaign stops once the shards under way are stored.",
-    "stopped": "No campaign is running. Start it again to resume where it stopped.",
-    "killed": "The campaign ended unexpectedly: it was killed, or its machine stopped. "
+    CampaignState.STARTING: "The campaign is starting: it loads its networks.",
+    CampaignState.AT_WORK: "Shards are being scored.",
+    CampaignState.STOPPING: "The campaign stops once the shards under way are stored.",
+    CampaignState.STOPPED: "No campaign is running. Start it again to resume where it stopped.",
+    CampaignState.KILLED: "The campaign ended unexpectedly: it was killed, or its machine stopped. "
     "Start it again to resume where it stopped.",
-    "done": "All cutouts have scores.",
+    CampaignState.DONE: "All cutouts have scores.",
 }
-"""Descriptions of :data:`~deepstreaks_dask.apps.server.campaign_api.State`."""
+"""Descriptions of :class:`~deepstreaks_dask.vocabulary.CampaignState`."""
 
 PROVENANCE_KEYS = (
     *("zoo", "deepstreaks_dask", "keras", "backend", "dtype", "batch", "decided"),
@@ -219,17 +225,17 @@ PROVENANCE_KEYS = (
 
 
 def _activity(state: Standing | None, campaign: LaunchedCampaign | None) -> Activity:
-    word = state_of(state, campaign)
+    word = campaign_state(state, campaign)
     pulse = state.pulse if state is not None and state.at_work else None
     mine = campaign is not None and campaign.alive
     words = STATE_TEXT[word]
-    if word == "at work" and pulse is not None and not mine:
+    if word.may_pause and pulse is not None and not mine:
         words = f"Started elsewhere: end process {pulse.pid} on {pulse.host} to pause it."
     return Activity(
-        state=word,
+        state=word.value,
         words=words,
         mine=mine,
-        last=campaign.last_words() if campaign and word in ("stopped", "killed") else "",
+        last=campaign.last_words() if campaign and word.may_resume else "",
         workers=pulse.workers if pulse else None,
         threads=pulse.threads if pulse else None,
         dashboard=pulse.dashboard if pulse else "",
@@ -239,13 +245,13 @@ def _activity(state: Standing | None, campaign: LaunchedCampaign | None) -> Acti
 
 def _run_row(archive: str, run: str) -> list[str]:
     """Return a run's name, state, share that is scored, start, latest update and networks."""
-    state, campaign = look(archive, run)
+    state, campaign = campaign_status(archive, run)
     share = f"{100 * state.done / state.cutouts:.1f} %" if state and state.cutouts else "none"
     made = state.provenance if state else {}
     members = ", ".join(f"{m.get('name')}@{m.get('version')}" for m in made.get("members", []))
     started = str(made.get("started", campaign.started if campaign else ""))
     times = [time[:16].replace("T", " ") for time in (started, str(made.get("updated", "")))]
-    return [run, state_of(state, campaign), share, *times, members]
+    return [run, campaign_state(state, campaign).value, share, *times, members]
 
 
 def _progress(state: Standing, archive: str) -> Progress:

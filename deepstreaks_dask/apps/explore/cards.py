@@ -15,8 +15,8 @@ from PIL import Image
 from deepstreaks_dask import plots
 from deepstreaks_dask.apps.explore.session import Session
 from deepstreaks_dask.archive.dataset import open_archive
-from deepstreaks_dask.evaluation.counting import LABEL_FAMILIES
 from deepstreaks_dask.scoring.decision import family_of
+from deepstreaks_dask.vocabulary import FAMILIES
 
 FACT_COLUMNS = ("jd", "ra", "dec", "length", "mag", "snr", "source")
 """Columns of the archive that are listed beside a cutout."""
@@ -88,7 +88,7 @@ def _facts(session: Session, place: int, columns: dict[str, Any]) -> list[list[s
     """Return the names and values of a cutout's labels and of its columns that are known."""
     exploration = session.exploration
     stratum = exploration.strata.iloc[exploration.cell[place] % len(exploration.strata)]
-    labels = [f"{f} {stratum[f]}" for f in LABEL_FAMILIES if stratum[f] >= 0]
+    labels = [f"{f} {stratum[f]}" for f in FAMILIES if stratum[f] >= 0]
     facts = [["labels", ", ".join(labels) or "none"]]
     facts += [[name, _fact(columns[name])] for name in FACT_COLUMNS]
     return [[name, value] for name, value in facts if value]

@@ -30,7 +30,7 @@ from deepstreaks_dask.apps.explore.updates import Cell, Ready
 from deepstreaks_dask.apps.messages import Message
 from deepstreaks_dask.evaluation.interactive import Exploration, open_exploration
 from deepstreaks_dask.report.explanation_maps import CAPTION
-from deepstreaks_dask.scoring.decision import FAMILY_DESCRIPTIONS
+from deepstreaks_dask.vocabulary import FAMILY_DESCRIPTIONS
 
 TABS: dict[TabName, tuple[str, type[Tab]]] = {
     "decision": ("Decision", DecisionTab),

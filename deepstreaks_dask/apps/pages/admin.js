@@ -1,8 +1,8 @@
 "use strict";
 (() => {
-  const { ask, make, show, time, clear } = site;
+  const { ask, make, show, time, clear, vocabulary } = site;
   const get = (id) => document.getElementById(id);
-  const roles = get("log").dataset.roles.split(",");
+  const roles = vocabulary.roles.map((one) => one.name);
   const PAGE = 100;
   let shown = 0;
   const change = async (name, body, words) => {

@@ -22,8 +22,9 @@ addEventListener("DOMContentLoaded", () => {
   // Who is at work, and what may be done about it
 
   let who = null; // name, role and csrf, where there is an API and it knows us
+  let vocabulary = null; // the words of that API
   let now = null;
-  const may = () => who?.role === "administrator";
+  const may = () => Boolean(vocabulary?.roles.find((role) => role.name === who?.role)?.may_administer);
   const here = $("main").dataset;
   const ask = async (path, body) => {
     const headers = { "X-CSRF-Token": who?.csrf ?? "", ...(body && { "Content-Type": "application/json" }) };
@@ -43,8 +44,9 @@ addEventListener("DOMContentLoaded", () => {
   };
   const buttons = () => {
     if (!$("control") || !now) return;
-    const mayPause = may() && now.mine && now.state === "at work";
-    const mayResume = may() && ["stopped", "killed"].includes(now.state);
+    const state = vocabulary?.campaign_states.find((one) => one.name === now.state);
+    const mayPause = may() && now.mine && state.may_pause;
+    const mayResume = may() && state.may_resume;
     $("pause").hidden = !mayPause;
     $("resume").hidden = !mayResume;
     $("control").hidden = !mayPause && !mayResume;
@@ -66,7 +68,7 @@ addEventListener("DOMContentLoaded", () => {
   });
   const begin = async () => {
     if (here.control !== "yes") return;
-    try { who = await ask("/session"); } catch (error) { $("begin-words").textContent = error.message; return; }
+    try { [who, vocabulary] = await Promise.all([ask("/session"), ask("/vocabulary")]); } catch (error) { $("begin-words").textContent = error.message; return; }
     $("begin").hidden = !may();
     $("begin-words").textContent = may() ? "It goes on when this page is closed, and when its server ends." : "An administrator begins, pauses and resumes campaigns.";
     if (who.name !== "you") {

@@ -1,16 +1,16 @@
 "use strict";
 (() => {
-  const { ask, make, show, date, count, me } = site;
+  const { ask, make, show, date, count, role, vocabulary } = site;
   const get = (id) => document.getElementById(id);
   const PAGE = 300;
   const FIRST = 48; // thumbnails of a large window
-  const VERDICTS = { keep: "k", ditch: "d", unsure: "u", bogus: "b" };
-  const LENGTHS = { short: "s", long: "l" };
+  const { verdicts, lengths } = vocabulary;
   const QUEUES = ["entropy", "spread", "margin"];
   const KEYS = {};
-  for (const [verdict, key] of Object.entries(VERDICTS)) KEYS[key] = { verdict };
-  for (const [length, key] of Object.entries(LENGTHS)) KEYS[key] = { length };
-  const may = me.role !== "viewer";
+  const keyOf = (word) => word[0];
+  for (const verdict of verdicts) KEYS[keyOf(verdict)] = { verdict };
+  for (const length of lengths) KEYS[keyOf(length)] = { length };
+  const may = role.may_judge;
   let rows = [];
   let total = 0;
   let chosen = -1;
@@ -248,8 +248,8 @@
     const place = get("detail");
     const typing = document.activeElement?.id === "note" ? document.activeElement.value : null;
     place.setAttribute("aria-busy", "false");
-    const pressed = (name, what, key) => make("button", { type: "button", "aria-pressed": mine?.[what] === name, onclick: () => judge(streak.id, { [what]: mine?.[what] === name ? "" : name }) }, name, make("kbd", {}, key));
-    const facts = Object.entries(streak).filter(([name, what]) => what !== null && what !== "" && !(name in scores) && !(name in detail.families) && !(name.startsWith("label_") && what === -1));
+    const pressed = (name, what) => make("button", { type: "button", "aria-pressed": mine?.[what] === name, onclick: () => judge(streak.id, { [what]: mine?.[what] === name ? "" : name }) }, name, make("kbd", {}, keyOf(name)));
+    const facts = Object.entries(streak).filter(([name, what]) => what !== null && what !== "" && !(name in scores) && !(name in detail.families) && !(name.startsWith(vocabulary.label_prefix) && what === -1));
     const note = make("textarea", { id: "note", maxlength: get("main").dataset.note, "aria-label": "Note", placeholder: "A note" });
     note.value = typing ?? mine?.note ?? "";
     note.addEventListener("change", () => judge(streak.id, { note: note.value }));
@@ -257,7 +257,7 @@
       make("div", { class: "row" }, make("h2", { id: "detail-name" }, streak.id), make("button", { type: "button", onclick: () => choose(chosen - 1, false), "aria-label": "Previous" }, "←"), make("button", { type: "button", onclick: () => choose(chosen + 1, false), "aria-label": "Next" }, "→"), make("button", { type: "button", onclick: close, "aria-label": "Close" }, "✕")),
       ...picture(streak.id, Object.keys(scores)),
       ...(may ? [
-        make("div", { class: "verdicts", role: "group", "aria-label": "Verdict" }, ...Object.entries(VERDICTS).map(([name, key]) => pressed(name, "verdict", key)), ...Object.entries(LENGTHS).map(([name, key]) => pressed(name, "length", key))),
+        make("div", { class: "verdicts", role: "group", "aria-label": "Verdict" }, ...verdicts.map((name) => pressed(name, "verdict")), ...lengths.map((name) => pressed(name, "length"))),
         make("div", { class: "verdicts" }, make("button", { type: "button", "aria-pressed": Boolean(mine?.marked), onclick: () => judge(streak.id, { marked: !mine?.marked }) }, "mark for submission", make("kbd", {}, "m")), make("button", { type: "button", onclick: undo }, "undo", make("kbd", {}, "z"))),
         make("h3", {}, "Note"), note] : [make("p", { class: "soft small" }, "A viewer looks; a reviewer judges.")]),
       make("h3", {}, "What others say"),

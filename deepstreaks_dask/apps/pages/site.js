@@ -2,6 +2,8 @@
 // What all pages of the review share: theme, asking the API, making elements.
 window.site = (() => {
   const me = document.body.dataset;
+  const vocabulary = JSON.parse(document.getElementById("vocabulary").textContent); // as /api/v1/vocabulary gives it
+  const role = vocabulary.roles.find((one) => one.name === me.role);
   const dark = () => document.documentElement.dataset.theme === "dark";
   const setTheme = (theme) => {
     document.documentElement.dataset.theme = theme;
@@ -57,5 +59,5 @@ window.site = (() => {
   });
   const date = (night) => (night ? String(night).replace(/^(\d{4})(\d\d)(\d\d)$/, "$1-$2-$3") : "not known");
   const time = (iso) => (iso ? iso.replace("T", " ").replace(/\+00:00$/, " UTC") : "");
-  return { me, ask, make, show, date, time, clear: () => { problem.hidden = true; }, count: (n) => Number(n).toLocaleString("en") };
+  return { me, role, vocabulary, ask, make, show, date, time, clear: () => { problem.hidden = true; }, count: (n) => Number(n).toLocaleString("en") };
 })();

@@ -1,7 +1,7 @@
-from .app import create_app, door, serve
+from .app import create_app, login_link, serve
 
 __all__ = [
     "create_app",
-    "door",
+    "login_link",
     "serve",
 ]

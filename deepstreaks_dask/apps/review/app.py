@@ -1,8 +1,7 @@
-"""The review site: log in, look at a night's candidates, judge them; with the HTTP API and other dashboards beside.
+"""The review site: log-in, a night's candidates and verdicts on them, with the HTTP API and the other dashboards.
 
-One server, one log-in. The pages are HTML that asks the API of
-:mod:`~deepstreaks_dask.apps.server.review_api`; dashboards made with
-Panel are mounted behind the same log-in.
+One server, one log-in. The pages are HTML on the API of :mod:`~deepstreaks_dask.apps.server.streak_api` and
+:mod:`~deepstreaks_dask.apps.server.verdict_api`; dashboards made with Panel are mounted behind the same log-in.
 """
 
 from __future__ import annotations
@@ -22,19 +21,23 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from deepstreaks_dask.apps.server.auth import SESSION_COOKIE, csrf_of
 from deepstreaks_dask.apps.server.context import Site, site_of
-from deepstreaks_dask.apps.server.review_api import api as review_api
-from deepstreaks_dask.apps.server.session_api import api as session_api
-from deepstreaks_dask.apps.server.site import close, is_loopback, listen, make_app, run_app
+from deepstreaks_dask.apps.server.options import Listener, SiteOptions
+from deepstreaks_dask.apps.server.session_api import session_routes
+from deepstreaks_dask.apps.server.site import add_guard, is_loopback, listen, make_app, run_app
+from deepstreaks_dask.apps.server.streak_api import streak_routes
+from deepstreaks_dask.apps.server.verdict_api import verdict_routes
+from deepstreaks_dask.apps.server.vocabulary_api import vocabulary
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation.active_learning import ORDERS
 from deepstreaks_dask.report import explanation_maps as explanations
-from deepstreaks_dask.review.accounts import ROLES, ReviewError
 from deepstreaks_dask.review.database import Review, archive_key, default_url
+from deepstreaks_dask.review.people import ReviewError
 from deepstreaks_dask.review.schema import MAX_NOTE_LENGTH
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import Run, list_runs
+from deepstreaks_dask.vocabulary import Role
 
-PAGES_FOLDER = Path(__file__).parents[1] / "pages"
+_PAGES_FOLDER = Path(__file__).parents[1] / "pages"
 _ASSET_TYPES = {
     name: {"css": "text/css", "js": "text/javascript"}[name.rpartition(".")[2]]
     for name in (
@@ -47,55 +50,37 @@ _ASSET_TYPES = {
         "admin.js",
     )
 }
-Secret = Annotated[str, Cookie(alias=SESSION_COOKIE)]
+SessionSecret = Annotated[str, Cookie(alias=SESSION_COOKIE)]
 
 
 def serve(
     archive: str | os.PathLike[str],
-    *,
     app: str = "review",
-    run: str = "default",
-    database: str | None = None,
-    thresholds: Mapping[str, float] | None = None,
-    zoo: str | None = None,
-    host: str = "127.0.0.1",
-    port: int = 5006,
-    origin: str | None = None,
-    show: bool = False,
+    options: SiteOptions | None = None,
+    listener: Listener | None = None,
 ) -> None:
-    """Serve all dashboards of an archive until interrupted. Nobody sees anything without logging in.
+    """Serve all dashboards of an archive until interrupted. Every one requires a log-in.
 
-    Of sequences there are no candidates to review: they are explored, behind the same log-in.
+    Sequences have no candidates to review: the site of such an archive shows explore and campaign.
 
     Parameters
     ----------
     archive : str or path
-        A scored archive; for ``campaign`` one without scores, too.
+        Path or URL of a scored archive; for ``campaign`` also of one without scores.
     app : str
-        What is shown first: ``review``, ``explore`` or ``campaign``.
-    run : str
-        Whose scores to show.
-    database : str, optional
-        SQLAlchemy's URL; by default a SQLite file beside the archive.
-    thresholds : mapping of str to float, optional
-        By member or family; by default as the run was decided.
-    zoo : str, optional
-        Of campaigns that are begun here, and of the networks that are asked what a score comes from; the shipped one
-        by default.
-    host : str
-        Where to listen; other machines cannot reach the default.
-    port : int
-        0 takes a free one.
-    origin : str, optional
-        ``https://…`` as people type it, where a reverse proxy on this machine stands before this server.
-    show : bool
-        Open a browser.
+        The dashboard to show first: ``review``, ``explore`` or ``campaign``.
+    options : SiteOptions, optional
+        The run, database, thresholds and zoo.
+    listener : Listener, optional
+        The address, port and origin.
 
     Raises
     ------
     DeepStreaksError
         If there is no such run or no user yet, or passwords would travel unencrypted.
     """
+    options, listener = options or SiteOptions(), listener or Listener()
+    host, origin = listener.address, listener.origin
     public = urlsplit(origin) if origin else None
     if public and not (public.scheme == "https" and public.netloc and not public.path.strip("/")):
         raise DeepStreaksError(f"--origin {origin}: write it like https://review.example.org")
@@ -105,45 +90,37 @@ def serve(
             "and name its --origin https://…"
         )
     if app != "campaign":
-        Run.open(archive, run)
-    listening, hosts = listen(host, port)
+        Run.open(archive, options.run)
+    listening, hosts = listen(host, listener.port)
     if public:
         hosts.add(public.netloc.lower())
-    made = create_app(
-        archive,
-        run=run,
-        database=database,
-        thresholds=thresholds,
-        zoo=zoo,
-        hosts=hosts,
-        begin=f"/{app}",
-    )
-    own, behind = f"http://{host}:{listening.getsockname()[1]}", public is not None
+    site_app = create_app(archive, options, hosts=hosts, first_page=f"/{app}")
+    own = f"http://{host}:{listening.getsockname()[1]}"
     words = f"{app.capitalize()} of {os.fspath(archive)}"
-    run_app(made, listening, origin or own, words, behind_proxy=behind, show=show)
+    behind = public is not None
+    run_app(site_app, listening, origin or own, words, behind_proxy=behind, show=listener.show)
 
 
 def create_app(
     archive: str | os.PathLike[str],
+    options: SiteOptions | None = None,
     *,
-    run: str = "default",
-    database: str | None = None,
-    thresholds: Mapping[str, float] | None = None,
-    zoo: str | None = None,
     hosts: set[str],
-    begin: str = "/review",
+    first_page: str = "/review",
     dashboards: Mapping[str, Callable[[], Any]] | None = None,
 ) -> FastAPI:
-    """Make the site of one archive.
+    """Return the application that serves all dashboards of an archive behind a log-in.
 
     Parameters
     ----------
-    archive, run, database, thresholds, zoo
-        As :func:`serve` takes them.
+    archive : str or path
+        Path or URL.
+    options : SiteOptions, optional
+        The run, database, thresholds and zoo.
     hosts : set of str
-        ``name:port`` that browsers may name this site by.
-    begin : str
-        Where ``/`` leads.
+        ``name:port`` under which browsers may open this site.
+    first_page : str
+        Path to which ``/`` leads.
     dashboards : mapping of str to callable, optional
         Panel pages by path; by default explore and campaign.
 
@@ -155,64 +132,72 @@ def create_app(
     Raises
     ------
     DeepStreaksError
-        If there is no such run, or no user yet.
+        If there is no such run, or no active administrator yet.
     """
-    archive = os.fspath(archive)
-    review = Review(database or default_url(archive))
-    if not any(one.role == "administrator" and one.active for one in review.users()):
+    archive, options = os.fspath(archive), options or SiteOptions()
+    review = Review(options.database or default_url(archive))
+    users = review.accounts.users()
+    if not any(one.may(Role.ADMINISTRATOR) and one.active for one in users):
         raise ReviewError(
             "there is nobody to administer the review yet: "
-            f"'deepstreaks users add NAME --role administrator --archive {archive}'"
+            f"'deepstreaks users add NAME --role {Role.ADMINISTRATOR} --archive {archive}'"
         )
-    decision = Decision(dict(thresholds)) if thresholds else None
-    key = archive_key(archive)
-    site = Site(archive, run, key, review, decision, frozenset(hosts), zoo)
-    if run in list_runs(archive) and not site.sequences:
-        site.catalogue()  # whatever is wrong is said now
+    site = Site(
+        archive,
+        options.run,
+        archive_key(archive),
+        review,
+        Decision(dict(options.thresholds)) if options.thresholds else None,
+        frozenset(hosts),
+        options.zoo,
+    )
+    if site.run in list_runs(archive) and not site.sequences:
+        site.catalogue()  # errors are raised now, not on the first visit
     app = make_app(site, "DeepStreaks review")
-    app.include_router(session_api)
-    app.include_router(review_api)
-    mounted = _dashboards(archive, run, zoo) if dashboards is None else dashboards
+    for routes in (session_routes, streak_routes, verdict_routes):
+        app.include_router(routes)
+    mounted = _dashboards(site) if dashboards is None else dashboards
     app.state.dashboards = sorted(mounted)
-    _add_pages(app, begin)
-    close(app, site, mounted, entrance="/login")
+    _add_pages(app, first_page)
+    add_guard(app, site, mounted, login_path="/login")
     return app
 
 
-def _dashboards(archive: str, run: str, zoo: str | None) -> dict[str, Callable[[], Any]]:
+def _dashboards(site: Site) -> dict[str, Callable[[], Any]]:
     import panel as pn
 
     from deepstreaks_dask.apps.campaign import app as campaign
     from deepstreaks_dask.apps.explore import app as explore
 
-    def explored() -> Any:
-        if not list_runs(archive):
+    def explore_page() -> Any:
+        if not list_runs(site.archive):
             return pn.pane.HTML(
                 '<p>Nothing is scored yet: <a href="/campaign">begin there</a>.</p>'
             )
-        return explore.app(archive, run, zoo=zoo)
+        return explore.app(site.archive, site.run, zoo=site.zoo)
 
     return {
-        "/explore": explored,
-        "/campaign": lambda: campaign.app(archive, run, control=True),
+        "/explore": explore_page,
+        "/campaign": lambda: campaign.app(site.archive, site.run, control=True),
     }
 
 
-def door(archive: str, port: str = "5007") -> Any:
-    """Make a Panel page that leads to the review of an archive, served by this process too.
+def login_link(archive: str, port: str = "5007") -> Any:
+    """Return a Panel page with a link to the review of an archive, and serve the review from this process.
 
-    Panel's own server knows none of the review's users: what it shows is the way to the log-in, nothing else.
+    Panel's own server does not check the review's users, so its page holds the link only.
 
     Parameters
     ----------
     archive : str
+        Path or URL.
     port : str
-        Where the review listens, on this machine only.
+        TCP port of the review, on this machine only.
 
     Returns
     -------
-    panel.Column
-        With a link.
+    panel.pane.HTML
+        The page.
 
     Raises
     ------
@@ -233,9 +218,9 @@ def door(archive: str, port: str = "5007") -> Any:
     )
 
 
-def _add_pages(app: FastAPI, begin: str) -> None:
+def _add_pages(app: FastAPI, first_page: str) -> None:
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PAGES_FOLDER),
+        loader=jinja2.FileSystemLoader(_PAGES_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -244,7 +229,7 @@ def _add_pages(app: FastAPI, begin: str) -> None:
 
     def page(name: str, request: Request, secret: str = "", **more: Any) -> HTMLResponse:
         site = site_of(request)
-        who = site.review.person_of(secret) if secret else None
+        who = site.review.accounts.person_of(secret) if secret else None
         text = templates.get_template(f"{name}.html.j2").render(
             page=name,
             who=who,
@@ -253,28 +238,30 @@ def _add_pages(app: FastAPI, begin: str) -> None:
             run=site.run,
             dashboards=request.app.state.dashboards,
             reviewed=not site.sequences,
+            Role=Role,
+            vocabulary=vocabulary().model_dump(mode="json"),
             **more,
         )
         return HTMLResponse(text)
 
     @app.get("/", include_in_schema=False)
     def root() -> RedirectResponse:
-        return RedirectResponse(begin, 303)
+        return RedirectResponse(first_page, 303)
 
     @app.get("/login", include_in_schema=False)
-    def login(request: Request, secret: Secret = "") -> HTMLResponse:
+    def login(request: Request, secret: SessionSecret = "") -> HTMLResponse:
         return page("login", request)
 
     @app.get("/review", include_in_schema=False)
-    def review(request: Request, secret: Secret = "") -> Response:
+    def review(request: Request, secret: SessionSecret = "") -> Response:
         if site_of(request).sequences:
             return RedirectResponse("/explore", 303)
         if site_of(request).run not in list_runs(site_of(request).archive):
             return RedirectResponse("/campaign", 303)
         catalogue = site_of(request).catalogue()
         sorts = ["jd", "mag", "length", "snr", *ORDERS, *catalogue.families, *catalogue.members]
-        first = catalogue.take("source", np.arange(min(50, catalogue.rows)))
-        simulated = any("simulat" in str(source) for source in first)
+        some_sources = catalogue.take("source", np.arange(min(50, catalogue.rows)))
+        simulated = any("simulat" in str(source) for source in some_sources)
         return page(
             "review",
             request,
@@ -286,22 +273,22 @@ def _add_pages(app: FastAPI, begin: str) -> None:
         )
 
     @app.get("/account", include_in_schema=False)
-    def account(request: Request, secret: Secret = "") -> HTMLResponse:
+    def account(request: Request, secret: SessionSecret = "") -> HTMLResponse:
         return page("account", request, secret)
 
     @app.get("/admin", include_in_schema=False)
-    def admin(request: Request, secret: Secret = "") -> HTMLResponse:
-        who = site_of(request).review.person_of(secret)
+    def admin(request: Request, secret: SessionSecret = "") -> HTMLResponse:
+        who = site_of(request).review.accounts.person_of(secret)
         if who is not None:
-            who.need("administrator")
-        return page("admin", request, secret, roles=ROLES)
+            who.need(Role.ADMINISTRATOR)
+        return page("admin", request, secret)
 
     @app.get("/assets/{name}", include_in_schema=False)
     def asset(name: str) -> Response:
         if name not in _ASSET_TYPES:
             return Response("There is no such file.", 404)
         return Response(
-            (PAGES_FOLDER / name).read_bytes(),
+            (_PAGES_FOLDER / name).read_bytes(),
             media_type=_ASSET_TYPES[name],
             headers={"Cache-Control": "no-cache"},
         )

@@ -1,6 +1,6 @@
-"""The web server: log-in, roles, the HTTP APIs and the site that joins the dashboards.
+"""The web server: log-in, roles, the HTTP API and the site that joins the dashboards.
 
-`auth` says who may do what; every route is in the table of its test.
+`auth` decides what each user may do; every route is in the table of its test.
 """
 
 import lazy_loader

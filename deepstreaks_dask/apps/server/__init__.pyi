@@ -1,23 +1,36 @@
-from .auth import CSRF_HEADER, SESSION_COOKIE, access, csrf_of
-from .campaign_api import campaigns, known, look, state_of
+from .auth import CSRF_HEADER, SESSION_COOKIE, access_routes, csrf_of
+from .campaign_api import campaign_names, campaign_routes, campaign_state, campaign_status
 from .context import Site, site_of
-from .site import close, is_loopback, listen, make_app, own_machine, run_app
+from .options import Listener, SiteOptions
+from .session_api import session_routes
+from .site import add_guard, is_loopback, listen, make_app, make_loopback_app, run_app
+from .streak_api import streak_routes
+from .verdict_api import verdict_routes
+from .vocabulary_api import VocabularyOut, vocabulary, vocabulary_routes
 
 __all__ = [
     "CSRF_HEADER",
+    "Listener",
     "SESSION_COOKIE",
     "Site",
-    "access",
-    "campaigns",
-    "close",
+    "SiteOptions",
+    "VocabularyOut",
+    "access_routes",
+    "add_guard",
+    "campaign_names",
+    "campaign_routes",
+    "campaign_state",
+    "campaign_status",
     "csrf_of",
     "is_loopback",
-    "known",
     "listen",
-    "look",
     "make_app",
-    "own_machine",
+    "make_loopback_app",
     "run_app",
+    "session_routes",
     "site_of",
-    "state_of",
+    "streak_routes",
+    "verdict_routes",
+    "vocabulary",
+    "vocabulary_routes",
 ]

@@ -1,7 +1,7 @@
-"""Who asks, and whether they may: the same for every page and every route.
+"""Authentication and roles, the same for every page and every route of the HTTP API.
 
-A program shows a token (``Authorization: Bearer …``), a browser the cookie of its session and, for whatever changes
-something, a second secret that only pages of this site can read.
+A program sends a token (``Authorization: Bearer …``). A browser sends the cookie of its session and, with every request that
+changes something, a second secret that only pages of this site can read.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ from pydantic import BaseModel, ConfigDict
 from deepstreaks_dask.archive.query import FilterError
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.report.explanation_maps import TooManyError
-from deepstreaks_dask.review.accounts import Person, RefusedError, Role, WaitError
+from deepstreaks_dask.review.people import Person, RefusedError, WaitError
+from deepstreaks_dask.vocabulary import Role
 
 SESSION_COOKIE = "deepstreaks_session"
+"""Name of the cookie that holds the secret of a session."""
+
 CSRF_HEADER = "X-CSRF-Token"
+"""Header in which a page sends the second secret of its session."""
 
 
-class Door(Protocol):
-    """Knows people by what they show; :class:`~deepstreaks_dask.review.database.Review` is one."""
+class Authenticator(Protocol):
+    """Finds users by their secrets; :class:`~deepstreaks_dask.review.accounts.Accounts` is one."""
 
     def person_of(self, secret: str) -> Person | None:
-        """Give the person whose open session this is."""
+        """Return the user of a session; None if there is no such session."""
 
     def person_of_token(self, token: str) -> Person | None:
-        """Give the person whose token this is."""
+        """Return the user of a token; None if there is no such token."""
 
 
-class AccountStore(Protocol):
-    """What is served: one archive, behind one door."""
+class ServedArchive(Protocol):
+    """An archive that is served, with the authenticator of its users."""
 
     archive: str
     run: str
@@ -44,55 +48,57 @@ class AccountStore(Protocol):
     cookie: str
 
     @property
-    def door(self) -> Door:
-        """Who is let in."""
+    def authenticator(self) -> Authenticator:
+        """Who finds users by their secrets."""
 
 
 def csrf_of(secret: str) -> str:
-    """Give the second secret of a session."""
+    """Return the second secret of a session."""
     return hmac.new(secret.encode(errors="replace"), b"csrf", hashlib.sha256).hexdigest()
 
 
-def place_of(request: Request) -> AccountStore:
-    """Give the place that a request is for."""
-    place: AccountStore = request.app.state.site
-    return place
+def served_archive(request: Request) -> ServedArchive:
+    """Return the archive that a request is for."""
+    served: ServedArchive = request.app.state.site
+    return served
 
+
+ArchiveDependency = Annotated[ServedArchive, Depends(served_archive)]
 
 _bearer = HTTPBearer(auto_error=False, description="A token of the page 'Account'")
 _cookie = APIKeyCookie(name=SESSION_COOKIE, auto_error=False, description="A browser's session")
 
 
-def person(
+def authenticated_person(
     request: Request,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    _: Annotated[str | None, Depends(_cookie)],  # for the description only: a place names its own
+    _: Annotated[str | None, Depends(_cookie)],  # for the description only: a site names its own
 ) -> Person:
-    """Give who asks.
+    """Return the user who sent a request.
 
     Parameters
     ----------
     request : Request
-        What was asked for.
+        The request.
     bearer : HTTPAuthorizationCredentials, optional
-        The token that was shown.
+        The token of the request.
 
     Returns
     -------
     Person
-        With a role.
+        The user with the role.
 
     Raises
     ------
     HTTPException
-        401 if that is not known; 403 if a change was asked for by a page of another site.
+        401 if the token or session is unknown; 403 if a page of another site asked for a change.
     """
-    place = place_of(request)
-    cookie = request.cookies.get(place.cookie)
+    served = served_archive(request)
+    cookie = request.cookies.get(served.cookie)
     if request.headers.get("authorization"):
-        found = place.door.person_of_token(bearer.credentials) if bearer else None
+        found = served.authenticator.person_of_token(bearer.credentials) if bearer else None
     else:
-        found = place.door.person_of(cookie) if cookie else None
+        found = served.authenticator.person_of(cookie) if cookie else None
         if found and cookie and request.method not in ("GET", "HEAD"):
             shown = request.headers.get(CSRF_HEADER, "").encode()
             if not hmac.compare_digest(shown, csrf_of(cookie).encode()):
@@ -102,85 +108,85 @@ def person(
     return found
 
 
-def needs(role: Role) -> Any:
-    """Make a dependency that gives who asks, if that person may do what ``role`` may."""
+def requires(role: Role) -> Any:
+    """Return a dependency on the user who sent a request, refused unless the user's role includes ``role``."""
 
-    def check(who: Annotated[Person, Depends(person)]) -> Person:
+    def check(who: Annotated[Person, Depends(authenticated_person)]) -> Person:
         who.need(role)
         return who
 
     return Depends(check)
 
 
-Viewer = Annotated[Person, needs("viewer")]
-Reviewer = Annotated[Person, needs("reviewer")]
-Administrator = Annotated[Person, needs("administrator")]
+Viewer = Annotated[Person, requires(Role.VIEWER)]
+Reviewer = Annotated[Person, requires(Role.REVIEWER)]
+Administrator = Annotated[Person, requires(Role.ADMINISTRATOR)]
 
 
-class Strict(BaseModel):
-    """Of what comes in and goes out, nothing but what is described."""
+class StrictModel(BaseModel):
+    """A request or response that holds the described fields and no others."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class Problem(BaseModel):
-    """What was wrong; for a filter, with the characters at fault."""
+    """An error; of a filter, with the position of the characters at fault."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     detail: str | list[Any]
-    """In words, or a list of the fields at fault."""
+    """The message, or a list of the invalid fields."""
     start: int | None = None
     """First character at fault, from 0."""
     end: int | None = None
     """The character after the last one at fault."""
 
 
-class SessionInfo(Strict):
-    """Who is logged in."""
+class SessionOut(StrictModel):
+    """The user of a session."""
 
     name: str
-    """Of the user."""
+    """User name."""
     role: Role
     """What the user may do."""
     csrf: str
-    """To be sent as the header ``X-CSRF-Token`` with whatever a page changes."""
+    """Secret to send in the header ``X-CSRF-Token`` with every change that a page asks for."""
 
 
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "Not as it must be"},
+    400: {"model": Problem, "description": "Invalid request"},
     401: {"model": Problem, "description": "Not logged in"},
     403: {"model": Problem, "description": "Not allowed"},
-    404: {"model": Problem, "description": "No such thing here"},
-    413: {"model": Problem, "description": "Too much at once"},
+    404: {"model": Problem, "description": "Not found"},
+    413: {"model": Problem, "description": "Request too large"},
     422: {"model": Problem, "description": "Not of the form described here"},
 }
-access = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
+access_routes = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
 
 
-@access.get("/session")
-def session(who: Viewer, request: Request) -> SessionInfo:
-    """Say who asks; a page of this site learns here what to show with a change."""
-    cookie = request.cookies.get(place_of(request).cookie)
-    return SessionInfo(name=who.name, role=who.role, csrf=csrf_of(cookie) if cookie else "")
+@access_routes.get("/session")
+def session(who: Viewer, request: Request) -> SessionOut:
+    """Return the user who sent the request, and the secret that a page of this site sends with changes."""
+    cookie = request.cookies.get(served_archive(request).cookie)
+    return SessionOut(name=who.name, role=who.role, csrf=csrf_of(cookie) if cookie else "")
 
 
-@access.get("/openapi.json", include_in_schema=False)
+@access_routes.get("/openapi.json", include_in_schema=False)
 def openapi(request: Request, who: Viewer) -> dict[str, Any]:
-    """Describe this API."""
+    """Return the description of this API."""
     described: dict[str, Any] = request.app.openapi()
     return described
 
 
 def problem_response(request: Request, error: Exception) -> JSONResponse:
-    """Turn a mistake of the user's into an answer that says what was wrong.
+    """Return the response to a request that raised an error of the user's.
 
     Parameters
     ----------
     request : Request
-        What was asked for.
+        The request.
     error : DeepStreaksError
-        What came of it.
+        The error.
 
     Returns
     -------

@@ -1,44 +1,47 @@
-"""The HTTP API of campaigns: see how far they are, start one, pause it, go on."""
+"""The HTTP API of campaigns: list, start, pause and resume them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Depends, HTTPException, Path
+from fastapi import APIRouter, HTTPException, Path
 from pydantic import Field
 
 from deepstreaks_dask.apps.server.auth import (
     PROBLEM_RESPONSES,
-    AccountStore,
     Administrator,
-    Strict,
+    ArchiveDependency,
+    StrictModel,
     Viewer,
-    place_of,
 )
-from deepstreaks_dask.scoring.launcher import LaunchedCampaign as Launched
-from deepstreaks_dask.scoring.launcher import launched_campaigns, pause_campaign, start_campaign
+from deepstreaks_dask.scoring.launcher import (
+    LaunchedCampaign,
+    launched_campaigns,
+    pause_campaign,
+    start_campaign,
+)
 from deepstreaks_dask.scoring.runs import list_runs
 from deepstreaks_dask.scoring.status import Standing, run_status
+from deepstreaks_dask.vocabulary import CampaignState
 
-State = Literal["starting", "at work", "stopping", "stopped", "killed", "done"]
-
-campaigns = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
-Here = Annotated[AccountStore, Depends(place_of)]
-Run = Annotated[
-    str, Path(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of a run")
+_RUN_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_MAX_RUN_LENGTH = 64
+campaign_routes = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
+RunName = Annotated[
+    str, Path(max_length=_MAX_RUN_LENGTH, pattern=_RUN_PATTERN, description="Name of a run")
 ]
 
 
-class CampaignState(Strict):
-    """How far a run is, and who is at work on it."""
+class CampaignOut(StrictModel):
+    """A run: how far it is, and what is scoring it."""
 
     run: str
-    """Its name."""
-    state: State
-    """How it is about it."""
+    """Name of the run."""
+    state: CampaignState
+    """What the campaign is doing."""
     cutouts: int
-    """In the archive."""
+    """Cutouts in the archive."""
     done: int
     """Cutouts with scores."""
     failed: int
@@ -46,63 +49,64 @@ class CampaignState(Strict):
     rate: float | None
     """Cutouts a second."""
     seconds_left: float | None
-    """Seconds at that rate."""
+    """Seconds until all cutouts have scores, at that rate."""
     workers: int | None
-    """At work now."""
+    """Workers that are running now."""
     started: str | None
-    """When, UTC in ISO 8601."""
+    """Time of the start, UTC in ISO 8601."""
     by: str | None
-    """Who started it from here."""
+    """Name of the user who started it from this server."""
     words: str
-    """What it said last, where it ended before all was done."""
+    """Last line of its log, where it ended before all was done."""
 
 
-class Beginning(Strict):
-    """What to begin, or to go on with."""
+class CampaignStart(StrictModel):
+    """A run to start or resume."""
 
-    run: str = Field("default", max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Its name."""
+    run: str = Field("default", max_length=_MAX_RUN_LENGTH, pattern=_RUN_PATTERN)
+    """Name of the run."""
     families: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,16}$")]] = Field([], max_length=16)
-    """Of a new run; rb, sl and kd if none is named."""
+    """Families of a new run; rb, sl and kd if none is named."""
     workers: Annotated[int, Field(ge=1, le=1024, strict=True)] | None = None
-    """Dask workers; one a core by default."""
+    """Dask workers; one per core by default."""
 
 
-def state_of(found: Standing | None, campaign: Launched | None) -> State:
-    """Say in a word how it is about a run.
+def campaign_state(status: Standing | None, campaign: LaunchedCampaign | None) -> CampaignState:
+    """Return what a campaign is doing.
 
     Parameters
     ----------
-    found : Standing or None
-        None where the store has no such run yet.
-    campaign : Campaign or None
-        As it was started here.
+    status : Standing or None
+        Status of the run; None where the archive has no such run yet.
+    campaign : LaunchedCampaign or None
+        The campaign as it was started on this machine.
 
     Returns
     -------
-    str
-        One of :data:`State`.
+    CampaignState
+        The state.
     """
-    pulse = found.pulse if found is not None else None
+    pulse = status.pulse if status is not None else None
     if pulse is not None and pulse.fresh:
-        return "stopping" if pulse.pausing else "at work"
-    if found is not None and found.done == found.cutouts:
-        return "done"
+        return CampaignState.STOPPING if pulse.pausing else CampaignState.AT_WORK
+    if status is not None and status.done == status.cutouts:
+        return CampaignState.DONE
     if campaign is not None and campaign.alive:
-        if found is None:
-            return "starting"
-        updated, began = (str(found.provenance.get(key)) for key in ("updated", "started"))
-        return "stopping" if updated >= campaign.started and updated != began else "starting"
-    return "killed" if pulse is not None else "stopped"
+        if status is None:
+            return CampaignState.STARTING
+        updated, began = (str(status.provenance.get(key)) for key in ("updated", "started"))
+        ending = updated >= campaign.started and updated != began
+        return CampaignState.STOPPING if ending else CampaignState.STARTING
+    return CampaignState.KILLED if pulse is not None else CampaignState.STOPPED
 
 
-def known(archive: str) -> list[str]:
-    """Name the runs of an archive, and those that are being started."""
+def campaign_names(archive: str) -> list[str]:
+    """Return the names of the runs of an archive, with those that are being started."""
     return sorted({*list_runs(archive), *launched_campaigns(archive)})
 
 
-def look(archive: str, run: str) -> tuple[Standing | None, Launched | None]:
-    """Look at a run in the store, and at what was started here for it.
+def campaign_status(archive: str, run: str) -> tuple[Standing | None, LaunchedCampaign | None]:
+    """Return the status of a run, and the campaign that was started for it on this machine.
 
     Parameters
     ----------
@@ -111,8 +115,10 @@ def look(archive: str, run: str) -> tuple[Standing | None, Launched | None]:
 
     Returns
     -------
-    Standing or None, Campaign or None
-        None where there is none such.
+    Standing or None
+        None where the archive has no such run yet.
+    LaunchedCampaign or None
+        None where none was started on this machine.
     """
     return (
         run_status(archive, run) if run in list_runs(archive) else None,
@@ -120,54 +126,53 @@ def look(archive: str, run: str) -> tuple[Standing | None, Launched | None]:
     )
 
 
-@campaigns.get("/campaigns")
-def list_campaigns(who: Viewer, place: Here) -> list[CampaignState]:
+@campaign_routes.get("/campaigns")
+def list_campaigns(who: Viewer, served: ArchiveDependency) -> list[CampaignOut]:
     """List running and past campaigns."""
-    return [_told(place.archive, run) for run in known(place.archive)]
+    return [_campaign(served.archive, run) for run in campaign_names(served.archive)]
 
 
-@campaigns.post("/campaigns", status_code=201)
-def begin(given: Beginning, who: Administrator, place: Here) -> CampaignState:
-    """Begin a run, or go on with one that was paused or killed."""
+@campaign_routes.post("/campaigns", status_code=201)
+def start(given: CampaignStart, who: Administrator, served: ArchiveDependency) -> CampaignOut:
+    """Start a run, or resume one that was paused or killed."""
     start_campaign(
-        place.archive,
+        served.archive,
         given.run,
         families=given.families,
-        zoo=place.zoo,
+        zoo=served.zoo,
         workers=given.workers,
         by=who.name,
     )
-    return _told(place.archive, given.run)
+    return _campaign(served.archive, given.run)
 
 
-@campaigns.post("/campaigns/{run}/pause", status_code=202)
-def stop(run: Run, who: Administrator, place: Here) -> CampaignState:
-    """Let a campaign stop once the shards under way are stored."""
-    if run not in known(place.archive):
+@campaign_routes.post("/campaigns/{run}/pause", status_code=202)
+def pause(run: RunName, who: Administrator, served: ArchiveDependency) -> CampaignOut:
+    """Pause a campaign once the shards under way are stored."""
+    if run not in campaign_names(served.archive):
         raise HTTPException(404, "this archive has no such run")
-    pause_campaign(place.archive, run)
-    return _told(place.archive, run)
+    pause_campaign(served.archive, run)
+    return _campaign(served.archive, run)
 
 
-def _told(archive: str, run: str) -> CampaignState:
-    found, campaign = look(archive, run)
-    state = state_of(found, campaign)
-    pulse = found.pulse if found is not None and found.at_work else None
-    ended = state in ("stopped", "killed") and campaign is not None
-    return CampaignState(
+def _campaign(archive: str, run: str) -> CampaignOut:
+    status, campaign = campaign_status(archive, run)
+    state = campaign_state(status, campaign)
+    pulse = status.pulse if status is not None and status.at_work else None
+    return CampaignOut(
         run=run,
         state=state,
-        cutouts=found.cutouts if found else 0,
-        done=found.done if found else 0,
-        failed=found.count("failed") if found else 0,
-        rate=_known(found.rate) if found else None,
-        seconds_left=_known(found.seconds_left) if found and pulse else None,
+        cutouts=status.cutouts if status else 0,
+        done=status.done if status else 0,
+        failed=status.count("failed") if status else 0,
+        rate=_finite(status.rate) if status else None,
+        seconds_left=_finite(status.seconds_left) if status and pulse else None,
         workers=pulse.workers if pulse else None,
-        started=found.provenance.get("started") if found else None,
+        started=status.provenance.get("started") if status else None,
         by=campaign.by if campaign else None,
-        words=campaign.last_words() if ended and campaign else "",
+        words=campaign.last_words() if campaign and state.may_resume else "",
     )
 
 
-def _known(number: float) -> float | None:
+def _finite(number: float) -> float | None:
     return float(number) if np.isfinite(number) else None

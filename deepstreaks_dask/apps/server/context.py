@@ -1,4 +1,4 @@
-"""What every request to the review server needs: the archive, the catalogue, the database."""
+"""The site of one archive: its catalogue, its review, and the dependency of routes on it."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from fastapi import Depends, HTTPException, Request
 
 from deepstreaks_dask.apps.server.auth import SESSION_COOKIE
 from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.review.accounts import Accounts
 from deepstreaks_dask.review.catalogue import Catalogue, newest_commit
 from deepstreaks_dask.review.database import Review
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import open_run
 
-_MAX_CATALOGUE_AGE = 5.0  # seconds for which an archive is taken not to have changed
+_MAX_CATALOGUE_AGE = 5.0  # seconds for which an archive is assumed not to have changed
 
 
 @dataclass
 class Site:
-    """One archive's run and the database of what people say of it.
+    """One run of an archive, and its review.
 
     Attributes
     ----------
     archive, run : str
         Path or URL, and the run's name.
     key : str
-        What the database calls the archive (:func:`~deepstreaks_dask.review.database.archive_key`).
+        Name of the archive in the database (:func:`~deepstreaks_dask.review.database.archive_key`).
     review : Review
-        The database.
+        Accounts and verdicts.
     decision : Decision, optional
         In place of the run's own.
     hosts : frozenset of str
-        ``name:port`` that browsers may name this site by.
+        ``name:port`` under which browsers may open this site.
     zoo : str, optional
-        Where the run's networks are; the shipped one by default.
+        Path or URL of the zoo of the run's networks; the shipped zoo by default.
     cookie : str
-        Name of the session's.
+        Name of the session's cookie.
     """
 
     archive: str
@@ -53,49 +54,49 @@ class Site:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _catalogue: Catalogue | None = None
     _commit: str = ""
-    _looked: float = float("-inf")
+    _checked: float = float("-inf")
 
     @property
-    def door(self) -> Review:
-        """Who is let in."""
-        return self.review
+    def authenticator(self) -> Accounts:
+        """The accounts of the review."""
+        return self.review.accounts
 
     @cached_property
     def sequences(self) -> bool:
-        """Whether the archive has objects with their sequences, of which there are no candidates."""
+        """Whether the archive holds objects with sequences of stamps, which have no candidates."""
         return "object" in open_archive(self.archive).sizes
 
     def catalogue(self) -> Catalogue:
-        """Give the run as it is now."""
+        """Return the catalogue of the run's newest commit."""
         with self._lock:
-            if time.monotonic() - self._looked > _MAX_CATALOGUE_AGE:
+            if time.monotonic() - self._checked > _MAX_CATALOGUE_AGE:
                 commit = newest_commit(self.archive, self.run)
                 if self._catalogue is None or commit != self._commit:
                     scores = open_run(self.archive, self.run)
                     decision = self.decision or Decision.of_run(scores)
                     self._catalogue = Catalogue(decision.apply(scores), decision)
                     self._commit = commit
-                self._looked = time.monotonic()
+                self._checked = time.monotonic()
             assert self._catalogue is not None
             return self._catalogue
 
     def row(self, cutout: str) -> int:
-        """Give the row of an id.
+        """Return the row of a cutout.
 
         Parameters
         ----------
         cutout : str
-            The id.
+            Identifier of the cutout.
 
         Returns
         -------
         int
-            Of the archive.
+            Row of the archive.
 
         Raises
         ------
         HTTPException
-            404, if this archive has none such.
+            404, if the archive has no such cutout.
         """
         row = self.catalogue().find(cutout)
         if row < 0:
@@ -104,9 +105,9 @@ class Site:
 
 
 def site_of(request: Request) -> Site:
-    """Give the site that a request is for."""
+    """Return the site that a request is for."""
     site: Site = request.app.state.site
     return site
 
 
-Here = Annotated[Site, Depends(site_of)]
+SiteDependency = Annotated[Site, Depends(site_of)]

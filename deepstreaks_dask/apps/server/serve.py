@@ -7,96 +7,76 @@ import socket
 import threading
 from contextlib import suppress
 
+from deepstreaks_dask.apps.server.options import Listener, SiteOptions
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.scoring.runs import list_runs
 
 APP_NAMES = ("explore", "campaign", "review")
+"""The dashboards."""
 
 
 def serve(
     archive: str | os.PathLike[str],
     app: str = "explore",
-    *,
-    run: str = "default",
-    database: str | None = None,
-    zoo: str | None = None,
-    address: str = "127.0.0.1",
-    port: int = 5006,
-    origin: str | None = None,
-    show: bool = True,
+    options: SiteOptions | None = None,
+    listener: Listener | None = None,
 ) -> None:
     """Serve a dashboard until interrupted.
 
-    The review, and whatever other machines can reach, is behind a log-in, and all three are served there. On this machine
-    alone, explore asks for nothing; campaign, which can begin work, for a key that is in the address it prints.
+    The review, and every dashboard that other machines can reach, requires a log-in, and all three are served there. On this
+    machine alone, explore requires nothing; campaign, which can start work, requires the key in the address that is printed.
 
     Parameters
     ----------
     archive : str or path
-        Path or URL. What is served comes from this archive alone.
+        Path or URL. Only this archive is served.
     app : str
-        One of :data:`APP_NAMES`.
-    run : str
-        Run that is shown first.
-    database : str, optional
-        Of the people who may log in: SQLAlchemy's URL; by default a file beside the archive.
-    zoo : str, optional
-        Of campaigns that are begun from the page, and of the networks that are asked what a score comes from; the shipped
-        one by default.
-    address : str
-        To listen on.
-    port : int
-        0 takes a free one.
-    origin : str, optional
-        ``https://…`` of a reverse proxy on this machine.
-    show : bool
-        Open a browser.
+        The dashboard to show first, one of :data:`APP_NAMES`.
+    options : SiteOptions, optional
+        The run, database, thresholds and zoo.
+    listener : Listener, optional
+        The address, port and origin.
 
     Raises
     ------
     DeepStreaksError
-        If the archive, the app or the address cannot be served.
+        If the archive, the dashboard or the address cannot be served.
     """
-    from deepstreaks_dask.apps.server.site import is_loopback, listen, own_machine, run_app
+    from deepstreaks_dask.apps.server.site import is_loopback
 
+    options, listener = options or SiteOptions(), listener or Listener()
     if app not in APP_NAMES:
         raise DeepStreaksError(f"no dashboard {app!r}: there are {', '.join(APP_NAMES)}")
-    if app == "review" or origin is not None or not is_loopback(address):
+    if app == "review" or listener.origin is not None or not is_loopback(listener.address):
         from deepstreaks_dask.apps.review import app as review
 
-        review.serve(
-            archive,
-            app=app,
-            run=run,
-            database=database,
-            zoo=zoo,
-            host=address,
-            port=port,
-            origin=origin,
-            show=show,
-        )
+        review.serve(archive, app, options, listener)
         return
     runs = list_runs(archive)  # a mistyped path is an error now, not on the first visit
     if app == "explore":
-        _explore(os.fspath(archive), run, zoo, runs, address, port, show)
-        return
+        _explore(os.fspath(archive), runs, options, listener)
+    else:
+        _campaign(os.fspath(archive), options, listener)
+
+
+def _campaign(archive: str, options: SiteOptions, listener: Listener) -> None:
     from deepstreaks_dask.apps.campaign import app as campaign
+    from deepstreaks_dask.apps.server.site import listen, make_loopback_app, run_app
 
-    path = os.fspath(archive)
-    listening, hosts = listen(address, port)
-    pages = {"/campaign": lambda: campaign.app(path, run, control=True)}
-    made = own_machine(path, pages, run=run, zoo=zoo, hosts=hosts)
-    where = f"http://{address}:{listening.getsockname()[1]}/enter?key={made.state.site.key}"
-    run_app(made, listening, where, f"Campaigns of {path}", show=show)
+    listening, hosts = listen(listener.address, listener.port)
+    pages = {"/campaign": lambda: campaign.app(archive, options.run, control=True)}
+    app = make_loopback_app(archive, pages, run=options.run, zoo=options.zoo, hosts=hosts)
+    port = listening.getsockname()[1]
+    address = f"http://{listener.address}:{port}/enter?key={app.state.site.key}"
+    run_app(app, listening, address, f"Campaigns of {archive}", show=listener.show)
 
 
-def _explore(
-    archive: str, run: str, zoo: str | None, runs: list[str], address: str, port: int, show: bool
-) -> None:
+def _explore(archive: str, runs: list[str], options: SiteOptions, listener: Listener) -> None:
     import panel as pn
 
     from deepstreaks_dask.apps.explore import app as open_exploration
 
+    run, address, port = options.run, listener.address, listener.port
     if runs:
         first = run if run in runs else runs[0]
         threading.Thread(target=_preload, args=(archive, first), daemon=True).start()
@@ -104,11 +84,11 @@ def _explore(
         port = port or _free_port(address)
         hosts = [f"{host}:{port}" for host in dict.fromkeys((address, "127.0.0.1", "localhost"))]
         pn.serve(
-            {"explore": lambda: open_exploration.app(archive, run, zoo=zoo)},
+            {"explore": lambda: open_exploration.app(archive, run, zoo=options.zoo)},
             address=address,
             port=port,
             websocket_origin=hosts,
-            show=show,
+            show=listener.show,
             title="DeepStreaks explore",
             index=None,
         )
@@ -124,7 +104,7 @@ def _free_port(address: str) -> int:
 
 
 def _preload(archive: str, run: str) -> None:
-    """Read the scores before the first visit asks for them; whoever visits is told what fails."""
+    """Read the scores before the first visit; errors are shown to the visitor, not here."""
     from deepstreaks_dask.evaluation.interactive import open_exploration
 
     with suppress(DeepStreaksError):

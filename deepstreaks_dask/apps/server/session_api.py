@@ -1,4 +1,4 @@
-"""HTTP API of log-in, passwords, tokens, users and the audit log."""
+"""The HTTP API of log-in, passwords, tokens, users and the audit log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from fastapi import Path as Place
+from fastapi import Path as PathParameter
 from pydantic import Field
 
 from deepstreaks_dask.apps.server.auth import (
@@ -14,83 +14,91 @@ from deepstreaks_dask.apps.server.auth import (
     SESSION_COOKIE,
     Administrator,
     Problem,
-    SessionInfo,
-    Strict,
+    SessionOut,
+    StrictModel,
     Viewer,
     csrf_of,
 )
-from deepstreaks_dask.apps.server.context import Here
-from deepstreaks_dask.review.accounts import RefusedError, ReviewError, Role, WaitError
+from deepstreaks_dask.apps.server.context import SiteDependency
+from deepstreaks_dask.review.accounts import SESSION_LIFETIME
+from deepstreaks_dask.review.passwords import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
+from deepstreaks_dask.review.people import RefusedError, ReviewError, WaitError
+from deepstreaks_dask.vocabulary import Role
+
+_NAME_PATTERN = r"^[a-z0-9][a-z0-9._@-]{0,63}$"
+_MAX_NAME_LENGTH = 64
+
+NewPassword = Annotated[str, Field(min_length=MIN_PASSWORD_LENGTH, max_length=MAX_PASSWORD_LENGTH)]
 
 
-class Login(Strict):
-    """Name and password."""
+class LoginIn(StrictModel):
+    """User name and password."""
 
-    name: str = Field(max_length=64)
-    """Of the user."""
-    password: str = Field(max_length=256)
-    """That of the user."""
+    name: str = Field(max_length=_MAX_NAME_LENGTH)
+    """User name."""
+    password: str = Field(max_length=MAX_PASSWORD_LENGTH)
+    """The user's password."""
 
 
-class NewUser(Strict):
+class UserIn(StrictModel):
     """A user to add."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._@-]{0,63}$")
-    """To log in with."""
-    password: str = Field(min_length=12, max_length=256)
-    """The first one, which the user can change."""
-    role: Role = "reviewer"
+    name: str = Field(pattern=_NAME_PATTERN)
+    """User name."""
+    password: NewPassword
+    """The first password, which the user can change."""
+    role: Role = Role.REVIEWER
     """What the user may do."""
 
 
-class UserChange(Strict):
-    """What to change of a user."""
+class UserChange(StrictModel):
+    """Changes to a user."""
 
     role: Role | None = None
-    """What the user may do from now on."""
+    """The new role."""
     active: bool | None = Field(None, strict=True)
     """Whether the user may log in."""
-    password: str | None = Field(None, min_length=12, max_length=256)
-    """A new one."""
+    password: NewPassword | None = None
+    """The new password."""
 
 
-class User(Strict):
+class UserOut(StrictModel):
     """A user."""
 
     name: str
-    """To log in with."""
+    """User name."""
     role: Role
     """What the user may do."""
     active: bool
     """Whether the user may log in."""
     created: str
-    """When, UTC in ISO 8601."""
+    """Time at which the user was added, UTC in ISO 8601."""
 
 
-class Passwords(Strict):
-    """One's own password, and the new one."""
+class PasswordChange(StrictModel):
+    """The user's own password, and the new one."""
 
-    old: str = Field(max_length=256)
-    """That which is to be changed."""
-    new: str = Field(min_length=12, max_length=256)
-    """To log in with from now on."""
-
-
-class TokenName(Strict):
-    """What to call a token."""
-
-    name: str = Field(min_length=1, max_length=64)
-    """For one's own list."""
+    old: str = Field(max_length=MAX_PASSWORD_LENGTH)
+    """The present password."""
+    new: NewPassword
+    """The new password."""
 
 
-api = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
+class TokenIn(StrictModel):
+    """A token to create."""
+
+    name: str = Field(min_length=1, max_length=_MAX_NAME_LENGTH)
+    """Name of the token, for the user's own list."""
+
+
+session_routes = APIRouter(prefix="/api/v1", responses=PROBLEM_RESPONSES)
 _slowed: dict[int | str, dict[str, Any]] = {
     429: {"model": Problem, "description": "Too many failed attempts"}
 }
 
 
-@api.post("/login", responses=_slowed)
-def login(given: Login, request: Request, response: Response, site: Here) -> SessionInfo:
+@session_routes.post("/login", responses=_slowed)
+def login(given: LoginIn, request: Request, response: Response, site: SiteDependency) -> SessionOut:
     """Open a session."""
     origin = request.headers.get("origin")
     other = request.headers.get("sec-fetch-site") not in (None, "same-origin", "none")
@@ -98,98 +106,105 @@ def login(given: Login, request: Request, response: Response, site: Here) -> Ses
         raise HTTPException(403, "log in on a page of this site")
     address = request.client.host if request.client else ""
     try:
-        secret = site.review.log_in(given.name, given.password, address=address)
+        secret = site.review.accounts.log_in(given.name, given.password, address=address)
     except WaitError:
         raise
     except RefusedError as error:
         raise HTTPException(401, str(error), {"WWW-Authenticate": "Bearer"}) from None
-    who = site.review.person_of(secret)
+    who = site.review.accounts.person_of(secret)
     assert who is not None
     secure = request.url.scheme == "https"
     response.set_cookie(
-        SESSION_COOKIE, secret, httponly=True, secure=secure, samesite="strict", max_age=12 * 3600
+        SESSION_COOKIE,
+        secret,
+        httponly=True,
+        secure=secure,
+        samesite="strict",
+        max_age=round(SESSION_LIFETIME.total_seconds()),
     )
-    return SessionInfo(name=who.name, role=who.role, csrf=csrf_of(secret))
+    return SessionOut(name=who.name, role=who.role, csrf=csrf_of(secret))
 
 
-@api.post("/logout", status_code=204)
-def logout(request: Request, response: Response, who: Viewer, site: Here) -> None:
+@session_routes.post("/logout", status_code=204)
+def logout(request: Request, response: Response, who: Viewer, site: SiteDependency) -> None:
     """End this session."""
-    site.review.log_out(request.cookies.get(SESSION_COOKIE, ""))
+    site.review.accounts.log_out(request.cookies.get(SESSION_COOKIE, ""))
     response.delete_cookie(SESSION_COOKIE)
 
 
-@api.post("/password", status_code=204, responses=_slowed)
-def password(given: Passwords, request: Request, who: Viewer, site: Here) -> None:
-    """Change one's own password; ends one's sessions."""
+@session_routes.post("/password", status_code=204, responses=_slowed)
+def password(given: PasswordChange, request: Request, who: Viewer, site: SiteDependency) -> None:
+    """Change your own password; your sessions end."""
     address = request.client.host if request.client else ""
     try:
-        site.review.log_out(site.review.log_in(who.name, given.old, address=address))
+        site.review.accounts.log_out(
+            site.review.accounts.log_in(who.name, given.old, address=address)
+        )
     except WaitError:
         raise
     except RefusedError:
         raise HTTPException(403, "that is not your password") from None
-    site.review.change_user(who.name, password=given.new, by=who.name)
+    site.review.accounts.change_user(who.name, password=given.new, by=who.name)
 
 
-@api.get("/tokens")
-def tokens(who: Viewer, site: Here) -> list[dict[str, Any]]:
+@session_routes.get("/tokens")
+def tokens(who: Viewer, site: SiteDependency) -> list[dict[str, Any]]:
     """List your tokens."""
-    return site.review.tokens(who.name)
+    return site.review.accounts.tokens(who.name)
 
 
-@api.post("/tokens", status_code=201)
-def add_token(given: TokenName, who: Viewer, site: Here) -> dict[str, str]:
-    """Make a token for your programs; it is shown this once."""
-    return {"token": site.review.add_token(who.name, given.name)}
+@session_routes.post("/tokens", status_code=201)
+def add_token(given: TokenIn, who: Viewer, site: SiteDependency) -> dict[str, str]:
+    """Create a token for your programs; it cannot be read again."""
+    return {"token": site.review.accounts.add_token(who.name, given.name)}
 
 
-@api.delete("/tokens/{number}", status_code=204)
+@session_routes.delete("/tokens/{number}", status_code=204)
 def revoke_token(
-    number: Annotated[int, Place(description="As the list of tokens has it")],
+    number: Annotated[int, PathParameter(description="The token's id in the list of tokens")],
     who: Viewer,
-    site: Here,
+    site: SiteDependency,
 ) -> None:
-    """Revoke a token of yours."""
+    """Revoke one of your tokens."""
     try:
-        site.review.revoke_token(who.name, number)
+        site.review.accounts.revoke_token(who.name, number)
     except ReviewError as error:
         raise HTTPException(404, str(error)) from None
 
 
-@api.get("/users")
-def users(who: Administrator, site: Here) -> list[User]:
+@session_routes.get("/users")
+def users(who: Administrator, site: SiteDependency) -> list[UserOut]:
     """List the users."""
-    return [User(**vars(one)) for one in site.review.users()]
+    return [UserOut(**vars(one)) for one in site.review.accounts.users()]
 
 
-@api.post("/users", status_code=201)
-def add_user(given: NewUser, who: Administrator, site: Here) -> User:
+@session_routes.post("/users", status_code=201)
+def add_user(given: UserIn, who: Administrator, site: SiteDependency) -> UserOut:
     """Add a user."""
-    made = site.review.add_user(given.name, given.password, given.role, by=who.name)
-    return User(**vars(made))
+    made = site.review.accounts.add_user(given.name, given.password, given.role, by=who.name)
+    return UserOut(**vars(made))
 
 
-@api.patch("/users/{name}")
+@session_routes.patch("/users/{name}")
 def change_user(
-    name: Annotated[str, Place(description="Of the user")],
+    name: Annotated[str, PathParameter(description="User name")],
     given: UserChange,
     who: Administrator,
-    site: Here,
-) -> User:
-    """Give a user another role or password, disable or enable one; that user's sessions end."""
-    if name not in {one.name for one in site.review.users()}:
+    site: SiteDependency,
+) -> UserOut:
+    """Change the role or password of a user, disable or enable the user; the user's sessions end."""
+    if name not in {one.name for one in site.review.accounts.users()}:
         raise HTTPException(404, "there is no such user")
-    changed = site.review.change_user(name, **given.model_dump(), by=who.name)
-    return User(**vars(changed))
+    changed = site.review.accounts.change_user(name, **given.model_dump(), by=who.name)
+    return UserOut(**vars(changed))
 
 
-@api.get("/audit")
+@session_routes.get("/audit")
 def audit(
     who: Administrator,
-    site: Here,
+    site: SiteDependency,
     limit: Annotated[int, Query(ge=1, le=1000, description="Entries at most")] = 200,
     offset: Annotated[int, Query(ge=0, le=10**9, description="Entries to leave out first")] = 0,
 ) -> list[dict[str, Any]]:
-    """List who did what to users, sessions and tokens, the newest first."""
-    return site.review.log(limit=limit, offset=offset)
+    """List the changes to users, sessions and tokens, with who made them, the newest first."""
+    return site.review.database.audit_log(limit=limit, offset=offset)

@@ -1,67 +1,57 @@
-"""The server of a place: a guard before every route, and the ways to listen.
+"""The web server of an archive: its application, and the socket to listen on.
 
-Nobody gets past the guard who is not let in by the place's door, but for the log-in and what it is drawn with. Dashboards
-made with Panel are mounted behind the same guard, their websockets too.
+Dashboards made with Panel, and their websockets, are mounted behind the same guard as every other route.
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
-import re
 import secrets
 import socket
-import time
 import webbrowser
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import RedirectResponse, Response
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import deepstreaks_dask
-from deepstreaks_dask.apps.server.auth import AccountStore, access, problem_response
-from deepstreaks_dask.apps.server.campaign_api import campaigns
+from deepstreaks_dask.apps.server.auth import ServedArchive, access_routes, problem_response
+from deepstreaks_dask.apps.server.campaign_api import campaign_routes
+from deepstreaks_dask.apps.server.guard import MISSING_KEY_MESSAGE, Guard
+from deepstreaks_dask.apps.server.vocabulary_api import vocabulary_routes
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.review.accounts import Person
+from deepstreaks_dask.review.people import Person
+from deepstreaks_dask.vocabulary import Role
 
-_PUBLIC_PATHS = re.compile(r"/(login|enter|assets/[a-z]+\.(css|js)|favicon\.ico)|/api/v1/.*")
 _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="3" '
     'fill="#141a24"/><path d="M3 13 13 3" stroke="#56b4e9" stroke-width="2.4" stroke-linecap="round"/></svg>'
 )
-_MAX_REQUEST_BYTES = 64 * 1024  # bytes of what a request may bring
-_WEBSOCKET_RECHECK_SECONDS = 10.0  # seconds after which an open websocket must be somebody's again
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-}
-_POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-_PANEL_POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' blob:; "
-    "object-src 'none'; base-uri 'self'; frame-ancestors 'none'"
-)
-_UNKNOWN_HOST_MESSAGE = (
-    "Open the address that 'deepstreaks dashboard' printed when it began: there is a key in it."
-)
 
 
 @dataclass
-class OwnMachine:
-    """A place on the loopback interface, whose door opens to whoever holds the key in the address that is printed.
+class LoopbackSite:
+    """An archive that is served on the loopback interface, to the holder of the key in the address that is printed.
 
-    Other people with an account on the same machine reach its loopback interface too, and a campaign that is begun here runs
-    with the rights of whoever serves this.
+    The key is needed since other people with an account on the same machine reach its loopback interface too, and a campaign
+    that is started here runs with the rights of the user who started this server.
+
+    Attributes
+    ----------
+    archive, run : str
+        Path or URL, and the name of the run that is shown first.
+    zoo : str, optional
+        Path or URL of the zoo of new campaigns; the shipped zoo by default.
+    hosts : frozenset of str
+        ``name:port`` under which browsers may open this site.
+    cookie : str
+        Name of the cookie that holds the key.
+    key : str
+        The key.
     """
 
     archive: str
@@ -72,20 +62,20 @@ class OwnMachine:
     key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     @property
-    def door(self) -> OwnMachine:
-        """Who is let in."""
+    def authenticator(self) -> LoopbackSite:
+        """The site itself, which compares the key."""
         return self
 
     def person_of(self, secret: str) -> Person | None:
-        """Give whoever serves this, to the holder of the key."""
+        """Return the user of this machine if the secret is the key; None otherwise."""
         same = hmac.compare_digest(secret.encode(errors="replace"), self.key.encode())
-        return Person("you", "administrator") if same else None
+        return Person("you", Role.ADMINISTRATOR) if same else None
 
     def person_of_token(self, token: str) -> Person | None:
-        """Give nobody: there are no tokens here."""
+        """Return None: this site has no tokens."""
 
 
-def own_machine(
+def make_loopback_app(
     archive: str,
     pages: Mapping[str, Callable[[], Any]],
     *,
@@ -93,48 +83,51 @@ def own_machine(
     zoo: str | None = None,
     hosts: set[str],
 ) -> FastAPI:
-    """Make the site of an archive for one's own machine, without users.
+    """Return the application that serves an archive to this machine alone, without users.
 
     Parameters
     ----------
     archive : str
+        Path or URL.
     pages : mapping of str to callable
-        Panel pages by path; the first is where ``/enter?key=…`` leads.
-    run, zoo : str
-        What is shown first; the zoo of new campaigns.
+        Panel pages by path; ``/enter?key=…`` leads to the first.
+    run : str
+        Name of the run that is shown first.
+    zoo : str, optional
+        Path or URL of the zoo of new campaigns; the shipped zoo by default.
     hosts : set of str
-        ``name:port`` that browsers may name this site by.
+        ``name:port`` under which browsers may open this site.
 
     Returns
     -------
     FastAPI
         With a guard before every route.
     """
-    place = OwnMachine(archive, run, zoo, frozenset(hosts))
-    app = make_app(place, "DeepStreaks")
-    begin = next(iter(pages))
+    site = LoopbackSite(archive, run, zoo, frozenset(hosts))
+    app = make_app(site, "DeepStreaks")
+    first_page = next(iter(pages))
 
     @app.get("/enter", include_in_schema=False)
     def enter(key: Annotated[str, Query(max_length=100)] = "") -> Response:
-        if place.person_of(key) is None:
-            return Response(_UNKNOWN_HOST_MESSAGE, 401)
-        response = RedirectResponse(begin, 303)
-        response.set_cookie(place.cookie, key, httponly=True, samesite="strict")
+        if site.person_of(key) is None:
+            return Response(MISSING_KEY_MESSAGE, 401)
+        response = RedirectResponse(first_page, 303)
+        response.set_cookie(site.cookie, key, httponly=True, samesite="strict")
         return response
 
-    close(app, place, pages, entrance=None)
+    add_guard(app, site, pages, login_path=None)
     return app
 
 
-def make_app(place: AccountStore, title: str) -> FastAPI:
-    """Make an application with the routes that every place has; :func:`close` it when the rest is there.
+def make_app(site: ServedArchive, title: str) -> FastAPI:
+    """Return an application with the routes that every site has; add its other routes, then call :func:`add_guard`.
 
     Parameters
     ----------
-    place : Place
-        What is served.
+    site : ServedArchive
+        The archive to serve.
     title : str
-        Of the API.
+        Title of the API.
 
     Returns
     -------
@@ -148,10 +141,10 @@ def make_app(place: AccountStore, title: str) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
     )
-    app.state.site = place
+    app.state.site = site
     app.add_exception_handler(DeepStreaksError, problem_response)
-    app.include_router(access)
-    app.include_router(campaigns)
+    for routes in (access_routes, vocabulary_routes, campaign_routes):
+        app.include_router(routes)
 
     @app.get("/favicon.ico", include_in_schema=False)
     def icon() -> Response:
@@ -160,23 +153,25 @@ def make_app(place: AccountStore, title: str) -> FastAPI:
     return app
 
 
-def close(
+def add_guard(
     app: FastAPI,
-    place: AccountStore,
+    site: ServedArchive,
     pages: Mapping[str, Callable[[], Any]],
     *,
-    entrance: str | None,
+    login_path: str | None,
 ) -> None:
-    """Mount Panel pages, and put the guard before everything.
+    """Mount Panel pages, and put the guard before every route.
 
     Parameters
     ----------
     app : FastAPI
-    place : Place
+        The application with all of its routes.
+    site : ServedArchive
+        The archive that it serves.
     pages : mapping of str to callable
-        By path.
-    entrance : str, optional
-        Where browsers are sent that are not let in.
+        Panel pages by path.
+    login_path : str, optional
+        Path to which browsers without a session are sent; None refuses them.
     """
     if pages:
         from panel.io.fastapi import add_applications
@@ -188,28 +183,31 @@ def close(
 
         app.add_exception_handler(HTTPError, refused)
         titles = {path: f"DeepStreaks {path.strip('/')}" for path in pages}
-        add_applications(dict(pages), app=app, title=titles, websocket_origins=sorted(place.hosts))
-    app.add_middleware(Guard, place=place, entrance=entrance)
+        add_applications(dict(pages), app=app, title=titles, websocket_origins=sorted(site.hosts))
+    app.add_middleware(Guard, site=site, login_path=login_path)
 
 
 def listen(host: str, port: int) -> tuple[socket.socket, set[str]]:
-    """Take a port before its address is told to anybody.
+    """Open a listening socket.
 
     Parameters
     ----------
     host : str
+        Network address of this machine.
     port : int
-        0 takes a free one.
+        TCP port; 0 takes a free port.
 
     Returns
     -------
-    socket, set of str
-        And the ``name:port`` by which this machine's browsers may name it.
+    socket
+        The socket.
+    set of str
+        ``name:port`` under which browsers of this machine may open it.
 
     Raises
     ------
     DeepStreaksError
-        If it cannot be had.
+        If the address or port cannot be used.
     """
     try:
         listening = socket.create_server(
@@ -236,18 +234,21 @@ def run_app(
     behind_proxy: bool = False,
     show: bool = False,
 ) -> None:
-    """Say where it is, and serve until interrupted.
+    """Print the address, and serve until interrupted.
 
     Parameters
     ----------
     app : FastAPI
+        The application, with its guard.
     listening : socket
+        The socket of :func:`listen`.
     address, words : str
-        To print.
+        Address of the site, and what is served there, to print.
     behind_proxy : bool
-        A reverse proxy on this machine says who asks; else anybody could name any address.
+        Whether to trust the client's address in the headers of a reverse proxy on this machine. Without a proxy anybody
+        could write any address there.
     show : bool
-        Open a browser.
+        Whether to open a browser.
     """
     print(f"{words} at {address}", flush=True)
     if show:
@@ -263,120 +264,9 @@ def run_app(
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether an address can be reached from this machine alone."""
+    """Return whether an address can be reached from this machine alone."""
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(address, None)}
     except (OSError, UnicodeError):
         return False
     return bool(found) and all(ipaddress.ip_address(ip.split("%")[0]).is_loopback for ip in found)
-
-
-class Guard:
-    """Lets nobody in who is not logged in, and nothing that is too large or from another site.
-
-    Parameters
-    ----------
-    app : ASGI application
-        What is behind it.
-    place : Place
-        Whose door it is.
-    entrance : str, optional
-        Where browsers are sent that are not let in; None refuses them.
-    """
-
-    def __init__(self, app: ASGIApp, place: AccountStore, entrance: str | None) -> None:
-        self.app, self.place, self.entrance = app, place, entrance
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass, or answer it here."""
-        if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
-        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
-        known = headers.get("host", "").lower() in self.place.hosts
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send, headers, known)
-            return
-        send = _with_headers(scope, send)
-        if not known:
-            await Response("This site has another name.", 421)(scope, receive, send)
-            return
-        if not _PUBLIC_PATHS.fullmatch(scope["path"]) and await self._who(scope) is None:
-            away: Response = Response(
-                _UNKNOWN_HOST_MESSAGE if self.entrance is None else "Log in first.", 401
-            )
-            reads = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
-            if reads and self.entrance is not None:
-                away = RedirectResponse(self.entrance, 303)
-            await away(scope, receive, send)
-            return
-        body = b""
-        while len(body) <= _MAX_REQUEST_BYTES:
-            message = await receive()
-            body += message.get("body", b"")
-            if message["type"] != "http.request" or not message.get("more_body"):
-                break
-        if len(body) > _MAX_REQUEST_BYTES:
-            await Response('{"detail":"too much at once"}', 413, media_type="application/json")(
-                scope, receive, send
-            )
-            return
-        waiting = [{"type": "http.request", "body": body}]
-
-        async def replay() -> Message:
-            return waiting.pop() if waiting else await receive()
-
-        await self.app(scope, replay, send)
-
-    async def _websocket(
-        self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], known: bool
-    ) -> None:
-        from_here = urlsplit(headers.get("origin", "")).netloc.lower() in self.place.hosts
-        if not (known and from_here and await self._who(scope)):
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        asked = time.monotonic()
-
-        async def checked() -> Message:
-            nonlocal asked
-            message = await receive()
-            if (
-                message["type"] == "websocket.receive"
-                and time.monotonic() - asked > _WEBSOCKET_RECHECK_SECONDS
-            ):
-                asked = time.monotonic()
-                if await self._who(scope) is None:
-                    await send({"type": "websocket.close", "code": 1008})
-                    return {"type": "websocket.disconnect", "code": 1008}
-            return message
-
-        await self.app(scope, checked, send)
-
-    async def _who(self, scope: Scope) -> Person | None:
-        secret = HTTPConnection(scope).cookies.get(self.place.cookie)
-        return await run_in_threadpool(self.place.door.person_of, secret) if secret else None
-
-
-def _with_headers(scope: Scope, send: Send) -> Send:
-    path = scope["path"]
-    own = path in ("/", "/login", "/review", "/account", "/admin") or path.startswith(
-        ("/assets/", "/api/")
-    )
-    added = {**_HEADERS, "Content-Security-Policy": _POLICY if own else _PANEL_POLICY}
-    if scope["scheme"] == "https":
-        added["Strict-Transport-Security"] = "max-age=31536000"
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            present = {name.lower() for name, _ in message["headers"]}
-            more = dict(added)
-            if b"cache-control" not in present:
-                more["Cache-Control"] = "no-store"
-            message["headers"] = [
-                *message["headers"],
-                *((k.lower().encode(), v.encode()) for k, v in more.items()),
-            ]
-        await send(message)
-
-    return sending

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from deepstreaks_dask.apps.review.app import serve
 from deepstreaks_dask.apps.server.auth import CSRF_HEADER, SESSION_COOKIE
+from deepstreaks_dask.apps.server.options import Listener, SiteOptions
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.report import explanation_maps as explanations
@@ -260,7 +261,7 @@ def test_another_archives_cutouts_are_not_to_be_had(of, app):
     other = {"id": "20991231_0", "verdict": "keep"}
     assert of("anna").post("/api/v1/verdicts", json=other).status_code == 404
     site = app.state.site
-    site.review.judge("file:///another.zarr", "x", "anna", verdict="keep")
+    site.review.verdicts.judge("file:///another.zarr", "x", "anna", verdict="keep")
     assert of("anna").get("/api/v1/streak", params={"id": "x"}).status_code == 404
     assert lines(of("root").get("/api/v1/labels")) == []
 
@@ -272,13 +273,13 @@ def test_completions(of):
 
 
 def test_serving_needs_an_administrator_and_encryption(archive, reviewed, tmp_path):
-    database = f"sqlite:///{tmp_path}/empty.sqlite"
+    options = SiteOptions(database=f"sqlite:///{tmp_path}/empty.sqlite")
     with pytest.raises(DeepStreaksError, match="users add"):
-        serve(reviewed, database=database)
+        serve(reviewed, options=options)
     with pytest.raises(DeepStreaksError, match="unencrypted"):
-        serve(reviewed, database=database, host="0.0.0.0")
+        serve(reviewed, options=options, listener=Listener(address="0.0.0.0"))
     with pytest.raises(DeepStreaksError, match="write it like"):
-        serve(reviewed, database=database, origin="http://review.example.org")
+        serve(reviewed, options=options, listener=Listener(origin="http://review.example.org"))
     assert default_url(reviewed).endswith("week.zarr.review.sqlite")
 
 

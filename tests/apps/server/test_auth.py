@@ -9,15 +9,16 @@ from starlette.websockets import WebSocketDisconnect
 
 from deepstreaks_dask.apps.review.app import create_app
 from deepstreaks_dask.apps.server.auth import CSRF_HEADER, SESSION_COOKIE
-from deepstreaks_dask.apps.server.site import own_machine
+from deepstreaks_dask.apps.server.options import SiteOptions
+from deepstreaks_dask.apps.server.site import make_loopback_app
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
-from deepstreaks_dask.review.accounts import ROLES
 from deepstreaks_dask.review.database import Review
 from deepstreaks_dask.scoring.runs import Run
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 from deepstreaks_dask.simulation.tasks import get_task
+from deepstreaks_dask.vocabulary import ROLES
 
 PASSWORD = "correct horse battery"
 OF = {"viewer": "vera", "reviewer": "anna", "administrator": "root"}
@@ -40,6 +41,7 @@ WHO = {
     ("GET", "/components/{path:path}"): "viewer",
     ("GET", "/api/v1/session"): "viewer",
     ("GET", "/api/v1/openapi.json"): "viewer",
+    ("GET", "/api/v1/vocabulary"): "viewer",
     ("GET", "/api/v1/campaigns"): "viewer",
     ("GET", "/api/v1/streaks"): "viewer",
     ("GET", "/api/v1/streak"): "viewer",
@@ -83,7 +85,7 @@ def database(tmp_path):
 
 @pytest.fixture
 def site(reviewed, people):
-    return create_app(reviewed, database=people, hosts={"testserver"})
+    return create_app(reviewed, SiteOptions(database=people), hosts={"testserver"})
 
 
 def table(routes):
@@ -199,14 +201,14 @@ def test_one_archives_session_opens_no_other(site, tmp_path, people):
     append_batches(url, [random_batch(64)])
     write_run(url, "default", ["rb_vgg6"], np.ones((64, 1), np.float32))
     theirs = f"sqlite:///{tmp_path}/theirs.sqlite"
-    Review(theirs).add_user("root", PASSWORD, "administrator")
-    other = create_app(url, database=theirs, hosts={"testserver"}, dashboards={})
+    Review(theirs).accounts.add_user("root", PASSWORD, "administrator")
+    other = create_app(url, SiteOptions(database=theirs), hosts={"testserver"}, dashboards={})
     here, there = enter(site, "root"), enter(other, "root")
     assert there.get("/api/v1/cutout", params={"id": "c3"}).status_code == 200
     assert here.get("/api/v1/cutout", params={"id": "c3"}).status_code == 404
     moved = TestClient(other, cookies={SESSION_COOKIE: here.cookies[SESSION_COOKIE]})
     assert moved.get("/api/v1/cutout", params={"id": "c3"}).status_code == 401
-    token = site.state.site.review.add_token("root", "x")
+    token = site.state.site.review.accounts.add_token("root", "x")
     shown = {"Authorization": f"Bearer {token}"}
     assert TestClient(other).get("/api/v1/cutout?id=c3", headers=shown).status_code == 401
     for path in ("/explore", "/campaign", "/review"):  # no address names another archive
@@ -224,7 +226,7 @@ def test_sequences_are_behind_the_same_log_in(people, tmp_path):
     classes = sorted(get_task("rcnn").classes)
     shard = open_archive(url).attrs["shard"]
     Run.create(url, "default", [member | {"threshold": 0.5}], 3, shard, classes=classes, **MADE_UP)
-    site = create_app(url, database=people, hosts={"testserver"})
+    site = create_app(url, SiteOptions(database=people), hosts={"testserver"})
     assert set(table(site.routes)) == set(WHO)
     stranger = TestClient(site, follow_redirects=False)
     for method, path in WHO:
@@ -249,14 +251,15 @@ OWN = {
     ("GET", "/favicon.ico"): OPEN,
     ("GET", "/api/v1/session"): "you",
     ("GET", "/api/v1/openapi.json"): "you",
+    ("GET", "/api/v1/vocabulary"): "you",
     ("GET", "/api/v1/campaigns"): "you",
     ("POST", "/api/v1/campaigns"): "you",
     ("POST", "/api/v1/campaigns/{run}/pause"): "you",
 }
 
 
-def test_ones_own_machine_opens_to_the_key_alone(reviewed):
-    made = own_machine(reviewed, {"/campaign": lambda: None}, hosts={"testserver"})
+def test_ones_make_loopback_app_opens_to_the_key_alone(reviewed):
+    made = make_loopback_app(reviewed, {"/campaign": lambda: None}, hosts={"testserver"})
     panel = {key for key in WHO if key[1].startswith(("/campaign", "/static", "/components"))}
     assert set(table(made.routes)) == {*OWN, *panel}
     stranger = TestClient(made, follow_redirects=False)

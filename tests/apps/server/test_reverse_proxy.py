@@ -79,8 +79,8 @@ def proxied(request, tmp_path_factory, certificate):
     create_archive(url, shard=64)
     append_batches(url, [random_batch(64)])
     write_run(url, "default", ["rb_a", "sl_a", "kd_a"], [[0.9] * 3] * 64)
-    Review(default_url(url)).add_user("anna", PASSWORD)
-    Review(default_url(url)).add_user("root", PASSWORD, "administrator")
+    Review(default_url(url)).accounts.add_user("anna", PASSWORD)
+    Review(default_url(url)).accounts.add_user("root", PASSWORD, "administrator")
     text = recipe(request.param).replace("127.0.0.1:5006", f"127.0.0.1:{inside}")
     config = folder / "config"
     if request.param == "nginx":

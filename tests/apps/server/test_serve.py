@@ -2,6 +2,7 @@ import socket
 
 import pytest
 
+from deepstreaks_dask.apps.server.options import Listener
 from deepstreaks_dask.apps.server.serve import serve
 from deepstreaks_dask.apps.server.site import is_loopback, listen
 from deepstreaks_dask.errors import DeepStreaksError
@@ -17,7 +18,7 @@ def test_addresses_of_this_machine_alone(address):
 def test_nothing_is_served_to_others_without_encryption(address, app, archive):
     assert not is_loopback(address)
     with pytest.raises(DeepStreaksError, match="unencrypted"):
-        serve(archive, app, address=address)
+        serve(archive, app, listener=Listener(address=address))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
@@ -26,8 +27,9 @@ def test_nothing_is_served_behind_a_proxy_without_a_log_in(address, app, archive
     from helpers import write_run
 
     write_run(archive, "default", ["rb_a"], [[0.5]] * 150)
+    listener = Listener(address=address, port=0, origin="https://review.example.org")
     with pytest.raises(DeepStreaksError, match="users add"):
-        serve(archive, app, address=address, port=0, origin="https://review.example.org")
+        serve(archive, app, listener=listener)
 
 
 def test_what_cannot_be_served_is_an_error_at_once(archive, tmp_path):

@@ -27,9 +27,9 @@ def started():
 def tokens(people):
     review = Review(people)
     for name in PEOPLE:
-        review.add_user(name, "correct horse battery")
-    found = {name: review.add_token(name, "script") for name in PEOPLE}
-    review.engine.dispose()
+        review.accounts.add_user(name, "correct horse battery")
+    found = {name: review.accounts.add_token(name, "script") for name in PEOPLE}
+    review.close()
     return found
 
 
@@ -77,7 +77,7 @@ def test_twenty_at_once_lose_no_verdict_and_neither_does_a_kill(server, tokens, 
         answers = [status for seen in pool.map(judge, PEOPLE) for status in seen]
     assert set(answers) == {200}
     review, key = Review(people), archive_key(reviewed)
-    said = review.verdicts(key)
+    said = review.verdicts.current(key)
     assert len(said) == len(PEOPLE) * EACH
     assert all((v.verdict, v.note) == ("keep", f"{v.who} {v.cutout}") for v in said)
 
@@ -103,8 +103,8 @@ def test_twenty_at_once_lose_no_verdict_and_neither_does_a_kill(server, tokens, 
             job.result()
     assert len(acknowledged) < len(PEOPLE) * (len(ids) - EACH), "killed too late to show anything"
     after = Review(people)
-    kept = {(v.who, v.cutout) for v in after.verdicts(key) if v.verdict == "ditch"}
+    kept = {(v.who, v.cutout) for v in after.verdicts.current(key) if v.verdict == "ditch"}
     assert set(acknowledged) <= kept
-    assert len(after.verdicts(key)) == len(PEOPLE) * EACH + len(kept)
+    assert len(after.verdicts.current(key)) == len(PEOPLE) * EACH + len(kept)
     for one in (review, after):
-        one.engine.dispose()
+        one.close()
