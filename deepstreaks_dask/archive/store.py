@@ -42,19 +42,53 @@ def row_noun(record: CommitRecord) -> str:
 
 
 def object_key(array: zarr.Array, name: str, index: int) -> str:
-    """Name the object that holds a shard, or a column's chunk."""
+    """Return the key of the object that holds a shard, or a column's chunk.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Array of the archive.
+    name : str
+        Path of the array in the archive.
+    index : int
+        Number of the shard or chunk along the first axis.
+
+    Returns
+    -------
+    str
+        Key, from the root of the archive.
+    """
     return "/".join([name, "c", str(index), *["0"] * (array.ndim - 1)])
 
 
 def get_array(group: zarr.Group, path: str) -> zarr.Array:
-    """Return the array at a path of a group."""
+    """Return the array at a path of a group.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Group of the archive.
+    path : str
+        Path of the array in the group.
+
+    Returns
+    -------
+    zarr.Array
+        Open array; nothing is read.
+    """
     array = group[path]
     assert isinstance(array, zarr.Array)
     return array
 
 
 def locate_archive(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return the file system and the root of an archive; raise `ArchiveError` if its protocol is unknown."""
+    """Return the file system and the root of an archive.
+
+    Raises
+    ------
+    ArchiveError
+        If the protocol of the URL is unknown, or its library is not installed.
+    """
     try:
         return locate(url)
     except (ImportError, ValueError) as error:
@@ -62,13 +96,19 @@ def locate_archive(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSyst
 
 
 def zarr_location(url: str | os.PathLike[str]) -> str:
-    """Where zarr finds the archive: a plain path for a local one, since only its own store is atomic."""
+    """Return the location that Zarr opens: a plain path for a local archive, since only Zarr's own store is atomic."""
     fs, root = locate_archive(url)
     return root if is_local(fs) else os.fspath(url)
 
 
 def read_root_metadata(url: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the root ``zarr.json`` of an archive; raise `ArchiveError` if there is none or it is not one."""
+    """Read the root ``zarr.json`` of an archive.
+
+    Raises
+    ------
+    ArchiveError
+        If there is no archive, it cannot be read, or it was written by a newer version.
+    """
     fs, root = locate_archive(url)
     fs.invalidate_cache()
     try:
@@ -150,7 +190,13 @@ class CommitRecord:
 
 
 def read_commit_record(url: str | os.PathLike[str]) -> CommitRecord:
-    """Read the commit record of an archive; raise `ArchiveError` if it was never finished."""
+    """Read the commit record of an archive.
+
+    Raises
+    ------
+    ArchiveError
+        If there is no archive, or its creation was never finished.
+    """
     record = read_root_metadata(url)
     try:
         root = CommitRecord(record["attributes"], record["consolidated_metadata"]["metadata"])
@@ -163,7 +209,19 @@ def read_commit_record(url: str | os.PathLike[str]) -> CommitRecord:
 def commit(
     fs: fsspec.AbstractFileSystem, root: str, attributes: dict[str, Any], names: Iterable[str]
 ) -> None:
-    """Write the commit record from the metadata of the arrays as they are now."""
+    """Write the commit record from the current metadata of the arrays.
+
+    Parameters
+    ----------
+    fs : fsspec.AbstractFileSystem
+        File system of the archive.
+    root : str
+        Root of the archive on it.
+    attributes : dict
+        Attributes of the archive.
+    names : iterable of str
+        Paths of the arrays and groups to record.
+    """
     metadata = {name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json")) for name in sorted(names)}
     record = {
         "zarr_format": 3,
@@ -180,7 +238,13 @@ def commit(
 
 @contextmanager
 def write_lock(url: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other writers out, and write empty chunks too, so that a missing object is a damaged one."""
+    """Lock an archive against other writers, and write empty chunks, so that a missing object is a damaged one.
+
+    Raises
+    ------
+    ArchiveError
+        If another process holds the lock, or the lock cannot be written.
+    """
     fs, root = locate_archive(url)
     with ExitStack() as stack:
         if is_local(fs):
@@ -199,7 +263,13 @@ def write_lock(url: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def name_damage(url: str | os.PathLike[str]) -> Iterator[None]:
-    """Say of whatever the codecs and stores raise that it is the archive that cannot be written to."""
+    """Wrap errors of codecs and stores in a message that names the archive.
+
+    Raises
+    ------
+    ArchiveError
+        In place of any other error.
+    """
     try:
         yield
     except ArchiveError:
