@@ -1,6 +1,7 @@
 from .append import AppendSummary, CutoutBatch, Quarantined, append_batches
 from .create import create_archive
-from .dataset import digests, open_archive, shard_bounds, summary
+from .dataset import open_archive, shard_bounds, summary
+from .hashing import digests
 from .pictures import grey
 from .provenance import SIMULATED_KINDS, begins_simulated, simulated
 from .query import MAX_FILTER_LENGTH, Filter, FilterError, Kind, complete, parse

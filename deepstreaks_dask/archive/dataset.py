@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,8 +16,6 @@ from deepstreaks_dask.archive.store import (
     read_commit_record,
     zarr_location,
 )
-
-_HASH_BLOCK_BYTES = 2047  # bytes; from 2048 on hashlib lets other threads go first
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def open_archive(url: str | os.PathLike[str]) -> xr.Dataset:
     """
     record = read_commit_record(url)
     dataset = xr.open_zarr(zarr_location(url), consolidated=True, chunks=None)
-    chunks = {"epoch" if record.sequences else "cutout": record.pixels_shard}
+    chunks = {record.layout.pixels: record.pixels_shard}
     dataset = dataset.assign({k: dataset[k].variable.chunk(chunks) for k in dataset.data_vars})
     dataset.attrs["url"] = os.fspath(url)
     return dataset
@@ -104,7 +100,7 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
     return ArchiveSummary(
         url=os.fspath(url),
         cutouts=record.pixels,
-        objects=record.total if record.sequences else 0,
+        objects=record.layout.counts_objects(record.total),
         shard=record.shard,
         bytes=int(fs.du(root)),
         nights=counts("night"),
@@ -120,19 +116,3 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
         runs=runs,
         quarantined={str(k): int(v) for k, v in quarantine(url)["reason"].value_counts().items()},
     )
-
-
-def digests(cutouts: Iterable[np.ndarray]) -> np.ndarray:
-    """Hash the pixels of each cutout of ``(n, …)``, or the stamps of each object, to uint64 (BLAKE2b)."""
-    return np.array([_digest(cutout) for cutout in cutouts], np.uint64)
-
-
-def _digest(pixels: np.ndarray) -> int:
-    """Hash piece by piece, each too small for `hashlib` to let go of Python's lock.
-
-    To get the lock back from threads that decode takes far longer than to hash a cutout.
-    """
-    hashed, data = hashlib.blake2b(digest_size=8), memoryview(pixels.tobytes())
-    for first in range(0, len(data), _HASH_BLOCK_BYTES):
-        hashed.update(data[first : first + _HASH_BLOCK_BYTES])
-    return int.from_bytes(hashed.digest(), "little")

@@ -9,6 +9,9 @@ import numpy as np
 
 FORMAT = "deepstreaks-cutouts"
 VERSION = 1
+CONVENTIONS = "CF-1.12"
+"""Version of the Climate and Forecast metadata conventions (Eaton et al. 2024) that names and attributes follow."""
+
 CUTOUT_SIZE = 144
 """Pixels on a side of a cutout as the networks take it."""
 

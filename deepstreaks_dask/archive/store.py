@@ -16,6 +16,7 @@ import pandas as pd
 import zarr
 from filelock import FileLock, Timeout
 
+from deepstreaks_dask.archive.layouts import Layout, layout_of
 from deepstreaks_dask.archive.schema import (
     FORMAT,
     GROUPS,
@@ -34,11 +35,6 @@ def quarantine(url: str | os.PathLike[str]) -> pd.DataFrame:
     return pd.DataFrame(
         {name: np.asarray(get_array(group, f"quarantine/{name}")[:]) for name in QUARANTINE_COLUMNS}
     )
-
-
-def row_noun(record: CommitRecord) -> str:
-    """Return what a row of the archive is called, in the plural."""
-    return "objects" if record.sequences else "cutouts"
 
 
 def object_key(array: zarr.Array, name: str, index: int) -> str:
@@ -148,9 +144,9 @@ class CommitRecord:
         return int(self.attributes["shard"])
 
     @property
-    def sequences(self) -> bool:
-        """Whether a row is an object with a sequence of cutouts."""
-        return bool(self.metadata["cutouts"]["dimension_names"][0] == "epoch")
+    def layout(self) -> Layout:
+        """What a row is, and how its pixels lie."""
+        return layout_of(self.metadata["cutouts"]["dimension_names"][0])
 
     @property
     def pixels(self) -> int:

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import xarray as xr
 
-from deepstreaks_dask.archive.dataset import digests
+from deepstreaks_dask.archive.hashing import digests
 from deepstreaks_dask.archive.schema import CHUNK
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.training.recipe import Recipe

@@ -50,7 +50,7 @@ def run(url, stop):
         return replace(self, target)
 
     pathlib.Path.replace = counted
-    append(url, batches())
+    append_batches(url, batches())
     print("done", written, flush=True)
 
 if __name__ == "__main__":

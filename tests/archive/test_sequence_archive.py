@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from deepstreaks_dask.archive import append, create
+from deepstreaks_dask.archive import append, layouts
 from deepstreaks_dask.archive.append import CutoutBatch, append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive, summary
@@ -35,7 +35,7 @@ def sequences(counts=COUNTS, *, start=0, side=7):
 @pytest.fixture
 def url(tmp_path, monkeypatch):
     """Made with shards of pixels so small that objects lie in several."""
-    monkeypatch.setattr(create, "EPOCHS_PER_SHARD", 64)
+    monkeypatch.setattr(layouts, "EPOCHS_PER_SHARD", 64)
     create_archive(tmp_path / "s.zarr", shard=64, shape=(7, 7), dtype="float32", epochs=EPOCHS)
     return tmp_path / "s.zarr"
 

@@ -7,7 +7,7 @@ import pytest
 from dask.distributed import Client
 from helpers import make_known
 
-from deepstreaks_dask.archive import create
+from deepstreaks_dask.archive import layouts
 from deepstreaks_dask.archive.append import CutoutBatch, append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
@@ -73,7 +73,7 @@ def objects(n, *, start=0, change=lambda stamps: None):
 def whole(tmp_path_factory):
     url = tmp_path_factory.mktemp("sequences") / "s.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(create, "EPOCHS_PER_SHARD", 256)  # objects lie in several shards of pixels
+        patch.setattr(layouts, "EPOCHS_PER_SHARD", 256)  # objects lie in several shards of pixels
         create_archive(url, shard=64, shape=(21, 21), dtype="float32", epochs=EPOCHS)
         append_batches(url, [objects(OBJECTS)])
     return url
