@@ -148,7 +148,7 @@ class _Append:
         self.committed = self.total = self.record.total
         self.pixels = self.record.pixels  # stored
         with name_damage(url):
-            self._known_ids, self._known_digests = _sorted_ids(open_archive(url))
+            self._known_ids, self._known_digests = _sorted_ids(open_archive(url, cache=True))
             listed = quarantine(url)
             # Not as the commit record has it: its arrays cannot be resized one by one.
             self.group = zarr.open_group(zarr_location(url), mode="r+", use_consolidated=False)

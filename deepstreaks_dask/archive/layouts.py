@@ -69,6 +69,10 @@ class Layout(ABC):
             If this layout has no such columns or pictures.
         """
 
+    def span_attributes(self, name: str) -> dict[str, str]:
+        """Return what CF's ragged arrays say of a column of :attr:`spans`."""
+        return {"sample_dimension": self.pixels} if name == "epochs" else {}
+
     @abstractmethod
     def counts_objects(self, rows: int) -> int:
         """Return how many of the rows are objects with sequences."""

@@ -47,6 +47,9 @@ class Column:
 
 _LABEL = "label of family {}: 1 or 0, -1 not known"
 
+LABEL_FLAGS = {"flag_values": [-1, 0, 1], "flag_meanings": "unknown negative positive"}
+"""Attributes of a column of labels, as CF describes flags."""
+
 SCHEMA: dict[str, Column] = {
     "id": Column("string", "", "", "identifier, unique in the archive"),
     "night": Column("int32", 0, "", "night as YYYYMMDD, 0 not known"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from deepstreaks_dask.archive.schema import (
     GROUPS,
     PIXEL_ARRAYS,
     QUARANTINE_COLUMNS,
+    ROW_DIMS,
     VERSION,
 )
 from deepstreaks_dask.errors import ArchiveError
@@ -205,7 +206,7 @@ def read_commit_record(url: str | os.PathLike[str]) -> CommitRecord:
 def commit(
     fs: fsspec.AbstractFileSystem, root: str, attributes: dict[str, Any], names: Iterable[str]
 ) -> None:
-    """Write the commit record from the current metadata of the arrays.
+    """Write the commit record from the current metadata of the arrays, and of the runs.
 
     Parameters
     ----------
@@ -216,9 +217,47 @@ def commit(
     attributes : dict
         Attributes of the archive.
     names : iterable of str
-        Paths of the arrays and groups to record.
+        Paths of the arrays and groups to record; those of runs are found.
     """
-    metadata = {name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json")) for name in sorted(names)}
+    with _record_lock(fs, root):
+        metadata = {
+            name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json"))
+            for name in names
+            if not _is_of_run(name)
+        }
+        _write_record(fs, root, attributes, metadata)
+
+
+def record_runs(url: str | os.PathLike[str]) -> None:
+    """List the runs of an archive in its commit record, where :func:`xarray.open_datatree` finds them.
+
+    Appending and, on a local disk, scoring do so themselves. At a URL, call this only while nobody appends: there is no
+    lock.
+
+    Parameters
+    ----------
+    url : str or path
+        The archive.
+
+    Raises
+    ------
+    ArchiveError
+        If there is no archive, or its creation was never finished.
+    """
+    fs, root = locate_archive(url)
+    with _record_lock(fs, root):
+        record = read_commit_record(url)
+        committed = {k: v for k, v in record.metadata.items() if not _is_of_run(k)}
+        _write_record(fs, root, record.attributes, committed)
+
+
+def _write_record(
+    fs: fsspec.AbstractFileSystem,
+    root: str,
+    attributes: dict[str, Any],
+    metadata: dict[str, dict[str, Any]],
+) -> None:
+    metadata = metadata | _run_metadata(fs, root, metadata["id"]["shape"][0])
     record = {
         "zarr_format": 3,
         "node_type": "group",
@@ -226,10 +265,46 @@ def commit(
         "consolidated_metadata": {
             "kind": "inline",
             "must_understand": False,
-            "metadata": metadata,
+            # Zarr needs the members of a group next to each other
+            "metadata": dict(sorted(metadata.items())),
         },
     }
     write_whole(fs, f"{root}/zarr.json", json.dumps(record, indent=1).encode())
+
+
+def _run_metadata(fs: fsspec.AbstractFileSystem, root: str, rows: int) -> dict[str, dict[str, Any]]:
+    """Read the metadata of all runs, with as many rows as are committed: those that are not stored read as missing."""
+    fs.invalidate_cache()
+    metadata: dict[str, dict[str, Any]] = {}
+    for scores in sorted(fs.glob(f"{root}/runs/*/scores/zarr.json")):
+        run = scores.split("/")[-3]
+        arrays = [path.split("/")[-2] for path in fs.glob(f"{root}/runs/{run}/*/zarr.json")]
+        paths = [f"runs/{run}", *(f"runs/{run}/{array}" for array in arrays)]
+        try:
+            found = {path: json.loads(fs.cat_file(f"{root}/{path}/zarr.json")) for path in paths}
+            for one in found.values():
+                if one.get("dimension_names", [""])[0] in ROW_DIMS:
+                    one["shape"][0] = rows
+        except (OSError, ValueError, KeyError, IndexError):  # it is being made, or removed
+            continue
+        metadata |= found
+    if not metadata:
+        return {}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+    if not fs.exists(f"{root}/runs/zarr.json"):
+        write_whole(fs, f"{root}/runs/zarr.json", json.dumps(group).encode())
+    return {"runs": group, **metadata}
+
+
+def _is_of_run(name: str) -> bool:
+    return name.split("/")[0] == "runs"
+
+
+@contextmanager
+def _record_lock(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[None]:
+    """Keep two from replacing the commit record at the same time, on a local disk."""
+    with FileLock(f"{root}.commit.lock") if is_local(fs) else nullcontext():
+        yield
 
 
 @contextmanager

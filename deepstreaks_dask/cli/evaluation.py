@@ -248,6 +248,7 @@ def explain(
     import numpy as np
     from PIL import Image
 
+    from deepstreaks_dask.archive.attributes import provenance_of
     from deepstreaks_dask.archive.pictures import grey
     from deepstreaks_dask.report.explanation_maps import explanation_map
     from deepstreaks_dask.review.catalogue import Catalogue
@@ -256,7 +257,7 @@ def explain(
 
     if output.suffix != ".png":
         raise DeepStreaksError(f"{output}: name a file that ends in .png")
-    scores = open_run(archive, run)
+    scores = open_run(archive, run, cache=True)
     decision = Decision.of_run(scores)
     catalogue = Catalogue(decision.apply(scores), decision)
     if (row := catalogue.find(cutout)) < 0:
@@ -269,7 +270,7 @@ def explain(
         ) from error
     pictures, said = [grey(pixels)[..., None].repeat(3, axis=-1)], []
     for member in catalogue.members:
-        found = explanation_map(pixels, member, scores.attrs["members"], zoo)
+        found = explanation_map(pixels, member, provenance_of(scores)["members"], zoo)
         pictures.append(np.asarray(Image.open(io.BytesIO(found.png))))
         values = {"logit": found.logit, "sky": found.sky, "missing": found.missing}
         said.append({"member": member, "score": float(catalogue[member][row]), **values})

@@ -65,7 +65,7 @@ def open_run_scores(archive: str, run: str, probabilities: bool) -> Any:
     from deepstreaks_dask.evaluation.calibration import calibrated
     from deepstreaks_dask.scoring.runs import open_run
 
-    scores = open_run(archive, run)
+    scores = open_run(archive, run, cache=True)
     return calibrated(scores) if probabilities else scores
 
 

@@ -72,6 +72,7 @@ def score(
     import signal
     import threading
 
+    from deepstreaks_dask.archive.attributes import provenance_of
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.scoring.campaign import Mode
     from deepstreaks_dask.scoring.campaign import score as run_campaign
@@ -117,8 +118,9 @@ def score(
             flips=flips,
             stop=stop,
         )
-    failures = scores.attrs["failures"]
-    looked = scores["scores"].notnull()
+    provenance = provenance_of(scores)
+    failures = provenance["failures"]
+    looked = scores["scores"].notnull().compute()
     _, *inner = looked.dims
     done = looked.all(inner) if mode == "all" else looked.any(inner)
     if guarantee is not None:
@@ -132,11 +134,11 @@ def score(
     }
     if guarantee is not None:
         result["rejected"] = int(scores["rejected"].sum())
-        result["drifted"] = scores.attrs["drifted"]
+        result["drifted"] = provenance["drifted"]
         result["guarantee"] = guarantee.guarantee
         result["seen"] = guarantee.seen
-    if "precision_effect" in scores.attrs:
-        result["precision_effect"] = scores.attrs["precision_effect"]
+    if "precision_effect" in provenance:
+        result["precision_effect"] = provenance["precision_effect"]
     if stop.is_set():
         result["stopped"] = True
     say(as_json, result)
@@ -233,7 +235,7 @@ def calibrate(
     from deepstreaks_dask.evaluation.calibration import seen_in_training, store
     from deepstreaks_dask.scoring.runs import open_run
 
-    scores = open_run(archive, run)
+    scores = open_run(archive, run, cache=True)
     made = fit_calibration(
         scores, method, share=share, seed=seed, leave_out=seen_in_training(scores)
     )

@@ -137,7 +137,7 @@ def train(
         window=window,
     )
     folder = out or Path("training") / f"{family}_{architecture}"
-    dataset = open_archive(archive)
+    dataset = open_archive(archive, cache=True)
     total = passes(architecture, chosen, start=start) * (folds or 1)
     with progress_bar(f"train {folder.name}", total, unit="epochs") as bar:
         options: dict[str, Any] = {
@@ -206,7 +206,7 @@ def finetune(
         raise TrainingError(f"samples {samples!r}: give numbers of 1 or more, like 1,10")
     chosen = read_recipe(recipe, epochs=epochs, learning_rate=rate, seed=seed)
     folder = out or Path("training") / f"{model.partition('@')[0]}-finetuned"
-    dataset, total = open_archive(archive), len(numbers) * repeats
+    dataset, total = open_archive(archive, cache=True), len(numbers) * repeats
     with (
         connect(scheduler, workers=workers, jobs=total) as client,
         progress_bar("fine-tune", total, unit="trainings") as bar,
@@ -259,6 +259,7 @@ def score(
 
     Example: deepstreaks sequences score objects.zarr --families hits
     """
+    from deepstreaks_dask.archive.attributes import provenance_of
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.scoring.campaign import score as run_campaign
     from deepstreaks_dask.scoring.cluster import connect
@@ -269,13 +270,14 @@ def score(
     with connect(scheduler, workers=workers) as client:
         scores = run_campaign(archive, chosen, client, run=run)
     done = scores["scores"].notnull().all(["member", "class"])
-    failures = scores.attrs["failures"]
+    provenance = provenance_of(scores)
+    failures = provenance["failures"]
     result = {
         "run": run,
         "scored": int(done.sum()),
         "objects": done.size,
-        "members": scores.attrs["models"],
-        "classes": scores.attrs["classes"],
+        "members": provenance["models"],
+        "classes": provenance["classes"],
         "failures": failures,
     }
     say(as_json, result)
@@ -325,7 +327,7 @@ def evaluate(
     from deepstreaks_dask.evaluation import sequence_metrics as evaluation
     from deepstreaks_dask.scoring.runs import open_run
 
-    scores = open_run(archive, run)
+    scores = open_run(archive, run, cache=True)
     only = evaluation.held_out(scores, held_out) if held_out is not None else None
     curves = {}
     if online:

@@ -76,7 +76,7 @@ def train_all_members(
     recipe = recipe or Recipe()
     if unknown := sorted(set(architectures) - set(ARCHITECTURES)):
         raise TrainingError(f"no architecture {unknown[0]!r}: choose of {', '.join(ARCHITECTURES)}")
-    dataset = open_archive(archive)
+    dataset = open_archive(archive, cache=True)
     known = [f"label_{family}" for family in families if f"label_{family}" in dataset]
     labelled = np.zeros(dataset.sizes["cutout"], bool)
     for name in known:

@@ -175,7 +175,7 @@ def run_trial(trial: Trial) -> dict[str, Any]:
         return done
     try:
         training = train(
-            open_archive(trial.archive),
+            open_archive(trial.archive, cache=True),
             trial.families,
             trial.architecture,
             recipe=trial.recipe,

@@ -507,7 +507,7 @@ def test_an_archive_of_triplets(tmp_path):
     dataset = open_archive(url)
     assert dataset["cutouts"].dims == ("cutout", "y", "x", "plane")
     assert dataset["cutouts"].dtype == np.float32
-    assert set(dataset.coords) == {*SCHEMA, *extra}
+    assert set(dataset.coords) == {*SCHEMA, *extra, "time"}
     np.testing.assert_array_equal(dataset["cutouts"].values, pixels)
     assert dataset["candid"].values[69] == 2**60 + 69
     assert np.isnan(dataset["drb"].values[70:]).all()

@@ -6,6 +6,7 @@ import xarray as xr
 
 from deepstreaks_dask.archive import append, layouts
 from deepstreaks_dask.archive.append import CutoutBatch, append_batches
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive, summary
 from deepstreaks_dask.archive.schema import EPOCHS
@@ -163,7 +164,7 @@ def test_scores_of_objects_members_and_classes_are_a_run(url):
     assert scores["scores"].dims == ("object", "member", "class")
     assert scores["scores"].dtype == np.float32
     assert scores["member"].values.tolist() == ["a_rcnn", "a_forest", "b_rcnn"]
-    assert scores["class"].values.tolist() == scores.attrs["classes"] == ["sn", "agn"]
+    assert scores["class"].values.tolist() == provenance_of(scores)["classes"] == ["sn", "agn"]
     unseen = np.isnan(scores["scores"].values).all(axis=(1, 2))
     assert unseen.tolist() == [False] * 8 + [True]
     run.grow(9)

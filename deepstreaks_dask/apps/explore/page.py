@@ -66,7 +66,7 @@ class Explorer:
 
     def __init__(self, archive: str, run: str, zoo: str | None = None) -> None:
         self.archive, self.zoo = archive, zoo
-        dataset = open_archive(archive)
+        dataset = open_archive(archive, cache=True)
         self.cutouts = dataset.sizes["cutout"]
         self.simulated = begins_simulated(dataset)
         self.runs = list_runs(archive)

@@ -56,7 +56,7 @@ class SequenceExplorer:
 
     def __init__(self, archive: str, run: str, zoo: str | None = None) -> None:
         self.archive, self.zoo = archive, zoo
-        dataset = open_archive(archive)
+        dataset = open_archive(archive, cache=True)
         self.objects = dataset.sizes["object"]
         self.simulated = begins_simulated(dataset)
         self.runs = list_runs(archive)
@@ -107,7 +107,7 @@ class SequenceExplorer:
             handler(message)
 
     def _load(self) -> tuple[xr.Dataset, SequenceEvaluation | None]:
-        scores = open_run(self.archive, self.run)
+        scores = open_run(self.archive, self.run, cache=True)
         try:
             return scores, evaluate_sequences(scores)
         except EvaluationError:  # no object has a class: there are players still

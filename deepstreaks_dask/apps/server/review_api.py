@@ -27,6 +27,7 @@ from deepstreaks_dask.apps.server.auth import (
     Viewer,
 )
 from deepstreaks_dask.apps.server.context import Here, Site
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.query import MAX_FILTER_LENGTH, Kind, complete, parse
 from deepstreaks_dask.export.candidates import (
     Submission,
@@ -228,7 +229,7 @@ def streak(id: Id, who: Viewer, site: Here) -> dict[str, Any]:
         },
         "networks": [
             f"{member['name']}@{member['version']}"
-            for member in catalogue.decided.attrs.get("members", ())
+            for member in provenance_of(catalogue.decided).get("members", ())
         ],
         "ades": records[0] if records else None,
         "no_ades": next(iter(left_out), None),
@@ -270,7 +271,7 @@ def explanation(
         pixels = catalogue.pixels(site.row(id))
     except OSError:
         raise HTTPException(404, "the pixels of this cutout cannot be read") from None
-    found = explanation_map(pixels, member, catalogue.decided.attrs["members"], site.zoo)
+    found = explanation_map(pixels, member, provenance_of(catalogue.decided)["members"], site.zoo)
     headers = {
         "Cache-Control": "private, max-age=3600",
         "X-Logits": f"{found.logit:.3f}, {found.sky:.3f}, {found.missing:.3f}",

@@ -129,7 +129,7 @@ def _on_one(url: str, topic: str, job: Job) -> dict[str, Any]:
     def tell(epoch: int, losses: Mapping[str, float]) -> None:
         worker.log_event(topic, (epoch, {name: float(loss) for name, loss in losses.items()}))
 
-    return job.train(open_archive(url), tell)
+    return job.train(open_archive(url, cache=True), tell)
 
 
 def train_folds(

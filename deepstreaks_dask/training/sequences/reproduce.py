@@ -161,7 +161,7 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
         with progress_bar(f"train {architecture}", total, unit="epochs") as bar:
             train_classifier(
                 record,
-                open_archive(train),
+                open_archive(train, cache=True),
                 architecture,
                 family="hits",
                 recipe=recipe,
@@ -174,7 +174,7 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
         with progress_bar("fine-tune", total, unit="trainings") as bar:
             finetune_in(
                 folder / "finetuned",
-                open_archive(shifted),
+                open_archive(shifted, cache=True),
                 "hits_rcnn@1",
                 SAMPLES_PER_CLASS,
                 start_zoo=zoo,
@@ -183,7 +183,7 @@ def _rcnn(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvaluat
                 client=client,
                 on_training=bar.advance,
             )
-    scores = open_run(shifted)
+    scores = open_run(shifted, cache=True)
     curves = follow(scores)
     return scores, evaluate_sequences(scores, by_epochs=curves, finetuned=[folder / "finetuned"])
 
@@ -200,7 +200,7 @@ def _taonet(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvalu
             with progress_bar(f"train {record.name}", total, unit="epochs") as bar:
                 train_folds(
                     record,
-                    open_archive(archive),
+                    open_archive(archive, cache=True),
                     record.name,
                     FOLD_COUNT,
                     family="crts",
@@ -210,7 +210,7 @@ def _taonet(folder: Path, settings: Settings) -> tuple[xr.Dataset, SequenceEvalu
                 )
             publish(record / "fold-1", zoo)
         score(archive, Families.from_zoo(zoo, ["crts"]), client)
-    scores = open_run(archive)
+    scores = open_run(archive, cache=True)
     only = held_out(scores, folds[0] / "fold-1")
     return scores, evaluate_sequences(scores, only=only, folds=folds)
 

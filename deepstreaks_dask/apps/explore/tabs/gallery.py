@@ -233,7 +233,7 @@ def cards(explorer: Explorer, places: np.ndarray) -> list[dict[str, Any]]:
     """
     exploration, decision = explorer.exploration, explorer.cut.decision
     rows = exploration.rows[places]
-    dataset = open_archive(explorer.archive)
+    dataset = open_archive(explorer.archive, cache=True)
     pixels = zarr.open_group(dataset.attrs["url"], mode="r")["cutouts"]
     columns = {
         name: dataset[name].isel(cutout=xr.DataArray(rows, dims="n")).values
