@@ -19,7 +19,7 @@ from deepstreaks_dask.archive.append import CutoutBatch, append_batches
 from deepstreaks_dask.archive.attributes import encode_attributes, provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
-from deepstreaks_dask.archive.schema import EPOCHS
+from deepstreaks_dask.archive.schema import EPOCHS, Column
 from deepstreaks_dask.archive.store import record_runs
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import Run, open_run
@@ -153,8 +153,6 @@ def test_times_that_cannot_be_are_not_known(tmp_path, jd):
 
 
 def test_a_time_of_ones_own_is_kept(tmp_path):
-    from deepstreaks_dask.archive.schema import Column
-
     where = tmp_path / "a.zarr"
     columns = {"time": Column("float32", np.nan, "s", "time since the trigger")}
     create_archive(where, shard=64, shape=(8, 8), columns=columns)
