@@ -35,6 +35,7 @@ from dask.distributed import Client
 from scipy.optimize import brentq
 
 from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.models.registry import ARCHITECTURES, build
 from deepstreaks_dask.models.zoo.card import Card
@@ -78,7 +79,7 @@ def main(
         decision = Decision(thresholds_at_published_rates(whole["scores"].values, families))
         options: dict[str, Any] = {"mode": "decide", "decision": decision}
         partial, decide_s = _timed(archives["decide"], families, client, **options)
-        triage = _triage(first, left, zoo, whole, decision, partial.attrs["order"])
+        triage = _triage(first, left, zoo, whole, decision, provenance_of(partial)["order"])
         kept, triage_s = _timed(archives["triage"], families, client, mode="triage", triage=triage)
     _check(decision, whole, partial, kept)
     expected, decided = decision.apply(whole), decision.apply(partial)
@@ -89,7 +90,7 @@ def main(
         "members": len(names) * len(PASS_RATES),
         "pass_rates": dict(zip(expected["family"].values.tolist(), rates, strict=True)),
         "plausible": float(decided["plausible"].mean()),
-        "order": partial.attrs["order"],
+        "order": provenance_of(partial)["order"],
         "decide": {
             "looks": float(partial["scores"].notnull().mean()),
             **_costs(decide_s / full_s),
@@ -97,7 +98,7 @@ def main(
         },
         "triage": {
             "left": float((~kept["rejected"]).mean()),
-            "drifted": kept.attrs["drifted"],
+            "drifted": provenance_of(kept)["drifted"],
             "looks": float(kept["scores"].notnull().mean()),
             **_costs(triage_s / full_s),
             "wanted": WANTED["triage"],
@@ -177,7 +178,9 @@ def _triage(
         first="first_0@1",
         sha256=zoo.card("first_0").sha256,
         zoo=zoo.url,
-        members={f"{m['name']}@{m['version']}": m["sha256"] for m in whole.attrs["members"]},
+        members={
+            f"{m['name']}@{m['version']}": m["sha256"] for m in provenance_of(whole)["members"]
+        },
         limits={name: float(limit) for name, limit in limits},
         order=tuple(map(tuple, order)),
         dtype=whole.attrs["dtype"],

@@ -34,6 +34,7 @@ from cascade import PASS_RATES
 from dask.distributed import Client
 
 from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.campaign import score
@@ -80,7 +81,9 @@ def main(
             _timed(later, families, client, f"warm{side}", **options)
             kept, cost = _timed(later, families, client, f"triage{side}", **options)
             rejected = kept["rejected"].values
-            exact = ~np.isin(kept["night"].values, [int(night) for night in kept.attrs["drifted"]])
+            exact = ~np.isin(
+                kept["night"].values, [int(night) for night in provenance_of(kept)["drifted"]]
+            )
             lost = Checked.count(
                 np.unique(whole["night"].values),
                 int(plausible.sum()),
@@ -94,7 +97,7 @@ def main(
                     "allowed_and_lost": triage.lost,
                     "checked": asdict(triage.checked),
                     "new": asdict(lost),
-                    "drifted_nights": len(kept.attrs["drifted"]),
+                    "drifted_nights": len(provenance_of(kept)["drifted"]),
                     "left_of_nights_not_learned": _left(
                         looked, looked["first_look"].values >= triage.threshold, unlearned
                     ),

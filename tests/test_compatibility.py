@@ -20,6 +20,7 @@ import safetensors
 from typer.testing import CliRunner
 
 # All of the package that this test names; the rest goes by the command line.
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.cli.main import app
@@ -129,7 +130,7 @@ def contents(archive):
     pixels = {str(name): dataset[name].values for name in dataset.data_vars}
     return {
         "dimensions": {str(name): size for name, size in dataset.sizes.items()},
-        "attributes": {name: value for name, value in dataset.attrs.items() if name != "url"},
+        "attributes": {k: v for k, v in provenance_of(dataset).items() if k != "url"},
         "first": {name: column[:2] for name, column in columns.items()},
         "columns": {name: digest(column) for name, column in columns.items()},
         "pixels": {
@@ -150,7 +151,7 @@ def scores_of(archive, run):
     return {
         "dimensions": list(scores["scores"].dims),
         **{name: plain(scores[name].values) for name in ("scores", *beside)},
-        "provenance": {name: value for name, value in scores.attrs.items() if name != "url"},
+        "provenance": {k: v for k, v in provenance_of(scores).items() if k != "url"},
     }
 
 
@@ -357,7 +358,7 @@ def test_cutouts_are_appended_and_scored(stored, client):
     now, before = open_run("nights.zarr"), EXPECTED["scores of nights.zarr default"]
     np.testing.assert_allclose(now["scores"].values[:42], before["scores"], atol=1e-4)
     assert now["night"].values[42:].tolist() == [20260110] * 4
-    assert now.attrs["calibration"] == before["provenance"]["calibration"]
+    assert provenance_of(now)["calibration"] == before["provenance"]["calibration"]
     assert now.attrs["started"] == before["provenance"]["started"]
     assert decided("nights.zarr", "cheap") == decided("nights.zarr", "default", "-t", "kd=0.4")
 

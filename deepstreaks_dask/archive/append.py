@@ -14,13 +14,13 @@ import pandas as pd
 import xarray as xr
 import zarr
 
-from deepstreaks_dask.archive.dataset import digests, open_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.hashing import digests
 from deepstreaks_dask.archive.schema import (
     COLUMN_CHUNK,
     NATIVE_SIZES,
     PIXEL_ARRAYS,
     QUARANTINE_COLUMNS,
-    SPANS,
     Column,
 )
 from deepstreaks_dask.archive.store import (
@@ -144,10 +144,11 @@ class _Append:
         self.url = url
         self.fs, self.root = locate_archive(url)
         self.record = read_commit_record(url)
+        self.layout = self.record.layout
         self.committed = self.total = self.record.total
         self.pixels = self.record.pixels  # stored
         with name_damage(url):
-            self._known_ids, self._known_digests = _sorted_ids(open_archive(url))
+            self._known_ids, self._known_digests = _sorted_ids(open_archive(url, cache=True))
             listed = quarantine(url)
             # Not as the commit record has it: its arrays cannot be resized one by one.
             self.group = zarr.open_group(zarr_location(url), mode="r+", use_consolidated=False)
@@ -158,7 +159,7 @@ class _Append:
         described = {
             name: _column(array)
             for name, array in self.arrays.items()
-            if name not in (*PIXEL_ARRAYS, *NATIVE_SIZES, *(SPANS if self.record.sequences else ()))
+            if name not in (*PIXEL_ARRAYS, *NATIVE_SIZES, *self.layout.spans)
         }
         self.epochs = {k: v for k, v in described.items() if k in self.record.epochs}
         self.columns = {k: v for k, v in described.items() if k not in self.epochs}
@@ -216,12 +217,10 @@ class _Append:
 
     def _add(self, batch: CutoutBatch) -> None:
         columns = self._complete(batch)
-        epochs, unfit = self._complete_epochs(batch)
+        epochs = self._typed(batch.epochs, self.epochs, len(batch.cutouts))
+        unfit = self.layout.unfit(batch.cutouts, batch.counts, epochs)
         self.refused.extend(batch.quarantined)
-        objects: Any = batch.cutouts
-        if batch.counts is not None:
-            objects = np.split(batch.cutouts, np.cumsum(batch.counts)[:-1]) if batch.rows else ()
-        hashed = digests(objects)
+        hashed = digests(self.layout.split(batch.cutouts, batch.counts))
         columns["digest"] = hashed
         present = self._find(columns["id"])
         keep = []
@@ -257,40 +256,12 @@ class _Append:
             for name, axis in zip(NATIVE_SIZES, (0, 1), strict=True):
                 columns[name] = np.zeros(len(hashed), np.int16)
                 columns[name][keep] = [picture.shape[axis] for picture in pictures]
-        if batch.counts is None:
-            every = len(keep) == len(hashed)
-            self._pending.append(batch.cutouts if every else batch.cutouts[keep])
-        else:
-            counts = np.zeros_like(batch.counts)
-            counts[keep] = batch.counts[keep]
-            columns["epochs"] = counts.astype(np.int32)
-            columns["offset"] = self._taken + np.cumsum(counts, dtype=np.int64) - counts
-            theirs = np.repeat(counts > 0, batch.counts)
-            self._epochs.append({name: values[theirs] for name, values in epochs.items()})
-            self._pending.append(batch.cutouts[theirs])
+        mask, spans = self.layout.place(keep, batch.counts, batch.rows, self._taken)
+        columns |= spans
+        self._epochs.append({name: values[mask] for name, values in epochs.items()})
+        self._pending.append(batch.cutouts if mask.all() else batch.cutouts[mask])
         self._taken += len(self._pending[-1])
         self._rows.append({name: values[keep] for name, values in columns.items()})
-
-    def _complete_epochs(
-        self, batch: CutoutBatch
-    ) -> tuple[dict[str, np.ndarray], dict[int, tuple[str, str]]]:
-        """Check the epochs of sequences: give their columns, and which objects do not fit, and why."""
-        if batch.counts is None:
-            return {}, {}
-        columns = self._typed(batch.epochs, self.epochs, len(batch.cutouts))
-        unfit = {}
-        ends = np.cumsum(batch.counts)
-        for row, (count, end) in enumerate(zip(batch.counts, ends, strict=True)):
-            times = columns["mjd"][end - count : end]
-            if not count:
-                unfit[row] = "no epochs", "a sequence needs one at least"
-            elif not np.isfinite(times).all():
-                unfit[row] = "no time", f"{int((~np.isfinite(times)).sum())} epochs have no mjd"
-            elif (np.diff(times) < 0).any():
-                unfit[row] = "unsorted times", "the epochs are not in the order of their times"
-            elif not np.isfinite(batch.cutouts[end - count : end]).any():
-                unfit[row] = "blank", "no stamp holds a number"
-        return columns, unfit
 
     def _complete(self, batch: CutoutBatch) -> dict[str, np.ndarray]:
         """Check a batch and give all of the archive's columns but the digest."""
@@ -301,14 +272,7 @@ class _Append:
                 f"cutouts are {batch.cutouts.dtype} {batch.cutouts.shape}, but {self.url} holds "
                 f"{array.dtype} (n, {sides}): choose an archive made for them"
             )
-        if (batch.counts is not None) != self.record.sequences:
-            holds = "sequences of objects" if self.record.sequences else "single cutouts"
-            raise ArchiveError(f"{self.url} holds {holds}: choose an archive made for these")
-        counts = batch.counts
-        if counts is not None and (min(counts, default=0) < 0 or sum(counts) != len(batch.cutouts)):
-            raise ArchiveError(
-                f"the batch counts {sum(counts)} epochs, but has {len(batch.cutouts)} cutouts"
-            )
+        self.layout.check_counts(batch.counts, len(batch.cutouts), self.url)
         if "id" not in batch.columns and batch.rows:
             raise ArchiveError("the batch has no column 'id': name each cutout")
         columns = self._typed(batch.columns, self.columns, batch.rows)

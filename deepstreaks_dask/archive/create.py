@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import fsspec
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from deepstreaks_dask.archive.layouts import CUTOUTS, SEQUENCES
 from deepstreaks_dask.archive.schema import (
     CHUNK,
     COLUMN_CHUNK,
+    CONVENTIONS,
     CUTOUT_SIZE,
-    EPOCHS_PER_CHUNK,
-    EPOCHS_PER_SHARD,
     FORMAT,
     GROUPS,
     NATIVE_DIMS,
@@ -81,6 +82,55 @@ def create_archive(
         If something is there already that is not to be replaced or no archive, ``shard`` is no multiple of
         64, or there can be no such cutouts or columns.
     """
+    layout = CUTOUTS if epochs is None else SEQUENCES
+    schema = {**SCHEMA, **(columns or {}), **layout.spans}
+    schema |= {name: Column("int16", 0, "pixel", name) for name in (NATIVE_SIZES if native else ())}
+    along = dict(epochs or {})
+    _check_pixels(shard, native, shape, dtype)
+    layout.check_columns(along, native=bool(native))
+    _check_names([*(columns or {}), *along])
+    pixels = [("cutouts", tuple(shape), dtype, PIXEL_DIMS[: len(shape)], "cutout")]
+    if native:
+        pixels.append(("native", tuple(native), "uint8", NATIVE_DIMS, "unresized cutout"))
+    attributes: dict[str, Any] = {
+        "Conventions": CONVENTIONS,
+        "format": FORMAT,
+        "version": VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "shard": shard,
+        "native": list(native) if native else None,
+    }
+    with write_lock(url):
+        fs, root = _clear(url, overwrite)
+        group = zarr.open_group(zarr_location(url), mode="w", zarr_format=3, attributes=attributes)
+        for name, sides, kind, dimensions, long_name in pixels:
+            group.create_array(
+                name,
+                shape=(0, *sides),
+                chunks=(layout.pixel_chunk, *sides),
+                shards=(layout.pixel_shard(shard), *sides),
+                dtype=kind,
+                fill_value=0,
+                compressors=[_codec(kind), Crc32cCodec()],
+                dimension_names=[layout.pixels, *dimensions],
+                attributes={"coordinates": " ".join([*schema, *along]), "long_name": long_name},
+            )
+        for name, column in schema.items():
+            _create_column(group, name, column, layout.row)
+        for name, column in along.items():
+            _create_column(group, name, column, layout.pixels, layout.pixel_shard(shard))
+        table = group.create_group("quarantine")
+        for name in QUARANTINE_COLUMNS:
+            column = Column("int32" if name == "night" else "string", None, "", name)
+            _create_column(table, name, column, "quarantined")
+        listed = [f"quarantine/{name}" for name in QUARANTINE_COLUMNS]
+        names = [*(name for name, *_ in pixels), *schema, *along, "quarantine", *listed]
+        commit(fs, root, attributes, names)
+
+
+def _check_pixels(
+    shard: int, native: tuple[int, int] | None, shape: tuple[int, ...], dtype: str
+) -> None:
     if shard < CHUNK or shard % CHUNK:
         raise ArchiveError(f"shard of {shard} cutouts: give a positive multiple of {CHUNK}")
     if native and min(native) < 1:
@@ -90,76 +140,31 @@ def create_archive(
             f"cutouts of shape {shape} and type {dtype}: give height, width and, where there are "
             f"several, planes, and one of {', '.join(PIXEL_TYPES)}"
         )
-    if native and epochs is not None:
-        raise ArchiveError("an archive of sequences keeps no native pictures")
-    if epochs is not None and "mjd" not in epochs:
-        raise ArchiveError("an archive of sequences has a column 'mjd' along its epochs: give it")
+
+
+def _check_names(names: list[str]) -> None:
     taken = {*SCHEMA, *PIXEL_ARRAYS, *NATIVE_SIZES, *NATIVE_DIMS, *PIXEL_DIMS, *GROUPS}
-    taken |= {*SPANS, *ROW_DIMS, "epoch"}
-    for name in (*(columns or {}), *(epochs or {})):
+    taken |= {*SPANS, *ROW_DIMS, "epoch", "time"}
+    for name in names:
         if not name.isidentifier() or name in taken:
             raise ArchiveError(f"a column cannot be named {name!r}: choose another name")
         taken.add(name)
-    schema = {**SCHEMA, **(columns or {}), **(SPANS if epochs is not None else {})}
-    row, piece = ("cutout", "cutout") if epochs is None else ("object", "epoch")
-    pixels_shard = shard if epochs is None else EPOCHS_PER_SHARD
-    chunk = CHUNK if epochs is None else min(EPOCHS_PER_CHUNK, EPOCHS_PER_SHARD)
+
+
+def _clear(url: str | os.PathLike[str], overwrite: bool) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return an empty place, after removing the archive there if it may be overwritten."""
     fs, root = locate_archive(url)
-    attributes: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "shard": shard,
-        "native": list(native) if native else None,
-    }
-    with write_lock(url):
-        if fs.exists(root) and (not fs.isdir(root) or fs.ls(root, detail=False)):
-            if not overwrite:
-                raise ArchiveError(f"{url} exists: choose another place, or overwrite it")
-            record = read_root_metadata(url)  # never remove what is not an archive
-            # Were this killed half-way, what is left must still be known for one, and for a broken one.
-            record.pop("consolidated_metadata", None)
-            write_whole(fs, f"{root}/zarr.json", json.dumps(record).encode())
-            for path in fs.ls(root, detail=False):
-                if not path.endswith("/zarr.json"):
-                    fs.rm(path, recursive=True)
-        group = zarr.open_group(zarr_location(url), mode="w", zarr_format=3, attributes=attributes)
-        if native:
-            schema |= {name: Column("int16", 0, "pixel", name) for name in NATIVE_SIZES}
-        pixels = [("cutouts", tuple(shape), dtype, PIXEL_DIMS[: len(shape)], "cutout")]
-        if native:
-            pixels.append(("native", tuple(native), "uint8", NATIVE_DIMS, "unresized cutout"))
-        for name, sides, kind, dimensions, long_name in pixels:
-            group.create_array(
-                name,
-                shape=(0, *sides),
-                chunks=(chunk, *sides),
-                shards=(pixels_shard, *sides),
-                dtype=kind,
-                fill_value=0,
-                compressors=[_codec(kind), Crc32cCodec()],
-                dimension_names=[piece, *dimensions],
-                attributes={
-                    "coordinates": " ".join([*schema, *(epochs or {})]),
-                    "long_name": long_name,
-                },
-            )
-        for name, column in schema.items():
-            _create_column(group, name, column, dimension=row)
-        for name, column in (epochs or {}).items():
-            _create_column(group, name, column, dimension="epoch", chunk=EPOCHS_PER_SHARD)
-        table = group.create_group("quarantine")
-        for name in QUARANTINE_COLUMNS:
-            column = Column("int32" if name == "night" else "string", None, "", name)
-            _create_column(table, name, column, dimension="quarantined")
-        names = [name for name, *_ in pixels]
-        names += [
-            *schema,
-            *(epochs or {}),
-            "quarantine",
-            *(f"quarantine/{name}" for name in QUARANTINE_COLUMNS),
-        ]
-        commit(fs, root, attributes, names)
+    if fs.exists(root) and (not fs.isdir(root) or fs.ls(root, detail=False)):
+        if not overwrite:
+            raise ArchiveError(f"{url} exists: choose another place, or overwrite it")
+        record = read_root_metadata(url)  # never remove what is not an archive
+        # Were this killed half-way, what is left must still be known for one, and for a broken one.
+        record.pop("consolidated_metadata", None)
+        write_whole(fs, f"{root}/zarr.json", json.dumps(record).encode())
+        for path in fs.ls(root, detail=False):
+            if not path.endswith("/zarr.json"):
+                fs.rm(path, recursive=True)
+    return fs, root
 
 
 def _codec(dtype: str) -> ZstdCodec | BloscCodec:
@@ -172,12 +177,7 @@ def _codec(dtype: str) -> ZstdCodec | BloscCodec:
 
 
 def _create_column(
-    group: zarr.Group,
-    name: str,
-    column: Column,
-    *,
-    dimension: str = "cutout",
-    chunk: int = COLUMN_CHUNK,
+    group: zarr.Group, name: str, column: Column, dimension: str, chunk: int = COLUMN_CHUNK
 ) -> None:
     missing = column.missing
     if missing is None:

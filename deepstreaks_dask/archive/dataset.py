@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 
-from deepstreaks_dask.archive.schema import SCHEMA
+from deepstreaks_dask.archive.attributes import encode_attributes
+from deepstreaks_dask.archive.schema import (
+    CONVENTIONS,
+    LABEL_FLAGS,
+    PIXEL_ARRAYS,
+    ROW_DIMS,
+    SCHEMA,
+)
 from deepstreaks_dask.archive.store import (
     locate_archive,
     quarantine,
@@ -19,7 +25,11 @@ from deepstreaks_dask.archive.store import (
     zarr_location,
 )
 
-_HASH_BLOCK_BYTES = 2047  # bytes; from 2048 on hashlib lets other threads go first
+_ROWS_PER_BLOCK = 2**20
+_MAX_PIXEL_CHUNKS = 2**20  # Dask takes a second to list so many
+_ROW_DIMENSIONS = (*ROW_DIMS, "epoch")
+_UNIX_EPOCH_JD = 2440587.5
+_MAX_MILLISECONDS = 9.2e12  # 1970 +- so many: what datetime64[ns] can hold
 
 
 @dataclass(frozen=True)
@@ -46,20 +56,25 @@ class ArchiveSummary:
         return asdict(self)
 
 
-def open_archive(url: str | os.PathLike[str]) -> xr.Dataset:
+def open_archive(url: str | os.PathLike[str], *, cache: bool = False) -> xr.Dataset:
     """Open an archive lazily, as it was at its last commit.
 
     Parameters
     ----------
     url : str or path
         Local path or any fsspec URL.
+    cache : bool
+        Keep a column in memory once it is read, instead of a Dask array that reads it whenever it is computed. For
+        archives whose columns fit in memory.
 
     Returns
     -------
     xarray.Dataset
-        ``cutouts(cutout, y, x)`` uint8, or ``(cutout, y, x, plane)``, in Dask chunks of one shard, and
-        the columns as coordinates. Of sequences ``cutouts(epoch, y, x)``, with columns along ``epoch`` and along
-        ``object``, ``offset`` and ``epochs`` among these. Plain :func:`xarray.open_zarr` opens it too.
+        ``cutouts(cutout, y, x)`` uint8, or ``(cutout, y, x, plane)``, in Dask chunks of one shard or several, and
+        the columns as coordinates, with ``time(cutout)``, datetime64 in UTC, beside ``jd``. Of sequences
+        ``cutouts(epoch, y, x)``, with columns along ``epoch`` and along ``object``, ``offset`` and ``epochs`` among
+        these. Nothing is read but metadata. Structured attributes are read by
+        :func:`~deepstreaks_dask.archive.attributes.provenance_of`. Plain :func:`xarray.open_zarr` opens an archive too.
 
     Raises
     ------
@@ -67,11 +82,67 @@ def open_archive(url: str | os.PathLike[str]) -> xr.Dataset:
         If there is no archive.
     """
     record = read_commit_record(url)
-    dataset = xr.open_zarr(zarr_location(url), consolidated=True, chunks=None)
-    chunks = {"epoch" if record.sequences else "cutout": record.pixels_shard}
-    dataset = dataset.assign({k: dataset[k].variable.chunk(chunks) for k in dataset.data_vars})
-    dataset.attrs["url"] = os.fspath(url)
+    layout, location = record.layout, zarr_location(url)
+    dataset = xr.open_dataset(
+        location, engine="zarr", consolidated=True, chunks=None, cache=cache
+    ).drop_encoding()
+    token = tokenize(location, record.attributes, record.metadata)
+    pixels = chunk_length(record.pixels, record.pixels_shard, _MAX_PIXEL_CHUNKS)
+    for name in dataset.variables if not cache else dataset.data_vars:
+        variable = dataset[name].variable
+        rows = pixels if name in PIXEL_ARRAYS else row_block(record.shard)
+        chunks = {dimension: rows for dimension in variable.dims if dimension in _ROW_DIMENSIONS}
+        dataset[name] = variable.chunk(chunks, name=f"{name}-{token}")
+    dataset = dataset.set_coords([name for name in dataset.variables if name not in PIXEL_ARRAYS])
+    if "time" not in dataset:
+        dataset = dataset.assign_coords(time=_times(dataset["jd"]))
+    for name in layout.spans:
+        dataset[name].attrs |= layout.span_attributes(name)
+    for name in (name for name in SCHEMA if name.startswith("label_")):
+        dataset[name].attrs |= LABEL_FLAGS
+    described = {"Conventions": CONVENTIONS, **dataset.attrs, "url": os.fspath(url)}
+    dataset.attrs = encode_attributes(described)
     return dataset
+
+
+def row_block(shard: int) -> int:
+    """Return the number of rows in a Dask chunk of columns and scores: whole shards, about a million rows."""
+    return shard * max(1, _ROWS_PER_BLOCK // shard)
+
+
+def chunk_length(total: int, shard: int, most: int) -> int:
+    """Return the length of Dask chunks of pixels.
+
+    Parameters
+    ----------
+    total, shard : int
+        Cutouts in the archive, and in a shard of pixels.
+    most : int
+        Number of chunks at most.
+
+    Returns
+    -------
+    int
+        One shard, or several where there would be too many chunks.
+    """
+    return shard * max(1, -(-total // (shard * most)))
+
+
+def _times(jd: xr.DataArray) -> xr.DataArray:
+    """Convert Julian dates to UTC, to the millisecond: they resolve 0.04 ms."""
+    lazy = jd.variable if jd.chunks else jd.variable.chunk(_ROWS_PER_BLOCK)
+    times = xr.apply_ufunc(
+        _to_datetime, lazy, dask="parallelized", output_dtypes=[np.dtype("M8[ns]")]
+    )
+    times.attrs = {"standard_name": "time", "long_name": "time (UTC) of mid-exposure"}
+    return xr.DataArray(times)
+
+
+def _to_datetime(jd: np.ndarray) -> np.ndarray:
+    milliseconds = np.rint((jd - _UNIX_EPOCH_JD) * 86_400_000)
+    known = np.abs(milliseconds) < _MAX_MILLISECONDS  # not of NaN
+    times = np.where(known, milliseconds, 0).astype(np.int64).astype("M8[ms]").astype("M8[ns]")
+    return np.where(known, times, np.datetime64("NaT", "ns"))
 
 
 def shard_bounds(total: int, shard: int) -> list[tuple[int, int]]:
@@ -94,7 +165,7 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
     """Count what an archive holds."""
     fs, root = locate_archive(url)
     record = read_commit_record(url)
-    dataset = open_archive(url)
+    dataset = open_archive(url, cache=True)
     runs = sorted(path.split("/")[-3] for path in fs.glob(f"{root}/runs/*/scores/zarr.json"))
 
     def counts(name: str) -> dict[Any, int]:
@@ -104,7 +175,7 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
     return ArchiveSummary(
         url=os.fspath(url),
         cutouts=record.pixels,
-        objects=record.total if record.sequences else 0,
+        objects=record.layout.counts_objects(record.total),
         shard=record.shard,
         bytes=int(fs.du(root)),
         nights=counts("night"),
@@ -120,19 +191,3 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
         runs=runs,
         quarantined={str(k): int(v) for k, v in quarantine(url)["reason"].value_counts().items()},
     )
-
-
-def digests(cutouts: Iterable[np.ndarray]) -> np.ndarray:
-    """Hash the pixels of each cutout of ``(n, …)``, or the stamps of each object, to uint64 (BLAKE2b)."""
-    return np.array([_digest(cutout) for cutout in cutouts], np.uint64)
-
-
-def _digest(pixels: np.ndarray) -> int:
-    """Hash piece by piece, each too small for `hashlib` to let go of Python's lock.
-
-    To get the lock back from threads that decode takes far longer than to hash a cutout.
-    """
-    hashed, data = hashlib.blake2b(digest_size=8), memoryview(pixels.tobytes())
-    for first in range(0, len(data), _HASH_BLOCK_BYTES):
-        hashed.update(data[first : first + _HASH_BLOCK_BYTES])
-    return int.from_bytes(hashed.digest(), "little")

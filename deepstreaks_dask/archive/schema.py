@@ -11,6 +11,9 @@ from deepstreaks_dask.vocabulary import LABEL_VALUES, label_column
 
 FORMAT = "deepstreaks-cutouts"
 VERSION = 1
+CONVENTIONS = "CF-1.12"
+"""Version of the Climate and Forecast metadata conventions (Eaton et al. 2024) that names and attributes follow."""
+
 CUTOUT_SIZE = 144
 """Pixels on a side of a cutout as the networks take it."""
 
@@ -45,6 +48,9 @@ class Column:
 
 
 _LABEL = "label of family {} (1 {}, 0 {}): 1 or 0, -1 not known"
+
+LABEL_FLAGS = {"flag_values": [-1, 0, 1], "flag_meanings": "unknown negative positive"}
+"""Attributes of a column of labels, as CF describes flags."""
 
 SCHEMA: dict[str, Column] = {
     "id": Column("string", "", "", "identifier, unique in the archive"),

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import zarr
 
-from deepstreaks_dask.archive.dataset import digests
+from deepstreaks_dask.archive.hashing import digests
 from deepstreaks_dask.archive.schema import EPOCHS
 
 MAX_EPOCHS = 4096

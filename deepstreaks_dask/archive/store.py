@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ import pandas as pd
 import zarr
 from filelock import FileLock, Timeout
 
+from deepstreaks_dask.archive.layouts import Layout, layout_of
 from deepstreaks_dask.archive.schema import (
     FORMAT,
     GROUPS,
     PIXEL_ARRAYS,
     QUARANTINE_COLUMNS,
+    ROW_DIMS,
     VERSION,
 )
 from deepstreaks_dask.errors import ArchiveError
@@ -36,25 +38,54 @@ def quarantine(url: str | os.PathLike[str]) -> pd.DataFrame:
     )
 
 
-def row_noun(record: CommitRecord) -> str:
-    """Return what a row of the archive is called, in the plural."""
-    return "objects" if record.sequences else "cutouts"
-
-
 def object_key(array: zarr.Array, name: str, index: int) -> str:
-    """Name the object that holds a shard, or a column's chunk."""
+    """Return the key of the object that holds a shard, or a column's chunk.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Array of the archive.
+    name : str
+        Path of the array in the archive.
+    index : int
+        Number of the shard or chunk along the first axis.
+
+    Returns
+    -------
+    str
+        Key, from the root of the archive.
+    """
     return "/".join([name, "c", str(index), *["0"] * (array.ndim - 1)])
 
 
 def get_array(group: zarr.Group, path: str) -> zarr.Array:
-    """Return the array at a path of a group."""
+    """Return the array at a path of a group.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Group of the archive.
+    path : str
+        Path of the array in the group.
+
+    Returns
+    -------
+    zarr.Array
+        Open array; nothing is read.
+    """
     array = group[path]
     assert isinstance(array, zarr.Array)
     return array
 
 
 def locate_archive(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return the file system and the root of an archive; raise `ArchiveError` if its protocol is unknown."""
+    """Return the file system and the root of an archive.
+
+    Raises
+    ------
+    ArchiveError
+        If the protocol of the URL is unknown, or its library is not installed.
+    """
     try:
         return locate(url)
     except (ImportError, ValueError) as error:
@@ -62,13 +93,19 @@ def locate_archive(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSyst
 
 
 def zarr_location(url: str | os.PathLike[str]) -> str:
-    """Where zarr finds the archive: a plain path for a local one, since only its own store is atomic."""
+    """Return the location that Zarr opens: a plain path for a local archive, since only Zarr's own store is atomic."""
     fs, root = locate_archive(url)
     return root if is_local(fs) else os.fspath(url)
 
 
 def read_root_metadata(url: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the root ``zarr.json`` of an archive; raise `ArchiveError` if there is none or it is not one."""
+    """Read the root ``zarr.json`` of an archive.
+
+    Raises
+    ------
+    ArchiveError
+        If there is no archive, it cannot be read, or it was written by a newer version.
+    """
     fs, root = locate_archive(url)
     fs.invalidate_cache()
     try:
@@ -108,9 +145,9 @@ class CommitRecord:
         return int(self.attributes["shard"])
 
     @property
-    def sequences(self) -> bool:
-        """Whether a row is an object with a sequence of cutouts."""
-        return bool(self.metadata["cutouts"]["dimension_names"][0] == "epoch")
+    def layout(self) -> Layout:
+        """What a row is, and how its pixels lie."""
+        return layout_of(self.metadata["cutouts"]["dimension_names"][0])
 
     @property
     def pixels(self) -> int:
@@ -150,7 +187,13 @@ class CommitRecord:
 
 
 def read_commit_record(url: str | os.PathLike[str]) -> CommitRecord:
-    """Read the commit record of an archive; raise `ArchiveError` if it was never finished."""
+    """Read the commit record of an archive.
+
+    Raises
+    ------
+    ArchiveError
+        If there is no archive, or its creation was never finished.
+    """
     record = read_root_metadata(url)
     try:
         root = CommitRecord(record["attributes"], record["consolidated_metadata"]["metadata"])
@@ -163,8 +206,58 @@ def read_commit_record(url: str | os.PathLike[str]) -> CommitRecord:
 def commit(
     fs: fsspec.AbstractFileSystem, root: str, attributes: dict[str, Any], names: Iterable[str]
 ) -> None:
-    """Write the commit record from the metadata of the arrays as they are now."""
-    metadata = {name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json")) for name in sorted(names)}
+    """Write the commit record from the current metadata of the arrays, and of the runs.
+
+    Parameters
+    ----------
+    fs : fsspec.AbstractFileSystem
+        File system of the archive.
+    root : str
+        Root of the archive on it.
+    attributes : dict
+        Attributes of the archive.
+    names : iterable of str
+        Paths of the arrays and groups to record; those of runs are found.
+    """
+    with _record_lock(fs, root):
+        metadata = {
+            name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json"))
+            for name in names
+            if not _is_of_run(name)
+        }
+        _write_record(fs, root, attributes, metadata)
+
+
+def record_runs(url: str | os.PathLike[str]) -> None:
+    """List the runs of an archive in its commit record, where :func:`xarray.open_datatree` finds them.
+
+    Appending and, on a local disk, scoring do so themselves. At a URL, call this only while nobody appends: there is no
+    lock.
+
+    Parameters
+    ----------
+    url : str or path
+        The archive.
+
+    Raises
+    ------
+    ArchiveError
+        If there is no archive, or its creation was never finished.
+    """
+    fs, root = locate_archive(url)
+    with _record_lock(fs, root):
+        record = read_commit_record(url)
+        committed = {k: v for k, v in record.metadata.items() if not _is_of_run(k)}
+        _write_record(fs, root, record.attributes, committed)
+
+
+def _write_record(
+    fs: fsspec.AbstractFileSystem,
+    root: str,
+    attributes: dict[str, Any],
+    metadata: dict[str, dict[str, Any]],
+) -> None:
+    metadata = metadata | _run_metadata(fs, root, metadata["id"]["shape"][0])
     record = {
         "zarr_format": 3,
         "node_type": "group",
@@ -172,15 +265,57 @@ def commit(
         "consolidated_metadata": {
             "kind": "inline",
             "must_understand": False,
-            "metadata": metadata,
+            # Zarr needs the members of a group next to each other
+            "metadata": dict(sorted(metadata.items())),
         },
     }
     write_whole(fs, f"{root}/zarr.json", json.dumps(record, indent=1).encode())
 
 
+def _run_metadata(fs: fsspec.AbstractFileSystem, root: str, rows: int) -> dict[str, dict[str, Any]]:
+    """Read the metadata of all runs, with as many rows as are committed: those that are not stored read as missing."""
+    fs.invalidate_cache()
+    metadata: dict[str, dict[str, Any]] = {}
+    for scores in sorted(fs.glob(f"{root}/runs/*/scores/zarr.json")):
+        run = scores.split("/")[-3]
+        arrays = [path.split("/")[-2] for path in fs.glob(f"{root}/runs/{run}/*/zarr.json")]
+        paths = [f"runs/{run}", *(f"runs/{run}/{array}" for array in arrays)]
+        try:
+            found = {path: json.loads(fs.cat_file(f"{root}/{path}/zarr.json")) for path in paths}
+            for one in found.values():
+                if one.get("dimension_names", [""])[0] in ROW_DIMS:
+                    one["shape"][0] = rows
+        except (OSError, ValueError, KeyError, IndexError):  # it is being made, or removed
+            continue
+        metadata |= found
+    if not metadata:
+        return {}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+    if not fs.exists(f"{root}/runs/zarr.json"):
+        write_whole(fs, f"{root}/runs/zarr.json", json.dumps(group).encode())
+    return {"runs": group, **metadata}
+
+
+def _is_of_run(name: str) -> bool:
+    return name.split("/")[0] == "runs"
+
+
+@contextmanager
+def _record_lock(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[None]:
+    """Keep two from replacing the commit record at the same time, on a local disk."""
+    with FileLock(f"{root}.commit.lock") if is_local(fs) else nullcontext():
+        yield
+
+
 @contextmanager
 def write_lock(url: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other writers out, and write empty chunks too, so that a missing object is a damaged one."""
+    """Lock an archive against other writers, and write empty chunks, so that a missing object is a damaged one.
+
+    Raises
+    ------
+    ArchiveError
+        If another process holds the lock, or the lock cannot be written.
+    """
     fs, root = locate_archive(url)
     with ExitStack() as stack:
         if is_local(fs):
@@ -199,7 +334,13 @@ def write_lock(url: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def name_damage(url: str | os.PathLike[str]) -> Iterator[None]:
-    """Say of whatever the codecs and stores raise that it is the archive that cannot be written to."""
+    """Wrap errors of codecs and stores in a message that names the archive.
+
+    Raises
+    ------
+    ArchiveError
+        In place of any other error.
+    """
     try:
         yield
     except ArchiveError:

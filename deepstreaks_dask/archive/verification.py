@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import numpy as np
 import zarr
 
-from deepstreaks_dask.archive.dataset import digests, shard_bounds
+from deepstreaks_dask.archive.dataset import shard_bounds
 from deepstreaks_dask.archive.schema import PIXEL_ARRAYS, QUARANTINE_COLUMNS
 from deepstreaks_dask.archive.store import (
     get_array,
     locate_archive,
     object_key,
     read_commit_record,
-    row_noun,
     zarr_location,
 )
 from deepstreaks_dask.utils.progress import progress_bar
@@ -82,9 +80,10 @@ def verify(url: str | os.PathLike[str], *, progress: bool = False) -> VerifyRepo
             _, why = _reread(url, array, key, first, last)
             if why:
                 damaged.append(DamagedShard(-1, first, last, key, why))
-    lost = [(d.first, d.last) for d in damaged if d.key.startswith("digest/")]
-    known_spans = not any(d.key.startswith(("offset/", "epochs/")) for d in damaged)
-    objects = _Objects(group) if record.sequences and known_spans and not lost else None
+    lost: dict[str, list[tuple[int, int]]] = {}
+    for d in damaged:
+        lost.setdefault(d.key.split("/")[0], []).append((d.first, d.last))
+    check = record.layout.digest_check(group, lost)
     bounds = shard_bounds(record.pixels, record.pixels_shard)
     with progress_bar("verify", record.pixels, show=progress) as bar:
         for index, (first, last) in enumerate(bounds):
@@ -92,50 +91,14 @@ def verify(url: str | os.PathLike[str], *, progress: bool = False) -> VerifyRepo
                 array = get_array(group, name)
                 key = object_key(array, name, index)
                 pixels, why = _reread(url, array, key, first, last)
-                known = all(last <= a or first >= b for a, b in lost)
-                if record.sequences:
-                    wrong = (
-                        objects.differing(first, last, None if why else pixels) if objects else 0
-                    )
-                elif name == "cutouts" and known and not why:
-                    differs = digests(pixels) != np.asarray(get_array(group, "digest")[first:last])
-                    wrong = int(differs.sum())
-                else:
-                    wrong = 0
-                if wrong:
-                    why = why or f"{wrong} {row_noun(record)} differ from their digests"
+                if name == "cutouts":
+                    wrong = check.differing(first, last, None if why else pixels)
+                    if wrong and not why:
+                        why = f"{wrong} {record.layout.rows} differ from their digests"
                 if why:
                     damaged.append(DamagedShard(index, first, last, key, why))
             bar.advance(last - first)
     return VerifyReport(record.total, len(bounds), damaged)
-
-
-class _Objects:
-    """Compares objects with their digests, one shard of pixels after the other: an object may lie in several."""
-
-    def __init__(self, group: zarr.Group) -> None:
-        counts = np.asarray(get_array(group, "epochs")[:], np.int64)
-        self.starts = np.asarray(get_array(group, "offset")[:])
-        self.ends = self.starts + counts
-        self.digests = np.asarray(get_array(group, "digest")[:])
-        self._hasher: Any = None
-
-    def differing(self, first: int, last: int, pixels: np.ndarray | None) -> int:
-        """Give how many of the objects that end in ``[first, last)`` differ; of no pixels none can be told."""
-        begin = int(np.searchsorted(self.ends, first, "right"))
-        wrong = 0
-        for row in range(begin, int(np.searchsorted(self.starts, last))):
-            start, end = int(self.starts[row]), int(self.ends[row])
-            if start >= first:
-                self._hasher = hashlib.blake2b(digest_size=8)
-            if pixels is None:
-                self._hasher = None
-            elif self._hasher is not None:
-                self._hasher.update(pixels[max(start - first, 0) : end - first].tobytes())
-                if end <= last:
-                    found = int.from_bytes(self._hasher.digest(), "little")
-                    wrong += found != int(self.digests[row])
-        return wrong
 
 
 def _reread(

@@ -96,7 +96,7 @@ def calibrate(
     from deepstreaks_dask.evaluation.calibration import seen_in_training, store
     from deepstreaks_dask.scoring.runs import open_run
 
-    scores = open_run(archive, run)
+    scores = open_run(archive, run, cache=True)
     made = fit(scores, method, share=share, seed=seed, leave_out=seen_in_training(scores))
     store(archive, run, made)
     if as_json:
@@ -189,6 +189,7 @@ def explain(
     import numpy as np
     from PIL import Image
 
+    from deepstreaks_dask.archive.attributes import provenance_of
     from deepstreaks_dask.archive.pictures import grey
     from deepstreaks_dask.report.explanation_maps import explanation_map
     from deepstreaks_dask.review.catalogue import Catalogue
@@ -196,7 +197,7 @@ def explain(
     from deepstreaks_dask.scoring.runs import open_run
 
     with open_output(output, ".png", as_json=as_json, endings=(".png",)) as path:
-        scores = open_run(archive, run)
+        scores = open_run(archive, run, cache=True)
         decision = Decision.of_run(scores)
         catalogue = Catalogue(decision.apply(scores), decision)
         if (row := catalogue.find(cutout)) < 0:
@@ -209,7 +210,7 @@ def explain(
             ) from error
         pictures, said = [grey(pixels)[..., None].repeat(3, axis=-1)], []
         for member in catalogue.members:
-            found = explanation_map(pixels, member, scores.attrs["members"], zoo)
+            found = explanation_map(pixels, member, provenance_of(scores)["members"], zoo)
             pictures.append(np.asarray(Image.open(io.BytesIO(found.png))))
             values = {"logit": found.logit, "sky": found.sky, "missing": found.missing}
             said.append({"member": member, "score": float(catalogue[member][row]), **values})

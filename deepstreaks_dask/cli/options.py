@@ -101,7 +101,7 @@ class RunOptions:
         from deepstreaks_dask.evaluation.calibration import calibrated
         from deepstreaks_dask.scoring.runs import open_run
 
-        scores = open_run(archive, self.run)
+        scores = open_run(archive, self.run, cache=True)
         return calibrated(scores) if self.calibrated else scores
 
 

@@ -159,6 +159,7 @@ def score(
     import threading
     from dataclasses import asdict
 
+    from deepstreaks_dask.archive.attributes import provenance_of
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.scoring.campaign import score as run_campaign
 
@@ -176,8 +177,9 @@ def score(
         scores = run_campaign(
             archive, chosen, client, run=run, stop=stop, **asdict(passes), **campaign
         )
-    failures = scores.attrs["failures"]
-    looked = scores["scores"].notnull()
+    provenance = provenance_of(scores)
+    failures = provenance["failures"]
+    looked = scores["scores"].notnull().compute()
     _, *inner = looked.dims
     done = looked.all(inner) if campaign["mode"] == "all" else looked.any(inner)
     guarantee = campaign.get("triage")
@@ -192,11 +194,11 @@ def score(
     }
     if guarantee is not None:
         result["rejected"] = int(scores["rejected"].sum())
-        result["drifted"] = scores.attrs["drifted"]
+        result["drifted"] = provenance["drifted"]
         result["guarantee"] = guarantee.guarantee
         result["seen"] = guarantee.seen
-    if "precision_effect" in scores.attrs:
-        result["precision_effect"] = scores.attrs["precision_effect"]
+    if "precision_effect" in provenance:
+        result["precision_effect"] = provenance["precision_effect"]
     if stop.is_set():
         result["stopped"] = True
     say(as_json, result)

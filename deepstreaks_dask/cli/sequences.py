@@ -168,7 +168,7 @@ def train(
         raise TrainingError("one training is done in this process: --workers are for --folds")
     chosen = training.read()
     folder = classifier.out or Path("training") / f"{classifier.family}_{architecture}"
-    dataset = open_archive(archive)
+    dataset = open_archive(archive, cache=True)
     total = max_epochs(architecture, chosen, start=begin.start) * (folds or 1)
     with progress_bar(f"train {folder.name}", total, unit="epochs") as bar:
         options: dict[str, Any] = {
@@ -271,7 +271,7 @@ def finetune(
     numbers = drawn.numbers
     chosen = training.read()
     folder = tuned.out or Path("training") / f"{drawn.model.partition('@')[0]}-finetuned"
-    dataset, total = open_archive(archive), len(numbers) * drawn.repeats
+    dataset, total = open_archive(archive, cache=True), len(numbers) * drawn.repeats
     with (
         workers.connect(jobs=total) as client,
         progress_bar("fine-tune", total, unit="trainings") as bar,
@@ -324,6 +324,7 @@ def score(
 
     Example: deepstreaks sequences score objects.zarr --families hits
     """
+    from deepstreaks_dask.archive.attributes import provenance_of
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.scoring.campaign import score as run_campaign
     from deepstreaks_dask.scoring.families import Families
@@ -333,13 +334,14 @@ def score(
     with workers.connect() as client:
         scores = run_campaign(archive, chosen, client, run=run)
     done = scores["scores"].notnull().all(["member", "class"])
-    failures = scores.attrs["failures"]
+    provenance = provenance_of(scores)
+    failures = provenance["failures"]
     result = {
         "run": run,
         "scored": int(done.sum()),
         "objects": done.size,
-        "members": scores.attrs["models"],
-        "classes": scores.attrs["classes"],
+        "members": provenance["models"],
+        "classes": provenance["classes"],
         "failures": failures,
     }
     say(as_json, result)
@@ -404,7 +406,7 @@ def evaluate(
     from deepstreaks_dask.scoring.runs import open_run
 
     with open_output(output, ".html", as_json=as_json) as path:
-        scores = open_run(archive, run)
+        scores = open_run(archive, run, cache=True)
         only = evaluation.held_out(scores, held_out) if held_out is not None else None
         curves = {}
         if online:

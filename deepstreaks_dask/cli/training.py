@@ -75,7 +75,7 @@ def train(
     with progress_bar(f"train {folder.name}", chosen.epochs, unit="epochs") as bar:
         record = train_member(
             folder,
-            open_archive(archive),
+            open_archive(archive, cache=True),
             family,
             architecture,
             options=TrainingOptions(chosen, version=network.version, **asdict(begin)),

@@ -23,6 +23,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, logit
 from sklearn.isotonic import IsotonicRegression
 
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.errors import CalibrationError
 from deepstreaks_dask.evaluation.metrics import Estimate, usable, wilson
 from deepstreaks_dask.scoring.decision import family_of
@@ -281,7 +282,7 @@ def calibrate(
     CalibrationError
         If the run was scored for a decision only, labels or nights are too few, or there is no such method.
     """
-    if scores.attrs.get("decided") is not None:
+    if provenance_of(scores).get("decided") is not None:
         raise CalibrationError(
             "the run was scored for its decision only, so that each member saw what others left: "
             "calibrate one with all scores"
@@ -341,7 +342,7 @@ def seen_in_training(scores: xr.Dataset) -> np.ndarray:
     seen = np.zeros(scores.sizes["cutout"], bool)
     where = scores.attrs["zoo"]
     zoo = Zoo(None if where == SHIPPED_ZOO else where)
-    for member in scores.attrs["members"]:
+    for member in provenance_of(scores)["members"]:
         card = zoo.card(f"{member['name']}@{member['version']}")
         seen |= trained_on(card.training_data, scores, card.ref)
     return seen
@@ -414,7 +415,7 @@ def stored(scores: xr.Dataset) -> Calibration | None:
     Calibration or None
         As :meth:`Calibration.keep` has put it there.
     """
-    values = scores.attrs.get("calibration")
+    values = provenance_of(scores).get("calibration")
     if values is None:
         return None
 

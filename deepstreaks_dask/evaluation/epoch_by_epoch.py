@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.sequences import Sequences, read_objects
 from deepstreaks_dask.evaluation.sequence_metrics import accuracy_by_epochs
 from deepstreaks_dask.models.registry import classifier_class
@@ -41,7 +42,7 @@ def online_members(
     ModelError
         If one is not there.
     """
-    attrs = scores.attrs
+    attrs = provenance_of(scores)
     if zoos is None:
         zoos = [None if attrs["zoo"] == SHIPPED_ZOO else attrs["zoo"]]
     found = {

@@ -106,7 +106,7 @@ def look_at(
     DeepStreaksError
         If it holds no sequences.
     """
-    dataset = open_archive(archive)
+    dataset = open_archive(archive, cache=True)
     if "epoch" not in dataset.sizes or not dataset.sizes["epoch"]:
         raise DeepStreaksError(f"{archive} holds no sequences: name an archive of these")
     total = dataset.sizes["epoch"]

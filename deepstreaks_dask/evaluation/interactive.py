@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.evaluation.counting import (
@@ -82,7 +83,7 @@ def open_exploration(archive: str | os.PathLike[str], run: str = "default") -> E
         stamp = sizes["cutout"], _updated(key[0], run)
         if key not in _shared or _shared[key][0] != stamp:
             _shared.pop(key, None)
-            _shared[key] = stamp, Exploration(open_run(archive, run))
+            _shared[key] = stamp, Exploration(open_run(archive, run, cache=True))
             while len(_shared) > 2:
                 _shared.popitem(last=False)
         _shared.move_to_end(key)
@@ -122,7 +123,7 @@ class Exploration:
     """
 
     def __init__(self, scores: xr.Dataset) -> None:
-        self.attrs = dict(scores.attrs)
+        self.attrs = provenance_of(scores)
         self.members = [str(name) for name in scores["model"].values]
         if len(self.members) > MAX_MEMBERS:
             raise CampaignError(

@@ -24,6 +24,7 @@ from astropy.table import Table
 from astropy.time import Time
 
 import deepstreaks_dask
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.provenance import simulated
 from deepstreaks_dask.archive.schema import SCHEMA
 from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
@@ -166,7 +167,7 @@ def candidate_table(decided: xr.Dataset) -> pd.DataFrame:
     frame["simulated"] = marked[decided["plausible"].values]
     for k, model in enumerate(chosen["model"].values):
         frame[str(model)] = chosen["scores"].values[:, k]
-    known = decided.attrs
+    known = provenance_of(decided)
     frame.attrs = {
         "archive": str(known.get("url", "")),
         "run": str(known.get("run", "")),

@@ -163,7 +163,20 @@ def _size(header: bytes, unit: int) -> int:
 
 
 def check_packed(file: Path, numbers: list[int]) -> None:
-    """Refuse fpack images whose headers would mislead the decoders, which are written in C and trust them."""
+    """Check the headers of fpack images: the decoders are written in C and trust them.
+
+    Parameters
+    ----------
+    file : Path
+        FITS file whose structure was checked.
+    numbers : list of int
+        Numbers of the units that hold packed images.
+
+    Raises
+    ------
+    UnreadableError
+        If a header claims a tile, a size or a compression that is not supported, or a tile unpacks to more than its pixels.
+    """
     with fits.open(file, memmap=True, disable_image_compression=True) as hdus:
         for number in numbers:
             header = hdus[number].header

@@ -19,6 +19,7 @@ from PIL import Image
 
 from deepstreaks_dask import archive as archives
 from deepstreaks_dask import plots
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.provenance import simulated
 from deepstreaks_dask.evaluation.calibration import calibrated, reliability, stored
 from deepstreaks_dask.evaluation.decision_metrics import Evaluation, evaluate, family_scores
@@ -83,7 +84,7 @@ def write_report(
     DeepStreaksError
         If there is no such archive or run, or the file cannot be written.
     """
-    raw = open_run(archive, run)
+    raw = open_run(archive, run, cache=True)
     if verdicts is not None:
         raw = with_labels(raw, verdicts)
     scores = calibrated(raw) if probabilities else raw
@@ -100,7 +101,7 @@ def write_report(
         updated=str(scores.attrs["updated"]).replace("T", " ")[:16],
         evaluation=evaluation,
         simulated=int(simulated(scores["kind"].values, scores["source"].values).sum()),
-        failures=scores.attrs["failures"],
+        failures=provenance_of(scores)["failures"],
         triage=_triage(scores),
         judged=0 if verdicts is None else len(verdicts),
         tiles=_tiles(evaluation),
@@ -369,9 +370,10 @@ def _cutout(
 
 def _triage(scores: xr.Dataset) -> list[str]:
     """Describe a triage: its guarantee, its test, and the nights that it was not used on."""
-    if scores.attrs["triage"] is None:
+    provenance = provenance_of(scores)
+    if provenance["triage"] is None:
         return []
-    triage, drifted = Triage.from_dict(scores.attrs["triage"]), scores.attrs["drifted"]
+    triage, drifted = Triage.from_dict(provenance["triage"]), provenance["drifted"]
     rejected, total = int(scores["rejected"].sum()), scores.sizes["cutout"]
     nights = ", ".join(map(plots.night_name, drifted))
     return [
@@ -384,7 +386,7 @@ def _triage(scores: xr.Dataset) -> list[str]:
 
 
 def _facts(scores: xr.Dataset, decision: Decision) -> list[tuple[str, str]]:
-    attrs = scores.attrs
+    attrs = provenance_of(scores)
     facts = [("archive", attrs["url"]), ("run", attrs["run"]), ("zoo", attrs["zoo"])]
     for member in attrs["members"]:
         limit = decision.threshold(member["name"])

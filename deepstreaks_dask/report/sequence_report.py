@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from deepstreaks_dask import plots
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.evaluation.exposure_check import STATISTIC_LABELS, ExposureComparison
 from deepstreaks_dask.evaluation.metrics import Estimate
 from deepstreaks_dask.evaluation.sequence_metrics import (
@@ -156,7 +157,7 @@ def _folds(evaluation: SequenceEvaluation) -> list[list[str]]:
 
 
 def _facts(scores: xr.Dataset) -> list[tuple[str, str]]:
-    attrs = scores.attrs
+    attrs = provenance_of(scores)
     facts = [("archive", attrs["url"]), ("run", attrs["run"]), ("zoo", str(attrs.get("zoo", "")))]
     facts += [
         (f"{member['name']}@{member['version']}", f"weights sha256 {member['sha256']}")

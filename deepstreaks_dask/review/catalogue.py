@@ -373,7 +373,7 @@ def newest_commit(archive: str, run: str) -> str:
     str
         The same as long as neither has changed.
     """
-    dataset = open_archive(archive)
+    dataset = open_archive(archive, cache=True)
     provenance = Run.attach(dataset.attrs["url"], run).provenance
     return f"{dataset['id'].size} {provenance.get('updated')}"
 

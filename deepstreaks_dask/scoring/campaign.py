@@ -156,7 +156,7 @@ def score(
         raise CampaignError("a triage is for the mode 'triage': name it")
     if mode == "triage" and flips:
         raise CampaignError("a triage is calibrated on scores without flips: score all without one")
-    dataset = open_archive(archive)
+    dataset = open_archive(archive, cache=True)
     url, total, shard = dataset.attrs["url"], dataset["id"].size, dataset.attrs["shard"]
     if not total:
         raise CampaignError(f"{url} holds no cutouts: ingest some first")

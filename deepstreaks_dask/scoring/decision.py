@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
 from deepstreaks_dask.vocabulary import DECIDING_FAMILIES
 
@@ -62,7 +63,7 @@ class Decision:
         Decision
             With the run's own thresholds where none are given.
         """
-        return cls({**(scores.attrs.get("decided") or {}), **(thresholds or {})})
+        return cls({**(provenance_of(scores).get("decided") or {}), **(thresholds or {})})
 
     def threshold(self, member: str) -> float:
         """Give the threshold that holds for a member."""
@@ -132,21 +133,39 @@ class Decision:
             )
         members = [str(name) for name in scores["model"].values]
         names = list(dict.fromkeys(family_of(member) for member in members))
-        values = scores["scores"].values
-        passes = values >= self.limits(members)
-        missing = np.isnan(values)
+        limits = self.limits(members)
         columns = [[family_of(member) == name for member in members] for name in names]
-        family_pass = np.stack([passes[:, c].any(axis=1) for c in columns], axis=1)
-        family_open = np.stack([missing[:, c].any(axis=1) for c in columns], axis=1)
         needed = [names.index(name) for name in self.needed(members)]
-        plausible = family_pass[:, needed].all(axis=1)
-        undecided = ~plausible & (family_pass | family_open)[:, needed].all(axis=1)
-        if "rejected" in scores and self.is_of_run(scores.attrs):
-            undecided &= ~scores["rejected"].values
+
+        def decide(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            passes, missing = values >= limits, np.isnan(values)
+            family_pass = np.stack([passes[..., c].any(axis=-1) for c in columns], axis=-1)
+            family_open = np.stack([missing[..., c].any(axis=-1) for c in columns], axis=-1)
+            plausible = family_pass[..., needed].all(axis=-1)
+            undecided = ~plausible & (family_pass | family_open)[..., needed].all(axis=-1)
+            return family_pass, plausible, undecided
+
+        family_pass, plausible, undecided = xr.apply_ufunc(
+            decide,
+            scores["scores"].variable,
+            input_core_dims=[["model"]],
+            output_core_dims=[["family"], [], []],
+            dask="parallelized",
+            output_dtypes=[bool, bool, bool],
+            dask_gufunc_kwargs={"output_sizes": {"family": len(names)}, "allow_rechunk": True},
+        )
+        if "rejected" in scores and self.is_of_run(provenance_of(scores)):
+            undecided = undecided & ~scores["rejected"].variable
+        for variable, name in (
+            (family_pass, "a member of the family passes"),
+            (plausible, "plausible"),
+            (undecided, "a missing score could change the decision"),
+        ):
+            variable.attrs = {"long_name": name}
         return scores.assign(
-            family_pass=(("cutout", "family"), family_pass),
-            plausible=("cutout", plausible),
-            undecided=("cutout", undecided),
+            family_pass=family_pass,
+            plausible=plausible,
+            undecided=undecided,
         ).assign_coords(family=names)
 
     def is_of_run(self, provenance: Mapping[str, Any]) -> bool:
@@ -155,7 +174,8 @@ class Decision:
         Parameters
         ----------
         provenance : mapping
-            Attributes of the run; its ``decided`` are thresholds by member, None if it decided nothing.
+            As :func:`~deepstreaks_dask.archive.attributes.provenance_of` reads it; its ``decided`` are thresholds by
+            member, None if it decided nothing.
 
         Returns
         -------

@@ -11,22 +11,26 @@ from __future__ import annotations
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
 from filelock import FileLock, Timeout
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from deepstreaks_dask.archive.dataset import open_archive, shard_bounds
-from deepstreaks_dask.errors import CampaignError, did_you_mean
+from deepstreaks_dask.archive.attributes import encode_attributes, provenance_of
+from deepstreaks_dask.archive.dataset import open_archive, row_block, shard_bounds
+from deepstreaks_dask.archive.store import record_runs
+from deepstreaks_dask.errors import ArchiveError, CampaignError, did_you_mean
 from deepstreaks_dask.utils.storage import is_local, locate
 
 SHIPPED_ZOO = "shipped with deepstreaks_dask"
@@ -40,6 +44,12 @@ _SHARDS_PER_READ = 64  # shards that are read in one call
 _EXTRA_ARRAYS: dict[str, tuple[str, Any]] = {
     "first_look": ("float32", np.nan),
     "rejected": ("bool", False),
+}
+
+_ATTRIBUTES = {
+    "scores": {"long_name": "score", "units": "1"},
+    "first_look": {"long_name": "score of the first look of a triage", "units": "1"},
+    "rejected": {"long_name": "rejected by a triage"},
 }
 
 
@@ -165,6 +175,13 @@ class Run:
         group = zarr.open_group(
             url, path=f"runs/{name}", mode="w", zarr_format=3, attributes=attributes
         )
+        for dimension, values in (
+            {"member": models, "class": list(classes)} if classes else {"model": models}
+        ).items():
+            named = group.create_array(
+                dimension, shape=(len(values),), dtype="string", dimension_names=[dimension]
+            )
+            named[:] = np.array(values, object)
         # scores last: with them the run exists
         for array, (dtype, missing) in _EXTRA_ARRAYS.items() if attributes["triage"] else ():
             group.create_array(
@@ -185,6 +202,7 @@ class Run:
             compressors=[ZstdCodec(level=1), Crc32cCodec()],
             dimension_names=[rows, *(("member", "class") if classes else ("model",))],
         )
+        _list_in_archive(url)
         return cls(url, name, group)
 
     @cached_property
@@ -227,15 +245,17 @@ class Run:
         except Exception:  # a torn chunk fails in its codec's own way; the next `score` mends it
             return np.ones(last - first, bool)
 
-    def read(self, name: str, total: int) -> np.ndarray:
-        """Read so many rows of an array; where there is nothing, or a torn chunk, as if nobody had looked.
+    def read(self, name: str, total: int, first: int = 0) -> np.ndarray:
+        """Read rows of an array; where there is nothing, or a torn chunk, as if nobody had looked.
 
         Parameters
         ----------
         name : str
             Of the array.
         total : int
-            Rows of the archive.
+            Where the rows end: all rows of the archive, or some.
+        first : int
+            Where they begin.
 
         Returns
         -------
@@ -243,11 +263,35 @@ class Run:
             ``(cutout, …)``, NaN or False where there is nothing.
         """
         array = self._array(name)
-        values = np.full((total, *array.shape[1:]), array.fill_value, array.dtype)
-        for first, last, found in _read(array, min(total, array.shape[0]), array.chunks[0]):
+        values = np.full((total - first, *array.shape[1:]), array.fill_value, array.dtype)
+        for begin, end, found in _read(array, min(total, array.shape[0]), array.chunks[0], first):
             if found is not None:  # the next `score` mends it
-                values[first:last] = found
+                values[begin - first : end - first] = found
         return values
+
+    def rows(self, name: str, total: int) -> da.Array:
+        """Return all rows of an array as :meth:`read` reads them, once they are computed.
+
+        Parameters
+        ----------
+        name : str
+            Name of the array.
+        total : int
+            Rows of the archive.
+
+        Returns
+        -------
+        dask.array.Array
+            ``(cutout, …)``, in chunks of whole shards.
+        """
+        array = self._array(name)
+        # scores change under the same name: each opening has its own
+        return da.from_array(
+            _Rows(self, name, (total, *array.shape[1:]), array.dtype),
+            chunks=(row_block(array.chunks[0]), *array.shape[1:]),
+            name=f"{name}-{uuid.uuid4().hex}",
+            meta=np.empty((0,) * array.ndim, array.dtype),
+        )
 
     def _array(self, name: str) -> zarr.Array:
         array = self.group[name]
@@ -259,6 +303,7 @@ class Run:
         with alone(self.url, self.name):
             self._learn()
             self.group.update_attributes(attributes)
+        _list_in_archive(self.url)
 
     def settle(self, name: str, value: Any) -> Any:
         """Add to the provenance unless somebody has added this already; give what stands there then.
@@ -333,6 +378,29 @@ class Run:
                 yield first, last
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a run's array, which Dask reads piece by piece."""
+
+    run: Run
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        wanted, *rest = key if isinstance(key, tuple) else (key,)
+        rows = range(self.shape[0])[wanted] if isinstance(wanted, slice) else np.asarray(wanted)
+        if np.size(rows) == 0:
+            return np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
+        first, last = int(np.min(rows)), int(np.max(rows)) + 1
+        values = self.run.read(self.name, last, first)
+        return np.asarray(values[(np.asarray(rows) - first, *rest)])
+
+
 @contextmanager
 def alone(url: str, name: str) -> Iterator[None]:
     """Keep other campaigns from making a run, or changing what it says of itself, at the same time; scores need no lock.
@@ -404,6 +472,14 @@ def list_runs(archive: str | os.PathLike[str]) -> list[str]:
     return _runs_at(open_archive(archive).attrs["url"])
 
 
+def _list_in_archive(url: str) -> None:
+    """List the runs in the archive's commit record, where that is safe and allowed: no score depends on it."""
+    fs, _ = locate(url)
+    if is_local(fs):  # elsewhere nothing keeps an append from committing at the same time
+        with suppress(OSError, ArchiveError):
+            record_runs(url)
+
+
 def _runs_at(url: str) -> list[str]:
     fs, root = locate(url)
     fs.invalidate_cache()
@@ -411,35 +487,43 @@ def _runs_at(url: str) -> list[str]:
 
 
 def open_run(
-    archive: str | os.PathLike[str], run: str = "default", *, cutouts: bool = False
+    url: str | os.PathLike[str],
+    run: str = "default",
+    *,
+    cutouts: bool = False,
+    cache: bool = False,
 ) -> xr.Dataset:
-    """Open the scores of a run beside what is known of each cutout.
+    """Open the scores of a run lazily, beside the columns of the archive.
 
     Parameters
     ----------
-    archive : str or path
-        Path or URL.
+    url : str or path
+        The archive: a local path or any fsspec URL.
     run : str
         Name of the run.
     cutouts : bool
-        Keep the pixels too, lazily.
+        Keep the pixels too.
+    cache : bool
+        Read the scores now, and keep a column in memory once it is read, instead of Dask arrays that read them
+        whenever they are computed. For runs that fit in memory.
 
     Returns
     -------
     xarray.Dataset
         ``scores(cutout, model)``, or ``scores(object, member, class)`` of sequences, float32, NaN where not scored (rows
         appended since among them), after a triage ``first_look(cutout)`` float32 and ``rejected(cutout)`` bool,
-        the archive's columns, and the run's provenance in the attributes.
+        the archive's columns, and the run's provenance in the attributes, which
+        :func:`~deepstreaks_dask.archive.attributes.provenance_of` reads.
 
     Raises
     ------
     CampaignError
         If there is no such run.
     """
-    dataset = open_archive(archive)
-    stored = Run._find(archive, dataset.attrs["url"], run, write=False)
+    dataset = open_archive(url, cache=cache)
+    stored = Run._find(url, dataset.attrs["url"], run, write=False)
     total = dataset["id"].size
-    values = stored.read("scores", total)
+    read = stored.read if cache else stored.rows
     if not cutouts:
         dataset = dataset.drop_vars([name for name in ("cutouts", "native") if name in dataset])
     (row,) = dataset["id"].dims
@@ -447,20 +531,21 @@ def open_run(
     names = {"model": provenance["models"]}
     if "classes" in provenance:
         names = {"member": provenance["models"], "class": provenance["classes"]}
-    scores = xr.DataArray(values, dims=(row, *names), attrs={"long_name": "score"})
-    dataset = dataset.assign(scores=scores).assign_coords(names)
+    arrays = {"scores": (row, *names)}
     if provenance["triage"] is not None:
-        looked = {name: (row, stored.read(name, total)) for name in _EXTRA_ARRAYS}
-        dataset = dataset.assign(looked)
-    dataset.attrs |= {"run": run, **provenance}
+        arrays |= dict.fromkeys(_EXTRA_ARRAYS, (row,))
+    said = {name: (dims, read(name, total), _ATTRIBUTES[name]) for name, dims in arrays.items()}
+    dataset = dataset.assign(said).assign_coords(names)
+    dataset.attrs = encode_attributes({**provenance_of(dataset), "run": run, **provenance})
     return dataset
 
 
 def _read(
-    array: zarr.Array, total: int, shard: int
+    array: zarr.Array, total: int, shard: int, start: int = 0
 ) -> Iterator[tuple[int, int, np.ndarray | None]]:
     """Read an array shard by shard, many shards in one call; None is what a torn one gives."""
-    bounds = shard_bounds(total, shard)
+    whole = start // shard * shard
+    bounds = [(max(whole + a, start), whole + b) for a, b in shard_bounds(total - whole, shard)]
     for k in range(0, len(bounds), _SHARDS_PER_READ):
         some = bounds[k : k + _SHARDS_PER_READ]
         start, stop = some[0][0], some[-1][1]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from deepstreaks_dask.archive.dataset import digests
+from deepstreaks_dask.archive.hashing import digests
 from deepstreaks_dask.archive.sequences import Stretch, read_objects
 from deepstreaks_dask.scoring.cascade import Cascade
 from deepstreaks_dask.scoring.runs import Run

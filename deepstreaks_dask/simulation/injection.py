@@ -147,7 +147,7 @@ class _Hosts:
     """Real cutouts to paint streaks into."""
 
     def __init__(self, archive: str | os.PathLike[str], where: str, noise: float) -> None:
-        self.dataset, self.noise = open_archive(archive), noise
+        self.dataset, self.noise = open_archive(archive, cache=True), noise
         pixels = self.dataset["cutouts"]
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (CUTOUT_SIZE, CUTOUT_SIZE):
             raise InjectionError(

@@ -70,7 +70,7 @@ class Sersic:
         )
 
     def surface(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Give the fraction of the light a square arcsecond at ``x``, ``y`` arcseconds from the stamp's middle.
+        """Return the fraction of the light a square arcsecond at ``x``, ``y`` arcseconds from the stamp's middle.
 
         Parameters
         ----------
@@ -124,13 +124,41 @@ class Source:
 
 
 def stationary_source(magnitude: np.ndarray, host: Sersic | None = None) -> Source:
-    """Return a source that does not move."""
+    """Return a source that does not move.
+
+    Parameters
+    ----------
+    magnitude : ndarray
+        Magnitude in each exposure, mag ``(epoch,)``; infinite where the source does not shine.
+    host : Sersic, optional
+        Galaxy around the source.
+
+    Returns
+    -------
+    Source
+        In the middle of the stamp.
+    """
     zeros = np.zeros(len(magnitude))
     return Source(magnitude, zeros, zeros, host)
 
 
 def random_phases(rng: np.random.Generator, log: ObservingLog, period: float) -> np.ndarray:
-    """Phase in radians, from a random one on."""
+    """Compute the phase of each exposure, from a random phase of the first on.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the first phase.
+    log : ObservingLog
+        Exposures.
+    period : float
+        Days.
+
+    Returns
+    -------
+    ndarray
+        Radians, ``(epoch,)``.
+    """
     turns: np.ndarray = 2 * np.pi * ((log.mjd - log.mjd[0]) / period + rng.random()) % (2 * np.pi)
     return turns
 
@@ -145,7 +173,30 @@ def fourier_light_curve(
     *,
     chromatic: bool = True,
 ) -> np.ndarray:
-    """Magnitudes around the mean: a cosine and its harmonics, ``amplitude`` from minimum to maximum."""
+    """Compute magnitudes around the mean: a cosine and its harmonics.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the phase of the first exposure.
+    log : ObservingLog
+        Exposures.
+    period : float
+        Days.
+    amplitude : float
+        From minimum to maximum, mag.
+    ratios : ndarray
+        Amplitudes of the harmonics over that of the fundamental, ``(harmonic,)``.
+    phases : ndarray
+        Phases of the harmonics, radians, ``(harmonic,)``.
+    chromatic : bool
+        Scale the amplitude by band, as of pulsators.
+
+    Returns
+    -------
+    ndarray
+        Magnitude around the mean, mag, ``(epoch,)``.
+    """
     ratios, phases = np.concatenate([[1.0], ratios]), np.concatenate([[0.0], phases])
     orders = np.arange(1, len(ratios) + 1)
 
@@ -164,7 +215,21 @@ def damped_random_walk(
 ) -> np.ndarray:
     """Sample a damped random walk exactly (Kelly, Bechtold & Siemiginowska 2009, ApJ 698, 895).
 
-    ``amplitude`` is the structure function's at long times, so that the standard deviation is its 1 / sqrt(2).
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Draws the walk.
+    mjd : ndarray
+        Times, days, ``(epoch,)``.
+    scale : float
+        Damping time, days.
+    amplitude : float
+        Structure function at long times, mag: the standard deviation is its 1 / sqrt(2).
+
+    Returns
+    -------
+    ndarray
+        Magnitude around the mean, mag, ``(epoch,)``.
     """
     sigma = amplitude / np.sqrt(2)
     decay = np.exp(-np.diff(mjd) / scale)

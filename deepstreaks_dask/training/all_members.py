@@ -82,7 +82,7 @@ def train_all_members(
     recipe = recipe or Recipe()
     if unknown := sorted(set(architectures) - set(ARCHITECTURES)):
         raise TrainingError(f"no architecture {unknown[0]!r}: choose of {', '.join(ARCHITECTURES)}")
-    dataset = open_archive(archive)
+    dataset = open_archive(archive, cache=True)
     split = shared_split(dataset, families, recipe)
     options = TrainingOptions(recipe, split, version=version)
     records = {}

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import xarray as xr
 
-from deepstreaks_dask.archive.dataset import digests
+from deepstreaks_dask.archive.hashing import digests
 from deepstreaks_dask.archive.schema import CHUNK
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.training.feeds import Feed, split_by_shard

@@ -18,6 +18,7 @@ import xarray as xr
 from dask.distributed import Client
 from scipy.special import expit, logit
 
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import ModelError, TriageError
 from deepstreaks_dask.evaluation.metrics import auc
@@ -136,10 +137,10 @@ def fit_triage(
         If the zoo lacks the network, or cannot take the student.
     """
     plan = plan or TriagePlan()
-    scores = open_run(archive, run)
-    if scores.attrs["triage"] is not None:
+    scores = open_run(archive, run, cache=True)
+    if provenance_of(scores)["triage"] is not None:
         raise TriageError(f"run {run!r} was triaged itself: take one that decided exactly")
-    if scores.attrs["flips"]:
+    if provenance_of(scores)["flips"]:
         raise TriageError(f"run {run!r} has the mean scores of flips: take one without")
     decided = Decision.of_run(scores).apply(scores)
     known = ~decided["undecided"].values
@@ -166,7 +167,7 @@ def fit_triage(
         progress=progress,
     )["scores"].values[:, 0]
     used = known & ~np.isin(nights, learn) & ~np.isnan(looked)
-    attrs = scores.attrs
+    attrs = provenance_of(scores)
     models = [str(name) for name in scores["model"].values]
     decision = Decision.of_run(scores)
     needed = {models[k] for columns in decision.needed(models).values() for k in columns}
@@ -274,7 +275,7 @@ def _distil(
     ours = ours[: _MAX_TRAINING_CUTOUTS // 2]
     rows = np.sort(np.concatenate([ours, others[: _MAX_TRAINING_CUTOUTS - len(ours)]]))
     rows = rows[~np.isnan(target[rows])]
-    dataset = open_archive(archive)
+    dataset = open_archive(archive, cache=True)
     if dataset["cutouts"].dtype != np.uint8:
         raise TriageError("a student looks at bytes: name a network of the zoo to look first")
     pixels = Streamed(dataset, rows, _SHUFFLE_WINDOW)
@@ -329,7 +330,7 @@ def _distil(
             "nights": sorted({int(night) for night in decided["night"].values[rows]}),
             "cutouts": len(rows),
             "plausible": int(truth.sum()),
-            "teachers": decided.attrs["models"],
+            "teachers": provenance_of(decided)["models"],
         },
         description="First look of a triage, distilled from the scores of its teachers",
         limits="Ranks cutouts by how likely its teachers accept them; says nothing without a calibrated threshold",
@@ -343,7 +344,9 @@ def _start(
     """Return the teacher of the student's architecture with the largest area under the ROC curve, to start from."""
     truth = decided["plausible"].values.astype(int)
     best: tuple[float, str] | None = None
-    for member, column in zip(decided.attrs["members"], decided["scores"].values.T, strict=True):
+    for member, column in zip(
+        provenance_of(decided)["members"], decided["scores"].values.T, strict=True
+    ):
         try:
             card = zoo.card(f"{member['name']}@{member['version']}")
         except ModelError:  # the zoo has moved: the student starts from nothing

@@ -206,7 +206,7 @@ def train_families(
     ----------
     Duev et al. 2019, MNRAS 486, 4158, arXiv:1904.05920.
     """
-    dataset = archive if isinstance(archive, xr.Dataset) else open_archive(archive)
+    dataset = archive if isinstance(archive, xr.Dataset) else open_archive(archive, cache=True)
     chosen = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     names = [families] if isinstance(families, str) else list(families)
     alone = len(names) == 1

@@ -103,7 +103,7 @@ def retrain(
             "can be trained"
         )
     version = version or next_version(old)
-    dataset = open_archive(archive)
+    dataset = open_archive(archive, cache=True)
     verdicts = _verdicts(folder, review, archive_key(archive))
     labelled, counts = _labelled(dataset, verdicts, old.family)
     seen = trained_on(old.training_data, dataset, old.ref)

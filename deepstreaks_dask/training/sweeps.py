@@ -188,7 +188,7 @@ def run_trial(trial: Trial) -> dict[str, Any]:
         return done
     try:
         fitted = fit_members(
-            open_archive(trial.archive),
+            open_archive(trial.archive, cache=True),
             trial.families,
             trial.architecture,
             recipe=trial.recipe,

@@ -50,7 +50,7 @@ def run(url, stop):
         return replace(self, target)
 
     pathlib.Path.replace = counted
-    append(url, batches())
+    append_batches(url, batches())
     print("done", written, flush=True)
 
 if __name__ == "__main__":
@@ -507,7 +507,7 @@ def test_an_archive_of_triplets(tmp_path):
     dataset = open_archive(url)
     assert dataset["cutouts"].dims == ("cutout", "y", "x", "plane")
     assert dataset["cutouts"].dtype == np.float32
-    assert set(dataset.coords) == {*SCHEMA, *extra}
+    assert set(dataset.coords) == {*SCHEMA, *extra, "time"}
     np.testing.assert_array_equal(dataset["cutouts"].values, pixels)
     assert dataset["candid"].values[69] == 2**60 + 69
     assert np.isnan(dataset["drb"].values[70:]).all()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from deepstreaks_dask.archive import append, create
+from deepstreaks_dask.archive import append, layouts
 from deepstreaks_dask.archive.append import CutoutBatch, append_batches
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive, summary
 from deepstreaks_dask.archive.schema import EPOCHS
@@ -35,7 +36,7 @@ def sequences(counts=COUNTS, *, start=0, side=7):
 @pytest.fixture
 def url(tmp_path, monkeypatch):
     """Made with shards of pixels so small that objects lie in several."""
-    monkeypatch.setattr(create, "EPOCHS_PER_SHARD", 64)
+    monkeypatch.setattr(layouts, "EPOCHS_PER_SHARD", 64)
     create_archive(tmp_path / "s.zarr", shard=64, shape=(7, 7), dtype="float32", epochs=EPOCHS)
     return tmp_path / "s.zarr"
 
@@ -163,7 +164,7 @@ def test_scores_of_objects_members_and_classes_are_a_run(url):
     assert scores["scores"].dims == ("object", "member", "class")
     assert scores["scores"].dtype == np.float32
     assert scores["member"].values.tolist() == ["a_rcnn", "a_forest", "b_rcnn"]
-    assert scores["class"].values.tolist() == scores.attrs["classes"] == ["sn", "agn"]
+    assert scores["class"].values.tolist() == provenance_of(scores)["classes"] == ["sn", "agn"]
     unseen = np.isnan(scores["scores"].values).all(axis=(1, 2))
     assert unseen.tolist() == [False] * 8 + [True]
     run.grow(9)

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.sequences import read_objects
@@ -50,7 +51,7 @@ def test_train_finetune_and_score(archive, tmp_path):
     said = json.loads(done.stdout)
     assert (said["scored"], said["objects"], said["failures"]) == (70, 70, [])
     scores = open_run(archive)
-    assert scores.attrs["members"][0]["version"] == "2"  # the newest
+    assert provenance_of(scores)["members"][0]["version"] == "2"  # the newest
     network = Zoo(zoo).load_classifier("own_rcnn")
     expected = network.predict(read_objects(str(archive), 0, 70).sequences)
     np.testing.assert_allclose(scores["scores"].values[:, 0], expected, atol=1e-5)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.evaluation.cut_comparison import compare_cuts
 from deepstreaks_dask.evaluation.decision_metrics import evaluate, rates_by_night
@@ -64,7 +65,7 @@ def test_what_a_triage_rejected_is_decided_at_its_thresholds(decision):
     cut = Cut(Exploration(scores), decision)
     assert_counts_are_evaluations(cut, scores, decision)
     settled = ~decision.apply(scores)["undecided"].values
-    assert settled[rejected].all() == decision.is_of_run(scores.attrs)
+    assert settled[rejected].all() == decision.is_of_run(provenance_of(scores))
 
 
 def test_a_copy_is_a_person_of_its_own():

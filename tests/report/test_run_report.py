@@ -17,6 +17,7 @@ from helpers import random_batch, write_run
 from PIL import Image
 
 from deepstreaks_dask.archive.append import Quarantined, append_batches
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError
@@ -309,12 +310,13 @@ def test_a_hundred_thousand_scores_fit_a_small_page(labelled, tmp_path, monkeypa
             "source": ("cutout", np.full(many, "a.jpg")),
             **{f"label_{family}": ("cutout", label) for family in FAMILIES},
         },
-        few.attrs | {"members": [few.attrs["members"][0] | {"name": name} for name in models]},
+        few.attrs
+        | {"members": [provenance_of(few)["members"][0] | {"name": name} for name in models]},
     )
     noise = np.broadcast_to(rng.integers(0, 256, (144, 144), np.uint8), (many, 144, 144))
     pixels = xr.Dataset({"cutouts": (("cutout", "y", "x"), noise)})
-    monkeypatch.setattr(report, "open_run", lambda *_: scores)
-    monkeypatch.setattr(report.archives, "open_archive", lambda _: pixels)
+    monkeypatch.setattr(report, "open_run", lambda *_, **__: scores)
+    monkeypatch.setattr(report.archives, "open_archive", lambda *_, **__: pixels)
     path = tmp_path / "page.html"
     write_report(labelled, path)
     assert path.stat().st_size < 8e6

@@ -16,6 +16,7 @@ from faulty import chunks
 from helpers import random_batch
 
 from deepstreaks_dask.archive.append import CutoutBatch, append_batches
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import CampaignError, ModelError
@@ -192,7 +193,7 @@ def test_a_damaged_shard_is_named_and_stops_nothing(archive, zoo, client, damage
     data[500] ^= 1
     shard.write_bytes(data) if damage == "flip" else shard.unlink()
     scored = score(archive, Families.from_zoo(zoo), client, progress=False)
-    ((first, last, why),) = scored.attrs["failures"]
+    ((first, last, why),) = provenance_of(scored)["failures"]
     assert (first, last) == (64, 128)
     assert why
     missing = np.isnan(scored["scores"].values).any(axis=1)
@@ -240,8 +241,8 @@ def test_a_run_killed_before_it_had_scores_leaves_no_false_provenance(
             score(archive, Families.from_zoo(other.url, ["rb"]), client, progress=False)
     assert list_runs(archive) == []
     scored = score(archive, Families.from_zoo(zoo), client, progress=False)
-    assert [member["version"] for member in scored.attrs["members"]] == ["1", "1", "1"]
-    assert scored.attrs["models"] == ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
+    assert [member["version"] for member in provenance_of(scored)["members"]] == ["1", "1", "1"]
+    assert provenance_of(scored)["models"] == ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
 
 
 @pytest.fixture(scope="module")
@@ -267,8 +268,8 @@ def test_deciding_finds_what_all_scores_find(large, zoo, reference, client, pick
     assert 0 < whole.sum() < len(whole)
     np.testing.assert_array_equal(decided["plausible"], whole)
     assert not decided["undecided"].any()
-    assert {name for family in partial.attrs["order"] for name in family} == set(
-        partial.attrs["models"]
+    assert {name for family in provenance_of(partial)["order"] for name in family} == set(
+        provenance_of(partial)["models"]
     )
     with pytest.raises(CampaignError, match=r"decides at .* only"):
         score(large, families, client, run="decide", mode="decide", decision=Decision({"kd": 0.1}))
@@ -287,10 +288,10 @@ def test_an_order_is_taken_from_an_earlier_run_or_the_caller(archive, zoo, clien
 
     monkeypatch.setattr("deepstreaks_dask.scoring.campaign.sample", looks)
     again = score(archive, families, client, run="second", **options)
-    assert again.attrs["order"] == learned.attrs["order"]
-    given = learned.attrs["order"][::-1]
+    assert provenance_of(again)["order"] == provenance_of(learned)["order"]
+    given = provenance_of(learned)["order"][::-1]
     other = score(archive, families, client, run="third", order=given, **options)
-    assert other.attrs["order"] == given
+    assert provenance_of(other)["order"] == given
     decided = [decision.apply(run)["plausible"].values for run in (learned, again, other)]
     np.testing.assert_array_equal(decided[0], decided[1])
     np.testing.assert_array_equal(decided[0], decided[2])
@@ -335,7 +336,7 @@ def test_a_worker_stays_below_two_gigabytes(client, tmp_path):
 
 def test_provenance(archive, zoo, client):
     scored = score(archive, Families.from_zoo(zoo), client, progress=False)
-    member = scored.attrs["members"][0]
+    member = provenance_of(scored)["members"][0]
     assert (member["name"], member["family"], member["threshold"]) == ("rb_vgg6", "rb", 0.5)
     assert member["sha256"] == Zoo(zoo).card("rb_vgg6").sha256
     assert {"batch", "backend", "backend_version", "keras", "deepstreaks_dask", "started"} <= set(
@@ -403,13 +404,13 @@ def test_half_precision_is_measured_on_the_first_shard_and_kept(archive, zoo, cl
     half = score(archive, families, client, run="half", precision="mixed_bfloat16", progress=False)
     difference = np.abs(half["scores"].values - single["scores"].values)
     assert half.attrs["dtype"] == "mixed_bfloat16"
-    assert half.attrs["precision_effect"] == {
+    assert provenance_of(half)["precision_effect"] == {
         "cutouts": 64,
         "largest": pytest.approx(difference[:64].max()),
         "mean": pytest.approx(difference[:64].mean(), rel=1e-3),
     }
     assert 0 < difference.max() < 0.02
-    assert "precision_effect" not in single.attrs
+    assert "precision_effect" not in provenance_of(single)
     append_batches(
         archive, [small_batch(10, start=150)]
     )  # into the last shard, which is scored again
@@ -424,7 +425,7 @@ def test_flips_are_kept_by_the_run_that_began_with_them(archive, zoo, client):
     families = Families.from_zoo(zoo, ["rb"])
     flipped = score(archive, families, client, run="flips", flips=True, progress=False)
     plain = score(archive, families, client, run="plain", progress=False)
-    assert (flipped.attrs["flips"], plain.attrs["flips"]) == (True, False)
+    assert (provenance_of(flipped)["flips"], provenance_of(plain)["flips"]) == (True, False)
     pixels = open_archive(archive)["cutouts"].values
     views = [pixels, pixels[:, ::-1], pixels[:, :, ::-1], pixels[:, ::-1, ::-1]]
     forward = compile_forward([Zoo(zoo).load("rb_vgg6")], len(pixels))

@@ -35,6 +35,7 @@ from faulty import (
 )
 
 from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.verification import verify
@@ -280,7 +281,7 @@ def test_a_moody_object_store_is_asked_again_and_an_outage_waited_for(
     store.mood = moody
     found = score(url, families, here, run="moody", progress=False)
     assert store.refused > 5
-    assert found.attrs["failures"] == []
+    assert provenance_of(found)["failures"] == []
     assert found["scores"].values.tobytes() == scores.tobytes()
 
     # who is refused for long need not ask as often as before
@@ -325,7 +326,7 @@ def test_poisoned_cutouts_are_named_and_their_neighbours_scored(tmp_path, famili
     data[len(data) * 3 // 8] ^= 16  # in the second of four chunks
     shard.write_bytes(data)
     found = score(url, families, here, run="poisoned", progress=False)
-    ((first, last, why),) = found.attrs["failures"]
+    ((first, last, why),) = provenance_of(found)["failures"]
     assert (first, last) == (5 * SHARD, 6 * SHARD)
     assert "checksum" in why
     values = found["scores"].values
@@ -338,7 +339,7 @@ def test_poisoned_cutouts_are_named_and_their_neighbours_scored(tmp_path, famili
     before = chunks(url, "poisoned")
     mended = score(url, families, here, run="poisoned", progress=False)
     assert mended["scores"].values.tobytes() == whole.tobytes()
-    assert mended.attrs["failures"] == []
+    assert provenance_of(mended)["failures"] == []
     after = chunks(url, "poisoned")
     assert {key for key in after if after[key] != before[key]} == {"1"}
 

@@ -25,6 +25,7 @@ from faulty import (
     warm,
 )
 
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.verification import verify
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.scoring import runs
@@ -123,7 +124,7 @@ def test_wherever_a_campaign_is_killed_nothing_is_lost(small, zoo, whole):
     assert verify(small).ok
     for run in list_runs(small):
         found = open_run(small, run)
-        mode = "all" if found.attrs["decided"] is None else "decide"
+        mode = "all" if provenance_of(found)["decided"] is None else "decide"
         expected = open_run(small, f"whole-{mode}")["scores"].values
         assert found["scores"].values.tobytes() == expected.tobytes()
         assert run_status(small, run).shards.tolist() == ["done"] * SHARDS
@@ -230,7 +231,7 @@ def test_two_campaigns_at_once_do_not_harm_each_other(small, zoo, other_zoo, who
             assert looked.any(axis=1).all()
             np.testing.assert_array_equal(values[looked], whole_scores[looked])
     assert stored(small, "mine") == whole["all"]
-    assert open_run(small, "theirs").attrs["decided"]
+    assert provenance_of(open_run(small, "theirs"))["decided"]
     for k in range(3):
         run = f"contested-{k}"
         ((_, loser, _, why),) = [end for end in stopped if end[0] == run]

@@ -7,8 +7,9 @@ import pytest
 from dask.distributed import Client
 from helpers import make_known
 
-from deepstreaks_dask.archive import create
+from deepstreaks_dask.archive import layouts
 from deepstreaks_dask.archive.append import CutoutBatch, append_batches
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.schema import EPOCHS
@@ -73,7 +74,7 @@ def objects(n, *, start=0, change=lambda stamps: None):
 def whole(tmp_path_factory):
     url = tmp_path_factory.mktemp("sequences") / "s.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(create, "EPOCHS_PER_SHARD", 256)  # objects lie in several shards of pixels
+        patch.setattr(layouts, "EPOCHS_PER_SHARD", 256)  # objects lie in several shards of pixels
         create_archive(url, shard=64, shape=(21, 21), dtype="float32", epochs=EPOCHS)
         append_batches(url, [objects(OBJECTS)])
     return url
@@ -131,8 +132,8 @@ def test_scores_are_those_of_the_classifiers(url, zoo, client):
     found = score(url, Families.from_zoo(zoo, ["sky"]), client, progress=False)
     assert found["scores"].dims == ("object", "member", "class")
     assert found["member"].values.tolist() == ["sky_high", "sky_low"]
-    assert found.attrs["classes"] == list(CLASSES)
-    assert found.attrs["failures"] == []
+    assert provenance_of(found)["classes"] == list(CLASSES)
+    assert provenance_of(found)["failures"] == []
     dataset = open_archive(url)
     every = Sequences(dataset["cutouts"].values, dataset["epochs"].values.astype(np.int64), {})
     for member, level in (("sky_high", 0.5), ("sky_low", -0.5)):
@@ -190,7 +191,7 @@ def test_what_cannot_be_used_is_named_and_stops_nothing(url, zoo, client):
     lost = found["scores"].isnull().any(["member", "class"]).values
     expected = [*np.flatnonzero(touched).tolist(), OBJECTS + 1]
     assert np.flatnonzero(lost).tolist() == expected
-    failures = found.attrs["failures"]
+    failures = provenance_of(found)["failures"]
     assert [[first, last] for first, last, _ in failures] == [[k, k + 1] for k in expected]
     assert failures[-1][2].startswith(f"{n} epochs")
 

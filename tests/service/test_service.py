@@ -20,6 +20,7 @@ import xarray as xr
 from depot_server import PASSWORD, USER, serving
 from typer.testing import CliRunner
 
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.cli.main import app
@@ -561,5 +562,5 @@ def test_killed_twice_it_loses_nothing_and_doubles_nothing(server, settings, wri
     ids, recorded = contents(settings)
     assert ids == sorted(pd.read_csv(written / f"{NIGHT}.csv")["id"])
     assert recorded == sorted(decided["id"].values[decided["plausible"].values])
-    assert cheaper.attrs["decided"] is not None
+    assert provenance_of(cheaper)["decided"] is not None
     np.testing.assert_array_equal(cheaper["plausible"], decided["plausible"])

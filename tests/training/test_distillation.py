@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deepstreaks_dask.archive.append import CutoutBatch, append_batches
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import CampaignError, ModelError, TrainingError, TriageError
@@ -148,10 +149,12 @@ def test_other_thresholds_leave_open_what_was_rejected(triaged):
 
 
 def test_a_night_that_drifted_is_decided_exactly(triage, triaged, whole, decision):
-    drifted = triaged.attrs["drifted"]
+    drifted = provenance_of(triaged)["drifted"]
     assert DRIFTED in drifted
     assert set(drifted).isdisjoint(triage.nights)
-    assert triaged.attrs["drift"][str(DRIFTED)] == pytest.approx(1 / (len(triage.nights) + 1))
+    assert provenance_of(triaged)["drift"][str(DRIFTED)] == pytest.approx(
+        1 / (len(triage.nights) + 1)
+    )
     there = np.isin(triaged["night"].values, drifted)
     assert not triaged["rejected"].values[there].any()
     found, expected = (decision.apply(run)["plausible"].values for run in (triaged, whole))
@@ -159,7 +162,7 @@ def test_a_night_that_drifted_is_decided_exactly(triage, triaged, whole, decisio
 
 
 def test_the_provenance_tells_the_guarantee(triage, triaged):
-    assert Triage.from_dict(triaged.attrs["triage"]) == triage
+    assert Triage.from_dict(provenance_of(triaged)["triage"]) == triage
     assert triage.run == "exact"
     assert triage.members.keys() == {"rb_vgg6@1", "sl_vgg6@1", "kd_vgg6@1"}
     assert set(triage.nights).isdisjoint(triage.checked.nights)
@@ -182,7 +185,7 @@ def test_what_is_lost_is_made_again_to_the_last_bit(survey, zoo, client, triaged
     )
     for name in ("scores", "first_look", "rejected"):
         assert again[name].values.tobytes() == triaged[name].values.tobytes(), name
-    assert again.attrs["order"] == triaged.attrs["order"]
+    assert provenance_of(again)["order"] == provenance_of(triaged)["order"]
 
 
 def test_a_killed_triage_goes_on(survey, zoo, client, triage, triaged, tmp_path):

@@ -39,7 +39,7 @@ def read_cards(session: Session, places: np.ndarray) -> list[dict[str, Any]]:
     """
     exploration = session.exploration
     rows = exploration.rows[places]
-    dataset = open_archive(session.source.archive)
+    dataset = open_archive(session.source.archive, cache=True)
     pixels = zarr.open_group(dataset.attrs["url"], mode="r")["cutouts"]
     names = ("id", "night", "filter", "kind", *FACT_COLUMNS)
     chosen = {

@@ -95,7 +95,7 @@ class SequencePage(ExplorePage):
 
     def load(self) -> tuple[xr.Dataset, SequenceEvaluation | None]:
         """Read the scores ``(object, member, class)`` and measure them; called on another thread."""
-        scores = open_run(self.source.archive, self.source.run)
+        scores = open_run(self.source.archive, self.source.run, cache=True)
         try:
             return scores, evaluate_sequences(scores)
         except EvaluationError:  # without a known class there is still the player

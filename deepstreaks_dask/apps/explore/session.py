@@ -88,7 +88,7 @@ class ScoredArchive:
             If there is no such archive, or it has no scores.
         """
         archive = os.fspath(archive)
-        dataset, runs = open_archive(archive), list_runs(archive)
+        dataset, runs = open_archive(archive, cache=True), list_runs(archive)
         if not runs:
             command = (
                 "deepstreaks sequences score" if dimension == "object" else "deepstreaks score"

@@ -72,7 +72,7 @@ class Site:
             if time.monotonic() - self._checked > _MAX_CATALOGUE_AGE:
                 commit = newest_commit(self.archive, self.run)
                 if self._catalogue is None or commit != self._commit:
-                    scores = open_run(self.archive, self.run)
+                    scores = open_run(self.archive, self.run, cache=True)
                     decision = self.decision or Decision.of_run(scores)
                     self._catalogue = Catalogue(decision.apply(scores), decision)
                     self._commit = commit

@@ -15,6 +15,7 @@ from deepstreaks_dask.apps.server.auth import PROBLEM_RESPONSES, Problem, Viewer
 from deepstreaks_dask.apps.server.candidates import candidate_rows
 from deepstreaks_dask.apps.server.context import SiteDependency
 from deepstreaks_dask.apps.server.visible_verdicts import REVIEW_COLUMNS, VisibleVerdicts
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.query import MAX_FILTER_LENGTH, complete, parse
 from deepstreaks_dask.export.candidates import Submission, observations
 from deepstreaks_dask.report.explanation_maps import explanation_map
@@ -116,7 +117,7 @@ def streak(id: CutoutId, who: Viewer, site: SiteDependency) -> dict[str, Any]:
         },
         "networks": [
             f"{member['name']}@{member['version']}"
-            for member in catalogue.decided.attrs.get("members", ())
+            for member in provenance_of(catalogue.decided).get("members", ())
         ],
         "ades": records[0] if records else None,
         "no_ades": next(iter(left_out), None),
@@ -151,7 +152,7 @@ def explanation(
         pixels = catalogue.pixels(site.row(id))
     except OSError:
         raise HTTPException(404, "the pixels of this cutout cannot be read") from None
-    found = explanation_map(pixels, member, catalogue.decided.attrs["members"], site.zoo)
+    found = explanation_map(pixels, member, provenance_of(catalogue.decided)["members"], site.zoo)
     headers = {
         **_CACHE_HEADERS,
         "X-Logits": f"{found.logit:.3f}, {found.sky:.3f}, {found.missing:.3f}",

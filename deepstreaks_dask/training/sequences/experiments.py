@@ -129,7 +129,7 @@ def _on_worker(url: str, topic: str, job: TrainingJob) -> dict[str, Any]:
     def publish_epoch(epoch: int, losses: Mapping[str, float]) -> None:
         worker.log_event(topic, (epoch, {name: float(loss) for name, loss in losses.items()}))
 
-    return job.metrics(open_archive(url), publish_epoch)
+    return job.metrics(open_archive(url, cache=True), publish_epoch)
 
 
 def train_folds(

@@ -162,7 +162,7 @@ def _rcnn(folder: Path, settings: ReproductionSettings) -> tuple[xr.Dataset, Seq
         with progress_bar(f"train {architecture}", total, unit="epochs") as bar:
             train_classifier(
                 record,
-                open_archive(train),
+                open_archive(train, cache=True),
                 architecture,
                 family="hits",
                 options=TrainingOptions(recipe),
@@ -176,14 +176,14 @@ def _rcnn(folder: Path, settings: ReproductionSettings) -> tuple[xr.Dataset, Seq
             few = read_recipe("few", seed=settings.seed)
             finetune(
                 folder / "finetuned",
-                open_archive(shifted),
+                open_archive(shifted, cache=True),
                 SAMPLES_PER_CLASS,
                 TrainingOptions(few, start="hits_rcnn@1", start_zoo=zoo),
                 repeats=REPEAT_COUNT,
                 client=client,
                 on_training=bar.advance,
             )
-    scores = open_run(shifted)
+    scores = open_run(shifted, cache=True)
     curves = follow(scores)
     return scores, evaluate_sequences(scores, by_epochs=curves, finetuned=[folder / "finetuned"])
 
@@ -200,7 +200,7 @@ def _taonet(folder: Path, settings: ReproductionSettings) -> tuple[xr.Dataset, S
             with progress_bar(f"train {record.name}", total, unit="epochs") as bar:
                 train_folds(
                     record,
-                    open_archive(archive),
+                    open_archive(archive, cache=True),
                     record.name,
                     FOLD_COUNT,
                     family="crts",
@@ -210,7 +210,7 @@ def _taonet(folder: Path, settings: ReproductionSettings) -> tuple[xr.Dataset, S
                 )
             publish(record / "fold-1", zoo)
         score(archive, Families.from_zoo(zoo, ["crts"]), client)
-    scores = open_run(archive)
+    scores = open_run(archive, cache=True)
     only = held_out(scores, folds[0] / "fold-1")
     return scores, evaluate_sequences(scores, only=only, folds=folds)
 
