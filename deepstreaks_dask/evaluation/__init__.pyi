@@ -50,7 +50,7 @@ from .sequence_metrics import (
     held_out,
     measure_member,
 )
-from .threshold_search import SEARCH_LEVELS, Found, search_thresholds
+from .threshold_search import SEARCH_LEVELS, ThresholdSearch, search_thresholds
 
 __all__ = [
     "ACCEPTANCE_RULE",
@@ -65,7 +65,7 @@ __all__ = [
     "Exploration",
     "ExposureComparison",
     "FAMILIES",
-    "Found",
+    "ThresholdSearch",
     "HISTOGRAM_BINS",
     "MemberFigures",
     "ORDERS",
