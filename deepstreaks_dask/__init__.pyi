@@ -15,6 +15,7 @@ from .report.run_report import write_report
 from .scoring.campaign import score
 from .scoring.cluster import connect
 from .scoring.decision import Decision
+from .scoring.runs import open_run
 from .simulation.archives import simulate
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "ingest",
     "models",
     "open_archive",
+    "open_run",
     "plots",
     "readers",
     "review",

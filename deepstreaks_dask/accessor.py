@@ -162,7 +162,7 @@ class StreaksAccessor:
     @property
     def decision(self) -> Decision:
         """The decision that was applied to the dataset, or the one that its run was scored for."""
-        return Decision.of_run(self._scores())
+        return Decision.of_decided(self._scores())
 
     @property
     def decided(self) -> xr.Dataset:

@@ -5,7 +5,10 @@ import inspect
 import shutil
 import subprocess
 import sys
+import urllib.request
 
+import holoviews as hv
+import numpy as np
 import pytest
 
 import deepstreaks_dask as ds
@@ -14,7 +17,7 @@ from deepstreaks_dask.simulation.nights import Night, write_images
 PACKAGES = {"evaluation", "models", "plots", "readers", "review", "scoring", "training"}
 NAMES = {
     *("Decision", "DeepStreaksError", "Zoo", "calibrate", "connect", "create_archive"),
-    *("evaluate", "explain", "explore", "export_candidates", "ingest", "open_archive"),
+    *("evaluate", "explain", "explore", "export_candidates", "ingest", "open_archive", "open_run"),
     *("score", "search_thresholds", "simulate", "verify", "write_report"),
 }
 HEAVY = (
@@ -35,6 +38,7 @@ SIGNATURES = {
     "explore": {"archive": ..., "run": "default"},
     "connect": {"scheduler": None, "workers": None, "adapt": None},
     "open_archive": {"url": ...},
+    "open_run": {"url": ..., "run": "default"},
     "verify": {"url": ...},
     "Zoo": {"url": None},
 }
@@ -113,3 +117,125 @@ def test_the_examples_of_a_name_run(name, at_hand):
     for test in found:
         runner.run(test, out=said.append)
     assert not runner.failures, "".join(said)
+
+
+def test_the_examples_of_the_accessor_run(at_hand):
+    from deepstreaks_dask.accessor import StreaksAccessor
+
+    (test,) = doctest.DocTestFinder(recurse=False).find(StreaksAccessor, "streaks")
+    runner, said = doctest.DocTestRunner(), []
+    runner.run(test, out=said.append)
+    assert not runner.failures, "".join(said)
+
+
+@pytest.fixture(scope="module")
+def scores(scored):
+    return ds.open_run(scored / "week.zarr")
+
+
+@pytest.fixture(scope="module")
+def cutouts(scored):
+    return ds.open_archive(scored / "week.zarr")
+
+
+def title(picture):
+    return hv.Store.lookup_options("bokeh", picture, "plot").kwargs["title"]
+
+
+def test_galleries_show_the_first_the_surest_and_the_plausible(cutouts, scores):
+    first = list(cutouts.streaks.gallery(n=3))
+    np.testing.assert_array_equal(first[0].data, cutouts["cutouts"][0].values)
+    assert len(first) == 3
+    joint = scores["scores"].min("model")
+    (surest,) = scores.streaks.gallery(n=1)
+    assert title(surest).endswith(f": {float(joint.max()):.3f}")
+    decided = scores.streaks.decide(kd=0.9)
+    assert len(decided.streaks.gallery(n=1000)) == int(decided["plausible"].sum())
+
+
+def test_a_gallery_of_a_part_shows_that_part(scores, cutouts):
+    part = scores.isel(cutout=slice(40, 45))
+    (picture,) = part.streaks.gallery(n=1)
+    best = 40 + int(part["scores"].min("model").argmax("cutout"))
+    np.testing.assert_array_equal(picture.data, cutouts["cutouts"][best].values)
+
+
+def test_decide_takes_thresholds_by_name(scores):
+    expected = ds.Decision({"kd": 0.9, "rb": 0.2}).apply(scores)
+    decided = scores.streaks.decide({"rb": 0.2}, kd=0.9)
+    np.testing.assert_array_equal(decided["plausible"], expected["plausible"])
+    everything = scores.streaks.decide(default=0.0)
+    assert everything["plausible"].all()
+    with pytest.raises(ds.DeepStreaksError, match="did you mean"):
+        scores.streaks.decide(rb_vg6=0.9)
+
+
+def test_an_evaluation_of_a_decided_dataset_is_of_its_decision(scores):
+    decision = ds.Decision({"kd": 0.99, "rb": 0.3})
+    found = decision.apply(scores).streaks.evaluate()
+    assert found.joint == ds.evaluate(scores, decision).joint
+    assert list(found.members["threshold"]) == [decision.threshold(m) for m in found.members.member]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("scores", ("rb",)),
+        ("scores", ("rb_vgg6",)),
+        *((kind, ()) for kind in ("roc", "precision_recall", "confusion", "venn", "nights")),
+        *(("nights", (which,)) for which in ("tpr", "fpr", "candidates")),
+    ],
+)
+def test_every_plot_is_drawn(scores, kind, options):
+    hv.render(getattr(scores.streaks.decide(kd=0.9).streaks.plot, kind)(*options))
+
+
+def test_plots_say_what_they_cannot_draw(scores, cutouts):
+    with pytest.raises(ds.DeepStreaksError, match="has no scores"):
+        cutouts.streaks.plot.roc()
+    with pytest.raises(ds.DeepStreaksError, match="no scores of 'kdd': did you mean 'kd'"):
+        scores.streaks.plot.scores("kdd")
+    with pytest.raises(ds.DeepStreaksError, match="choose one of tpr, fpr, candidates"):
+        scores.streaks.plot.nights("rates")
+
+
+def test_results_have_tables_for_notebooks_that_load_nothing(scored, scores):
+    best = ds.search_thresholds(scored / "week.zarr", fpr=0.1)
+    shown = {
+        "Evaluation": ds.evaluate(scores),
+        "ThresholdSearch": best,
+        "Calibration": ds.calibrate(scores),
+        "Decision": best.decision,
+        "Zoo": ds.Zoo(),
+    }
+    for name, one in shown.items():
+        html = one._repr_html_()
+        assert "<table" in html, name
+        assert not any(word in html for word in ("http", "<script", "src=", "url(")), name
+        assert len(repr(one)) < 400, name
+    assert "[" in shown["Evaluation"]._repr_html_(), "a rate has its interval"
+    assert best.rates["part"].iloc[-1] in best._repr_html_()
+
+
+def test_an_attribution_map_is_a_picture(cutouts):
+    found = ds.explain(cutouts.isel(cutout=0), "kd_vgg6")
+    assert found.shares.shape == (144, 144, 1)
+    assert 'src="data:image/png;base64,' in found._repr_html_()
+    hv.render(found.plot())
+    with pytest.raises(ds.DeepStreaksError, match="choose one"):
+        ds.explain(cutouts, "kd_vgg6")
+    with pytest.raises(ds.DeepStreaksError, match="did you mean 'kd_vgg6'"):
+        ds.explain(cutouts.isel(cutout=0), "kd_vg6")
+
+
+def test_the_dashboard_is_served_where_a_notebook_shows_it(scored):
+    dashboard = ds.explore(scored / "week.zarr")
+    try:
+        html = dashboard._repr_html_()
+        assert f'src="{dashboard.url}"' in html
+        with urllib.request.urlopen(dashboard.url, timeout=60) as page:
+            assert b"explore" in page.read()
+    finally:
+        dashboard.stop()
+    with pytest.raises(ds.DeepStreaksError, match="has no run 'defualt': did you mean 'default'"):
+        ds.explore(scored / "week.zarr", "defualt")

@@ -80,6 +80,13 @@ def create_archive(
     ArchiveError
         If something is there already that is not to be replaced or no archive, ``shard`` is no multiple of
         64, or there can be no such cutouts or columns.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> ds.create_archive("empty.zarr", shard=256)
+    >>> ds.open_archive("empty.zarr")["cutouts"].shape
+    (0, 144, 144)
     """
     if shard < CHUNK or shard % CHUNK:
         raise ArchiveError(f"shard of {shard} cutouts: give a positive multiple of {CHUNK}")

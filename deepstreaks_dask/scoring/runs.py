@@ -411,14 +411,14 @@ def _runs_at(url: str) -> list[str]:
 
 
 def open_run(
-    archive: str | os.PathLike[str], run: str = "default", *, cutouts: bool = False
+    url: str | os.PathLike[str], run: str = "default", *, cutouts: bool = False
 ) -> xr.Dataset:
     """Open the scores of a run beside what is known of each cutout.
 
     Parameters
     ----------
-    archive : str or path
-        Path or URL.
+    url : str or path
+        Path or URL of the archive.
     run : str
         Name of the run.
     cutouts : bool
@@ -435,9 +435,17 @@ def open_run(
     ------
     CampaignError
         If there is no such run.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> scores = ds.open_run("week.zarr")
+    >>> dict(scores["scores"].sizes)
+    {'cutout': 60, 'model': 3}
+    >>> picture = scores.streaks.plot.scores("rb")
     """
-    dataset = open_archive(archive)
-    stored = Run._find(archive, dataset.attrs["url"], run, write=False)
+    dataset = open_archive(url)
+    stored = Run._find(url, dataset.attrs["url"], run, write=False)
     total = dataset["id"].size
     values = stored.read("scores", total)
     if not cutouts:

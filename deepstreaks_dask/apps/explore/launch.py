@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from html import escape
 from typing import Any
 
@@ -12,6 +13,7 @@ from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
 from deepstreaks_dask.scoring.runs import list_runs
 
 _LOOPBACK = "127.0.0.1"
+_SERVER_TIMEOUT = 30.0  # seconds
 _FRAME_STYLE = "width: 100%; height: 820px; border: 1px solid #8884"
 
 
@@ -75,6 +77,11 @@ class ExploreApp:
         -------
         str
             Address of the dashboard.
+
+        Raises
+        ------
+        DeepStreaksError
+            If nothing can be served on the port.
         """
         import panel as pn
 
@@ -91,6 +98,7 @@ class ExploreApp:
                 verbose=False,
                 title="DeepStreaks explore",
             )
+            _await_server(port)
             self.url = f"http://{_LOOPBACK}:{port}/explore"
         if browser:
             import webbrowser
@@ -150,3 +158,18 @@ def explore(archive: str | os.PathLike[str], run: str = "default") -> ExploreApp
 def _free_port() -> int:
     with socket.create_server((_LOOPBACK, 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def _await_server(port: int) -> None:
+    """Return once a port of the loopback interface is listened to."""
+    deadline = time.monotonic() + _SERVER_TIMEOUT
+    while True:
+        try:
+            socket.create_connection((_LOOPBACK, port), timeout=1).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise DeepStreaksError(
+                    f"cannot serve on {_LOOPBACK}:{port} ({error.strerror or error}): give another port"
+                ) from error
+            time.sleep(0.05)
