@@ -221,7 +221,8 @@ def evaluate(scores: xr.Dataset, decision: Decision | None = None) -> Evaluation
         As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it: ``scores(cutout, model)``, ``night``, ``kind``,
         ``label_rb`` and so on.
     decision : Decision, optional
-        Thresholds; 0.5 everywhere by default.
+        Thresholds; by default those of a decision that was applied to the scores, else those that the run was scored
+        for, else 0.5 everywhere.
 
     Returns
     -------
@@ -235,7 +236,7 @@ def evaluate(scores: xr.Dataset, decision: Decision | None = None) -> Evaluation
     >>> 0 <= found.joint.tpr.low <= found.joint.tpr.value <= found.joint.tpr.high <= 1
     True
     """
-    decision = decision or Decision.of_run(scores)
+    decision = decision or Decision.of_decided(scores)
     decided = decision.apply(scores)
     values = decided["scores"].values
     members = [str(name) for name in decided["model"].values]
