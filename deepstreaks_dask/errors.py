@@ -28,7 +28,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class DeepStreaksError(Exception):
-    """Base of every error that this package raises for wrong input or a wrong request."""
+    """Base of every error that this package raises for wrong input or a wrong request.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> try:
+    ...     ds.open_archive("nowhere.zarr")
+    ... except ds.DeepStreaksError as error:
+    ...     print(str(error).split(":")[0])
+    no archive at nowhere.zarr
+    """
 
 
 class ArchiveError(DeepStreaksError):

@@ -81,6 +81,13 @@ def create_archive(
     ArchiveError
         If something is there already that is not to be replaced or no archive, ``shard`` is no multiple of
         64, or there can be no such cutouts or columns.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> ds.create_archive("empty.zarr", shard=256)
+    >>> ds.open_archive("empty.zarr")["cutouts"].shape
+    (0, 144, 144)
     """
     layout = CUTOUTS if epochs is None else SEQUENCES
     schema = {**SCHEMA, **(columns or {}), **layout.spans}

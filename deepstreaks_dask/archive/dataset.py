@@ -80,6 +80,14 @@ def open_archive(url: str | os.PathLike[str], *, cache: bool = False) -> xr.Data
     ------
     ArchiveError
         If there is no archive.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> cutouts = ds.open_archive("week.zarr")
+    >>> cutouts["cutouts"].shape
+    (60, 144, 144)
+    >>> picture = cutouts.streaks.gallery(n=4)
     """
     record = read_commit_record(url)
     layout, location = record.layout, zarr_location(url)

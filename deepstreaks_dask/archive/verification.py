@@ -68,6 +68,12 @@ def verify(url: str | os.PathLike[str], *, progress: bool = False) -> VerifyRepo
     -------
     VerifyReport
         Names each damaged shard, its rows, its object and what is wrong with it.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> ds.verify("week.zarr").ok
+    True
     """
     record = read_commit_record(url)
     group = zarr.open_group(zarr_location(url), mode="r")

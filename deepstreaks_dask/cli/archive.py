@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,34 +42,38 @@ def simulate(
 
     Example: deepstreaks simulate week.zarr --nights 7 --cutouts 300 --seed 1
     """
-    from deepstreaks_dask.archive.append import append_batches
-    from deepstreaks_dask.archive.create import create_archive
-    from deepstreaks_dask.simulation.nights import Night, calendar, simulate_nights, write_images
+    from deepstreaks_dask.simulation.archives import simulate_archive
+    from deepstreaks_dask.simulation.nights import Night, calendar, write_images
     from deepstreaks_dask.simulation.products import write_depot
     from deepstreaks_dask.utils.progress import progress_bar
 
     if images and depot:
         raise DeepStreaksError("give --images or --depot, not both")
-    with progress_bar("simulate", nights * cutouts) as bar:
-        if images or depot:
-            write = write_images if images else write_depot
-            week = [Night.draw(night, seed) for night in calendar(first, nights)]
-            there = [str(one.night) for one in week if (Path(archive) / str(one.night)).exists()]
-            if there and not overwrite:
-                raise DeepStreaksError(
-                    f"{archive} has night {there[0]}: add --overwrite to replace it, or name another folder"
-                )
-            for night in week:
-                write(Path(archive), night, cutouts)
-                bar.advance(cutouts)
-            say(as_json, {"folder": archive, "cutouts": nights * cutouts})
-            return
+    if not images and not depot:
         check_new(archive, overwrite)
-        create_archive(archive, shard=shard, overwrite=overwrite)
-        with ProcessPoolExecutor(mp_context=get_context("spawn")) as executor:
-            batches = simulate_nights(nights, cutouts, seed=seed, first=first, executor=executor)
-            result = append_batches(archive, bar.over(batches, lambda batch: batch.rows))
-    say(as_json, result.to_dict())
+        made = simulate_archive(
+            archive,
+            nights=nights,
+            per_night=cutouts,
+            seed=seed,
+            first=first,
+            shard=shard,
+            overwrite=overwrite,
+        )
+        say(as_json, made.to_dict())
+        return
+    write = write_images if images else write_depot
+    week = [Night.draw(night, seed) for night in calendar(first, nights)]
+    there = [str(one.night) for one in week if (Path(archive) / str(one.night)).exists()]
+    if there and not overwrite:
+        raise DeepStreaksError(
+            f"{archive} has night {there[0]}: add --overwrite to replace it, or name another folder"
+        )
+    with progress_bar("simulate", nights * cutouts) as bar:
+        for night in week:
+            write(Path(archive), night, cutouts)
+            bar.advance(cutouts)
+    say(as_json, {"folder": archive, "cutouts": nights * cutouts})
 
 
 @app.command()
@@ -105,30 +107,22 @@ def ingest(
 
     Example: deepstreaks ingest cutouts/20260101 survey.zarr --table labels.csv
     """
-    from deepstreaks_dask.archive.append import append_batches
-    from deepstreaks_dask.archive.create import create_archive
-    from deepstreaks_dask.readers.registry import get_reader, layout_of, sniff, wants_processes
-    from deepstreaks_dask.utils.progress import progress_bar
-    from deepstreaks_dask.utils.storage import locate
+    from deepstreaks_dask.readers.ingestion import find_reader, prepare_archive
+    from deepstreaks_dask.readers.ingestion import ingest as read_into
+    from deepstreaks_dask.readers.registry import wants_processes
 
-    chosen = get_reader(reader) if reader else sniff(source)
-    total = chosen.count(source)
-    fs, root = locate(archive)
-    if not fs.exists(root):
-        create_archive(archive, shard=shard, **layout_of(chosen))
+    chosen = find_reader(source, reader)
+    prepare_archive(archive, chosen, shard=shard)
     with ExitStack() as stack:
-        executor = None
-        if workers or scheduler or wants_processes(chosen, total):
+        client = None
+        if workers or scheduler or wants_processes(chosen, chosen.count(source)):
             from deepstreaks_dask.scoring.cluster import connect
 
             client = stack.enter_context(connect(scheduler or "local", workers=workers))
-            executor = client.get_executor()
-        bar = stack.enter_context(progress_bar("ingest", total))
-        batches = chosen.read(source, table=table, night=night, executor=executor)
-        # of sequences, too, what is counted is images
-        counted = bar.over(batches, lambda batch: len(batch.cutouts) + len(batch.quarantined))
-        result = append_batches(archive, counted)
-    say(as_json, result.to_dict())
+        done = read_into(
+            source, archive, reader=chosen.name, table=table, night=night, client=client
+        )
+    say(as_json, done.to_dict())
 
 
 @archive_app.command("summary")

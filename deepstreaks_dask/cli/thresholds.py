@@ -16,7 +16,7 @@ from deepstreaks_dask.cli.options import ArchiveArg, JsonOption, RunOption
 from deepstreaks_dask.cli.output import STANDARD_OUTPUT, open_output, print_json, print_table
 
 if TYPE_CHECKING:
-    from deepstreaks_dask.evaluation.threshold_search import Found
+    from deepstreaks_dask.evaluation.threshold_search import ThresholdSearch
 
 RESAMPLINGS = 100
 """How often the nights are resampled for the intervals."""
@@ -102,7 +102,7 @@ def thresholds_search(
         print(f"deepstreaks decide {shlex.join([archive, '--thresholds', place])}")
 
 
-def _print_search(found: Found, search: SearchOptions) -> None:
+def _print_search(found: ThresholdSearch, search: SearchOptions) -> None:
     print_table(
         ("threshold of", "value", "95 %, nights resampled"),
         [

@@ -50,7 +50,7 @@ from .sequence_metrics import (
     held_out,
     measure_member,
 )
-from .threshold_search import SEARCH_LEVELS, Found, search_thresholds
+from .threshold_search import SEARCH_LEVELS, ThresholdSearch, search_thresholds
 
 __all__ = [
     "ACCEPTANCE_RULE",
@@ -64,7 +64,7 @@ __all__ = [
     "EvaluationError",
     "Exploration",
     "ExposureComparison",
-    "Found",
+    "ThresholdSearch",
     "HISTOGRAM_BINS",
     "MemberFigures",
     "ORDERS",

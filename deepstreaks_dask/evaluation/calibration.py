@@ -28,6 +28,7 @@ from deepstreaks_dask.errors import CalibrationError
 from deepstreaks_dask.evaluation.metrics import Estimate, usable, wilson
 from deepstreaks_dask.scoring.decision import family_of
 from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run
+from deepstreaks_dask.utils.html import html_table
 
 METHODS = ("temperature", "isotonic")
 RELIABILITY_BINS = 15
@@ -36,6 +37,7 @@ RELIABILITY_BINS = 15
 _MAX_LOGIT = 1e-7  # scores are float32: a logit of one beyond this is not known
 _BOOTSTRAP_ROUNDS = 1000
 _MAX_KNOTS = 200  # of an isotonic curve, at most
+_TABLE_HEADER = ("member", "curve", "error", "error after", "by chance", "log loss", "after")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Figures:
     brier: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Calibration:
     """Curves of a run's members, and what they do on nights that they were not fitted on.
 
@@ -109,6 +111,33 @@ class Calibration:
     left_out: int
     before: dict[str, Figures]
     after: dict[str, Figures]
+
+    def __repr__(self) -> str:
+        errors = ", ".join(
+            f"{member} {before.ece.value:.4f} to {self.after[member].ece.value:.4f}"
+            for member, before in self.before.items()
+        )
+        return (
+            f"<Calibration: calibration error of {errors}; fitted on {len(self.fitted)} nights, "
+            f"measured on {len(self.measured)} others>"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for member, before in self.before.items():
+            curve, after = self.curves[member], self.after[member]
+            fitted = (
+                f"T = {curve.temperature:.3f}" if curve.method == "temperature" else curve.method
+            )
+            losses = (before.log_loss, after.log_loss)
+            rows.append((member, fitted, before.ece, after.ece, after.chance, *losses))
+        return html_table(
+            "Calibration",
+            rows,
+            header=_TABLE_HEADER,
+            note=f"Fitted on {len(self.fitted)} nights, measured on {len(self.measured)} others. "
+            f"{self.left_out:,} cutouts that a member was trained on were left out. Brackets: 95 %.",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Give the calibration as JSON can hold it."""
@@ -270,7 +299,7 @@ def calibrate(
     seed : int
         Of the draw of the nights.
     leave_out : array of bool, optional
-        ``(cutout,)``: what a member was trained on (:func:`seen_in_training`).
+        ``(cutout,)``: what a member was trained on; :func:`seen_in_training` by default, if the scores are of a run.
 
     Returns
     -------
@@ -281,6 +310,13 @@ def calibrate(
     ------
     CalibrationError
         If the run was scored for a decision only, labels or nights are too few, or there is no such method.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> made = ds.calibrate(ds.open_run("week.zarr"))
+    >>> sorted(made.curves)
+    ['kd_vgg6', 'rb_vgg6', 'sl_vgg6']
     """
     if provenance_of(scores).get("decided") is not None:
         raise CalibrationError(
@@ -291,7 +327,10 @@ def calibrate(
     nights, values = scores["night"].values, scores["scores"].values
     labels = {member: _labels(scores, member) for member in members}
     known = np.any([label >= 0 for label in labels.values()], axis=0)
-    seen = np.zeros(len(nights), bool) if leave_out is None else leave_out
+    if leave_out is None:
+        of_run = "members" in scores.attrs
+        leave_out = seen_in_training(scores) if of_run else np.zeros(len(nights), bool)
+    seen = leave_out
     usable_nights = np.unique(nights[known & ~seen])
     n_fit = round(share * len(usable_nights))
     if not 0 < n_fit < len(usable_nights):

@@ -30,9 +30,10 @@ from deepstreaks_dask.evaluation.metrics import (
     wilson,
 )
 from deepstreaks_dask.scoring.decision import Decision, family_of
+from deepstreaks_dask.utils.html import html_facts, html_table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """What :func:`evaluate` measures of one run and one decision.
 
@@ -72,6 +73,48 @@ class Evaluation:
         """Say whether there was anything to measure the decision against."""
         return sum(asdict(self.joint).values()) > 0
 
+    def __repr__(self) -> str:
+        counts = (
+            f"{self.plausible:,} plausible of {self.decided:,} decided of {self.cutouts:,} cutouts"
+        )
+        rates = f"TPR {self.joint.tpr}, FPR {self.joint.fpr}" if self.labelled else "no labels"
+        return f"<Evaluation: {counts}; {rates}>"
+
+    def _repr_html_(self) -> str:
+        facts = html_facts(
+            "Decision",
+            {
+                "cutouts": self.cutouts,
+                "decided": self.decided,
+                "plausible": self.plausible,
+                **{
+                    words: f"{estimate} ({estimate.count:,} of {estimate.total:,})"
+                    for words, estimate in (
+                        ("true-positive rate", self.joint.tpr),
+                        ("false-positive rate", self.joint.fpr),
+                        ("precision", self.joint.precision),
+                    )
+                },
+                "area under the ROC curve": self.joint_auc,
+            },
+        )
+        members = html_table(
+            "Members, each against the labels of its family",
+            [
+                (
+                    row["member"],
+                    row["threshold"],
+                    *(_interval(row, name) for name in ("auc", "tpr", "fpr")),
+                    row["n_pos"],
+                    row["n_neg"],
+                )
+                for row in self.members.to_dict("records")
+            ],
+            header=("member", "threshold", "AUC", "TPR", "FPR", "positive", "negative"),
+            note="Brackets: 95 % intervals of independent cutouts; nights differ by more.",
+        )
+        return facts + members
+
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the curves as JSON can hold it; NaN becomes None."""
         tables = {name: getattr(self, name) for name in ("members", "families", "nights", "kinds")}
@@ -89,6 +132,12 @@ class Evaluation:
             "venn": self.venn,
             **{name: [_plain(r) for r in t.to_dict("records")] for name, t in tables.items()},
         }
+
+
+def _interval(row: dict[Any, Any], name: str) -> str:
+    if not np.isfinite(row[name]):
+        return "not measured"
+    return f"{row[name]:.4f} [{row[f'{name}_low']:.4f}, {row[f'{name}_high']:.4f}]"
 
 
 def rates_by_night(decided: xr.Dataset) -> pd.DataFrame:
@@ -172,14 +221,22 @@ def evaluate(scores: xr.Dataset, decision: Decision | None = None) -> Evaluation
         As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it: ``scores(cutout, model)``, ``night``, ``kind``,
         ``label_rb`` and so on.
     decision : Decision, optional
-        Thresholds; 0.5 everywhere by default.
+        Thresholds; by default those of a decision that was applied to the scores, else those that the run was scored
+        for, else 0.5 everywhere.
 
     Returns
     -------
     Evaluation
         What cannot be measured for want of labels is NaN, or empty.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> found = ds.evaluate(ds.open_run("week.zarr"), ds.Decision({"kd": 0.9}))
+    >>> 0 <= found.joint.tpr.low <= found.joint.tpr.value <= found.joint.tpr.high <= 1
+    True
     """
-    decision = decision or Decision.of_run(scores)
+    decision = decision or Decision.of_decided(scores)
     decided = decision.apply(scores)
     values = decided["scores"].values
     members = [str(name) for name in decided["model"].values]

@@ -9,7 +9,9 @@ bootstrap over whole nights (Efron 1979, Ann. Stat. 7, 1), since the cutouts of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -19,8 +21,10 @@ import numpy as np
 import pandas as pd
 
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.evaluation.interactive import Cut, Exploration
+from deepstreaks_dask.evaluation.interactive import Cut, Exploration, open_exploration
 from deepstreaks_dask.scoring.decision import Decision, family_of
+from deepstreaks_dask.utils.html import html_table
+from deepstreaks_dask.utils.progress import progress_bar
 
 SEARCH_LEVELS = ("family", "member")
 
@@ -35,11 +39,12 @@ _SWEEPS, _TRIFLE = (
 _QUANTILE_ROWS, _COARSE_ROWS, _RESAMPLED_ROWS = 200_000, 200_000, 60_000
 _RATE_ROUNDS = 2000
 _INTERVAL_PERCENTILES = (2.5, 97.5)
+_SHOWN_RATES = {"tpr": 4, "fpr": 4, "candidates": 1}  # digits after the point
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a search found.
+@dataclass(frozen=True, repr=False)
+class ThresholdSearch:
+    """Thresholds that a search found, and what they are worth on nights that had no part in it.
 
     Attributes
     ----------
@@ -61,22 +66,71 @@ class Found:
     rates: pd.DataFrame
     nights: list[int]
 
+    def __repr__(self) -> str:
+        values = ", ".join(f"{row.name} {row.threshold:.4g}" for row in self._named())
+        worth = self.rates.iloc[-1]
+        return (
+            f"<ThresholdSearch: {values}; on {worth['nights']} nights not used: "
+            f"TPR {worth['tpr']:.4f}, FPR {worth['fpr']:.4f}, {worth['candidates']:.1f} candidates a night>"
+        )
+
+    def _repr_html_(self) -> str:
+        limits = html_table(
+            "Thresholds",
+            [
+                (
+                    row.name,
+                    row.threshold,
+                    f"{row.low:.4g} to {row.high:.4g}" if row.low == row.low else "",
+                )
+                for row in self._named()
+            ],
+            header=("threshold of", "value", "95 %, nights resampled"),
+        )
+        rates = html_table(
+            "Rates",
+            [
+                (
+                    f"{row['part']}, {row['nights']} nights",
+                    *(_interval(row, name, digits) for name, digits in _SHOWN_RATES.items()),
+                    row["over"],
+                )
+                for row in self.rates.to_dict("records")
+            ],
+            header=("nights", "TPR", "FPR", "candidates a night", "nights over the target"),
+            note="Brackets: 95 %, nights resampled. The nights searched were used to choose the thresholds: only the "
+            "last row says what to expect.",
+        )
+        return limits + rates
+
+    def _named(self) -> list[Any]:
+        return list(self.thresholds.itertuples(index=False, name="Row"))
+
+
+def _interval(row: dict[Any, Any], name: str, digits: int) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
 
 def search_thresholds(
-    exploration: Exploration,
+    archive: str | os.PathLike[str] | Exploration,
     *,
+    run: str = "default",
     fpr: float | None = None,
     budget: float | None = None,
     by: str = "family",
     rounds: int = 100,
     seed: int = 0,
-    advance: Callable[[], None] = lambda: None,
-) -> Found:
+    advance: Callable[[], None] | None = None,
+) -> ThresholdSearch:
     """Find the thresholds with the highest true-positive rate that keep to a target.
 
     Parameters
     ----------
-    exploration : Exploration
+    archive : str, path or Exploration
+        Path or URL of a scored archive, or a run of one that is open already.
+    run : str
+        Name of the run.
     fpr : float, optional
         The false-positive rate allowed, 0 to 1, over all nights searched.
     budget : float, optional
@@ -88,11 +142,11 @@ def search_thresholds(
     seed : int
         Of the nights that are kept out, and of the resampling.
     advance : callable
-        Called after each resampling.
+        Called after each resampling; a progress bar by default.
 
     Returns
     -------
-    Found
+    ThresholdSearch
         Thresholds, and what they are worth on nights that were not used.
 
     Raises
@@ -100,7 +154,17 @@ def search_thresholds(
     DeepStreaksError
         If the target is none, or the run cannot be searched: no labels, one night, or scores that its decision
         did not need left out.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> best = ds.search_thresholds("week.zarr", fpr=0.05)
+    >>> sorted(best.decision.thresholds)
+    ['kd', 'rb', 'sl']
+    >>> list(best.rates["part"])
+    ['searched', 'not used']
     """
+    exploration = archive if isinstance(archive, Exploration) else open_exploration(archive, run)
     _check(exploration, fpr, budget, by)
     rng = np.random.default_rng(seed)
     used = _split(exploration, rng)
@@ -113,7 +177,11 @@ def search_thresholds(
     limits = _refine(sample, limits, rng)
     low = high = np.full(len(limits), np.nan)
     if rounds:
-        low, high = _resample(sample, limits, rounds, rng, advance)
+        with ExitStack() as stack:
+            if advance is None:
+                bar = progress_bar("search thresholds", rounds, unit="resamplings")
+                advance = stack.enter_context(bar).advance
+            low, high = _resample(sample, limits, rounds, rng, advance)
     # the shortest decimal that is the same float32, which is what scores are compared with
     chosen = {name: float(str(limit)) for name, limit in zip(sample.names, limits, strict=True)}
     decision = Decision(chosen)
@@ -127,7 +195,9 @@ def search_thresholds(
             for part, mask in (("searched", used), ("not used", ~used))
         ]
     )
-    return Found(decision, thresholds, rates, [int(night) for night in exploration.nights[used]])
+    return ThresholdSearch(
+        decision, thresholds, rates, [int(night) for night in exploration.nights[used]]
+    )
 
 
 def _check(exploration: Exploration, fpr: float | None, budget: float | None, by: str) -> None:

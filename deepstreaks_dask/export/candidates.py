@@ -181,7 +181,7 @@ def candidate_table(decided: xr.Dataset) -> pd.DataFrame:
 
 
 def export_candidates(
-    frame: pd.DataFrame,
+    decided: xr.Dataset | pd.DataFrame,
     output: str | os.PathLike[str],
     *,
     submission: Submission | None = None,
@@ -191,8 +191,8 @@ def export_candidates(
 
     Parameters
     ----------
-    frame : DataFrame
-        As :func:`candidate_table` gives it.
+    decided : xarray.Dataset or DataFrame
+        As :meth:`deepstreaks_dask.scoring.decision.Decision.apply` returns it, or :func:`candidate_table`.
     output : str or path
         Path or fsspec URL; its ending chooses the format: ``.csv``, ``.parquet``, ``.ecsv``, ``.vot``, or for
         ADES ``.psv`` and ``.xml``.
@@ -210,11 +210,20 @@ def export_candidates(
     ------
     DeepStreaksError
         If the ending is unknown, ADES lacks its ``submission``, or what would be written breaks its rules.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> decided = ds.Decision({"kd": 0.9}).apply(ds.open_run("week.zarr"))
+    >>> written = ds.export_candidates(decided, "candidates.csv")
+    >>> written.written == int(decided["plausible"].sum())
+    True
     """
     suffix = PurePath(os.fspath(output)).suffix
     if suffix not in _FORMATS:
         endings = ", ".join(_FORMATS)
         raise DeepStreaksError(f"{os.fspath(output)}: give a name that ends in one of {endings}")
+    frame = candidate_table(decided) if isinstance(decided, xr.Dataset) else decided
     if decision is not None:
         frame = frame.copy(deep=False)
         members = [name.partition("@")[0] for name in frame.attrs.get("networks", ())]

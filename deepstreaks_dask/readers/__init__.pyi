@@ -16,6 +16,7 @@ from .fits import FitsFolder
 from .fits_headers import observed, readable_cards, sky
 from .folder import Refused
 from .images import decode_image, to_cutout
+from .ingestion import IngestReport, find_reader, ingest, prepare_archive
 from .positions import Positions
 from .registry import get_reader, layout_of, sniff, wants_processes
 from .sequences import STAMP_SIZE
@@ -30,6 +31,7 @@ __all__ = [
     "CUT_SHORT_REASON",
     "FILTER_NAMES",
     "FitsFolder",
+    "IngestReport",
     "Positions",
     "Products",
     "Refused",
@@ -43,11 +45,14 @@ __all__ = [
     "decode_image",
     "decode_packet",
     "develop",
+    "find_reader",
     "get_reader",
+    "ingest",
     "is_tarball",
     "layout_of",
     "members",
     "observed",
+    "prepare_archive",
     "read_ades",
     "read_frame",
     "read_products",

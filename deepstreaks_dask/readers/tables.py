@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,15 @@ import pandas as pd
 from astropy.table import Table
 
 from deepstreaks_dask.archive.schema import SCHEMA
-from deepstreaks_dask.errors import ReaderError
+from deepstreaks_dask.errors import ReaderError, did_you_mean
 from deepstreaks_dask.vocabulary import FAMILIES, LABEL_PREFIX, label_column
 
 SUFFIXES = (".csv", ".parquet", ".ecsv")
 _SET_BY_READERS = ["id", "digest", "source", "night"]
+_NO_NAMES: Mapping[str, str] = {}
+_names: ContextVar[Mapping[str, str]] = ContextVar(
+    "names of columns in the archive", default=_NO_NAMES
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,26 @@ class Metadata:
         return laid
 
 
+@contextmanager
+def renamed_columns(names: Mapping[str, str]) -> Iterator[None]:
+    """Rename columns of every table that is read within the context.
+
+    Parameters
+    ----------
+    names : mapping of str to str
+        Name in the archive by name in the table, which must have such a column.
+
+    Yields
+    ------
+    None
+    """
+    token = _names.set(names)
+    try:
+        yield
+    finally:
+        _names.reset(token)
+
+
 def read_metadata(path: Path) -> Metadata:
     """Read a table with one row a cutout and index its rows by file and id.
 
@@ -164,9 +191,27 @@ def read_frame(path: Path, extra: tuple[str, ...] = ()) -> pd.DataFrame:
         raise
     except Exception as error:  # each format's library has its own
         raise ReaderError(f"table {path} cannot be read: {error}") from error
+    table = _renamed(table, path, ("file", *SCHEMA, *extra))
     table = table.rename(columns={family: label_column(family) for family in FAMILIES})
     table = table[table.columns.intersection(["file", *SCHEMA, *extra])]
     return pd.DataFrame({name: _checked(table[name], name, path) for name in table.columns})
+
+
+def _renamed(table: pd.DataFrame, path: Path, known: tuple[str, ...]) -> pd.DataFrame:
+    """Give columns the names of :func:`renamed_columns`, in place of columns that have these names."""
+    names = _names.get()
+    for name, wanted in names.items():
+        if name not in table:
+            hint = did_you_mean(name, map(str, table.columns))
+            has = ", ".join(map(str, table.columns))
+            raise ReaderError(f"table {path} has no column {name!r}: {hint}it has {has}")
+        if wanted not in known:
+            hint = did_you_mean(wanted, known)
+            raise ReaderError(f"column {name!r} of {path}: {hint}an archive has no {wanted!r}")
+    kept = table.drop(
+        columns=[name for name in names.values() if name in table and name not in names]
+    )
+    return kept.rename(columns=dict(names))
 
 
 def _checked(values: pd.Series, name: str, path: Path) -> pd.Series:

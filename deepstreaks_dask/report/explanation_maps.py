@@ -6,8 +6,10 @@ each, so that memory stays bounded. :mod:`~deepstreaks_dask.models.attribution` 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -15,11 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from deepstreaks_dask.archive.pictures import grey
 from deepstreaks_dask.errors import DeepStreaksError, ModelError
+from deepstreaks_dask.utils.html import html_facts
 
 if TYPE_CHECKING:
     from deepstreaks_dask.models.attribution import Explainer
@@ -63,6 +67,68 @@ class Map:
     logit: float
     sky: float
     missing: float
+
+
+@dataclass(frozen=True, repr=False)
+class AttributionMap:
+    """What a member's score of a cutout comes from, pixel by pixel; a notebook shows it as a picture.
+
+    Attributes
+    ----------
+    cutout : ndarray
+        ``(y, x)`` or ``(y, x, plane)``.
+    member : str
+        ``name@version``.
+    shares : ndarray
+        float32 ``(y, x, plane)``: what each pixel adds to the logit, above that of an empty sky.
+    logit, sky : float
+        Logits, which have no unit: of the cutout, and of an empty sky, all of the cutout's median grey.
+    """
+
+    cutout: np.ndarray
+    member: str
+    shares: np.ndarray
+    logit: float
+    sky: float
+
+    @property
+    def missing(self) -> float:
+        """What the shares lack of ``logit - sky``: the error of summing in steps."""
+        return self.logit - self.sky - float(self.shares.sum(dtype=np.float64))
+
+    def plot(self) -> Any:
+        """Plot the cutout and, beside it, the map.
+
+        Returns
+        -------
+        holoviews.Layout
+            Red where a pixel raises the score, blue where it lowers the score.
+        """
+        import holoviews as hv
+
+        from deepstreaks_dask import plots
+
+        picture = grey(self.cutout)
+        height, width = picture.shape
+        size = {"xaxis": None, "yaxis": None, "width": 220, "height": 240, "toolbar": None}
+        laid = hv.RGB(_overlay(picture, self.shares), bounds=(0, 0, width, height))
+        title = f"{self.member}: logit {self.logit:.2f}"
+        shown = plots.gallery(picture[None], ["cutout"], columns=2)
+        return (shown + laid.opts(title=title, fontsize={"title": 8}, **size)).cols(2)
+
+    def __repr__(self) -> str:
+        return f"<AttributionMap of {self.member}: logit {self.logit:.2f}, of an empty sky {self.sky:.2f}>"
+
+    def _repr_html_(self) -> str:
+        picture = grey(self.cutout)
+        sides = (picture[..., None].repeat(3, axis=-1), _overlay(picture, self.shares))
+        png = base64.b64encode(_png(np.hstack(sides))).decode()
+        facts = {"logit": self.logit, "logit of an empty sky": self.sky, "missing": self.missing}
+        return (
+            f'<img alt="The cutout, and its attribution map" style="image-rendering: pixelated; width: 36em" '
+            f'src="data:image/png;base64,{png}">'
+            + html_facts(f"Attribution map: {self.member}", facts, note=CAPTION)
+        )
 
 
 _lock = threading.Lock()
@@ -114,12 +180,73 @@ def explanation_map(
         with _computing:
             if (kept := _cached(_maps, picture)) is None:
                 explained = _network(*network)(pixels)
-                png = _overlaid(grey(pixels), explained.shares)
+                png = _png(_overlay(grey(pixels), explained.shares))
                 kept = Map(png, explained.logit, explained.sky, explained.missing)
                 _cache(_maps, picture, kept, _MAX_CACHED_MAPS)
             return kept
     finally:
         _waiting.release()
+
+
+def explain(
+    cutout: xr.Dataset | xr.DataArray | np.ndarray,
+    member: str,
+    *,
+    zoo: str | os.PathLike[str] | None = None,
+) -> AttributionMap:
+    """Compute what a member's score of a cutout comes from, by integrated gradients.
+
+    Parameters
+    ----------
+    cutout : xarray.Dataset, xarray.DataArray or ndarray
+        One cutout, ``(y, x)`` or ``(y, x, plane)``, or a dataset of :func:`~deepstreaks_dask.archive.dataset.open_archive`
+        with one: ``cutouts.isel(cutout=17)``.
+    member : str
+        ``"rb_vgg6"`` for the newest version, or ``"rb_vgg6@1"``.
+    zoo : str or path, optional
+        Path or URL of the zoo that has the member; the shipped zoo by default.
+
+    Returns
+    -------
+    AttributionMap
+        The share of each pixel in the logit; shown as a picture by a notebook, ``.plot()`` is a HoloViews element.
+
+    Raises
+    ------
+    ExplanationError
+        If this is not one cutout.
+    ModelError
+        If the zoo has no such member, or the member does not take such a cutout.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> cutouts = ds.open_archive("week.zarr")
+    >>> found = ds.explain(cutouts.isel(cutout=0), "rb_vgg6")
+    >>> found.shares.shape
+    (144, 144, 1)
+    >>> abs(found.missing) < 0.1 * max(1, abs(found.logit - found.sky))
+    True
+    """
+    from deepstreaks_dask.models.zoo.store import Zoo
+
+    if isinstance(cutout, xr.Dataset):
+        if "cutouts" not in cutout:
+            raise ExplanationError("the dataset has no cutouts: open it with open_archive")
+        cutout = cutout["cutouts"]
+    pixels = np.squeeze(np.asarray(cutout))
+    if pixels.ndim not in (2, 3) or min(pixels.shape) < 1:
+        raise ExplanationError(f"cutouts of shape {np.shape(cutout)}: choose one, isel(cutout=0)")
+    where = None if zoo is None else os.fspath(zoo)
+    card = Zoo(where).card(member)
+    planes = card.input_shape[2]
+    if (pixels.ndim == 3 and pixels.shape[2] != planes) or (pixels.ndim == 2 and planes != 1):
+        raise ExplanationError(
+            f"cutouts of shape {np.shape(cutout)}: choose one, isel(cutout=0), with {planes} planes, as {card.ref} takes"
+        )
+    with _computing:
+        found = _network(where, card.ref, card.sha256, pixels.shape[:2])(pixels)
+    return AttributionMap(pixels, card.ref, found.shares, found.logit, found.sky)
 
 
 def _network(zoo: str | None, ref: str, sha256: str, size: tuple[int, ...]) -> Explainer:
@@ -137,8 +264,8 @@ def _network(zoo: str | None, ref: str, sha256: str, size: tuple[int, ...]) -> E
     return made
 
 
-def _overlaid(picture: np.ndarray, shares: np.ndarray) -> bytes:
-    """Lay shares ``(y, x, plane)`` over a grey picture ``(y, x * plane)`` as PNG."""
+def _overlay(picture: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Lay shares ``(y, x, plane)`` over a grey picture ``(y, x * plane)``: uint8 ``(y, x * plane, 3)``."""
     planes = np.hstack(
         [gaussian_filter(plane, _SMOOTHING_SIGMA) for plane in np.moveaxis(shares, -1, 0)]
     )
@@ -146,8 +273,12 @@ def _overlaid(picture: np.ndarray, shares: np.ndarray) -> bytes:
     light = (picture[..., None] * 0.5 + 127).repeat(3, axis=-1)  # pale, so that colours stand out
     colour = np.where(planes[..., None] > 0, np.array(_COLOUR_FOR), np.array(_COLOUR_AGAINST))
     mixed = light * (1 - strength[..., None]) + colour * strength[..., None]
+    return mixed.astype(np.uint8)
+
+
+def _png(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(mixed.astype(np.uint8)).save(buffer, "PNG")
+    Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
 
 

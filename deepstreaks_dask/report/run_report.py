@@ -83,6 +83,13 @@ def write_report(
     ------
     DeepStreaksError
         If there is no such archive or run, or the file cannot be written.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> shown = ds.write_report("week.zarr", "report.html", thresholds={"kd": 0.9})
+    >>> shown.cutouts
+    60
     """
     raw = open_run(archive, run, cache=True)
     if verdicts is not None:

@@ -84,6 +84,13 @@ def connect(
     TLS is set up where Dask looks for it too, under ``distributed.comm`` of its configuration; ``cluster/tls`` in the
     repository makes certificates with such a file. Where it says ``require-encryption``, workers that are started here
     speak TLS as well. See https://distributed.dask.org/en/stable/tls.html.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> with ds.connect("local", workers=1) as client:
+    ...     len(client.scheduler_info()["workers"])
+    1
     """
     if workers is not None and workers < 1:
         raise DeepStreaksError(f"{workers} workers: give 1 or more")

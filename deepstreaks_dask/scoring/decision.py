@@ -6,6 +6,7 @@ A cutout is plausible if in *each* family at least *one* member scores at or abo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ import xarray as xr
 
 from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
+from deepstreaks_dask.utils.html import html_table
 from deepstreaks_dask.vocabulary import DECIDING_FAMILIES
 
 
@@ -36,6 +38,16 @@ class Decision:
     ------
     DeepStreaksError
         If a threshold is outside 0 to 1.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> decision = ds.Decision({"kd": 0.9, "rb_vgg6": 0.6})
+    >>> decision.threshold("kd_vgg6"), decision.threshold("rb_vgg6"), decision.threshold("sl_vgg6")
+    (0.9, 0.6, 0.5)
+    >>> decided = decision.apply(ds.open_run("week.zarr"))
+    >>> decided["family_pass"].dims
+    ('cutout', 'family')
     """
 
     thresholds: Mapping[str, float] = field(default_factory=dict)
@@ -64,6 +76,34 @@ class Decision:
             With the run's own thresholds where none are given.
         """
         return cls({**(provenance_of(scores).get("decided") or {}), **(thresholds or {})})
+
+    @classmethod
+    def of_decided(cls, decided: xr.Dataset) -> Decision:
+        """Return the decision that was applied to a dataset.
+
+        Parameters
+        ----------
+        decided : xarray.Dataset
+            As :meth:`apply` returns it; of other scores the decision is :meth:`of_run`'s.
+
+        Returns
+        -------
+        Decision
+            With the same thresholds.
+        """
+        if "decision" not in decided.attrs:
+            return cls.of_run(decided)
+        values = json.loads(decided.attrs["decision"])
+        return cls(values["thresholds"], values["default"], tuple(values["deciding"]))
+
+    def _to_json(self) -> str:
+        values = {"thresholds": dict(self.thresholds), "default": self.default}
+        return json.dumps({**values, "deciding": list(self.deciding)})
+
+    def _repr_html_(self) -> str:
+        rows = [*self.thresholds.items(), ("every other member", self.default)]
+        note = f"Plausible: in each of {', '.join(self.deciding)} a member reaches its threshold."
+        return html_table("Decision", rows, header=("threshold of", "value"), note=note)
 
     def threshold(self, member: str) -> float:
         """Give the threshold that holds for a member."""
@@ -119,7 +159,7 @@ class Decision:
         xarray.Dataset
             The same, with ``family_pass(cutout, family)`` and ``plausible(cutout)``, where NaN passes nothing,
             and ``undecided(cutout)``: True where a missing score could still change the decision. What a triage
-            rejected for these very thresholds is decided.
+            rejected for these very thresholds is decided. ``attrs["decision"]`` has the decision as JSON.
 
         Raises
         ------
@@ -137,7 +177,7 @@ class Decision:
         columns = [[family_of(member) == name for member in members] for name in names]
         needed = [names.index(name) for name in self.needed(members)]
 
-        def decide(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def decide(values: np.ndarray) -> tuple[Any, Any, Any]:
             passes, missing = values >= limits, np.isnan(values)
             family_pass = np.stack([passes[..., c].any(axis=-1) for c in columns], axis=-1)
             family_open = np.stack([missing[..., c].any(axis=-1) for c in columns], axis=-1)
@@ -162,11 +202,11 @@ class Decision:
             (undecided, "a missing score could change the decision"),
         ):
             variable.attrs = {"long_name": name}
-        return scores.assign(
-            family_pass=family_pass,
-            plausible=plausible,
-            undecided=undecided,
-        ).assign_coords(family=names)
+        return (
+            scores.assign(family_pass=family_pass, plausible=plausible, undecided=undecided)
+            .assign_coords(family=names)
+            .assign_attrs(decision=self._to_json())
+        )
 
     def is_of_run(self, provenance: Mapping[str, Any]) -> bool:
         """Say whether a run decided at these very thresholds when it scored.

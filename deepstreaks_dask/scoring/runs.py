@@ -519,6 +519,14 @@ def open_run(
     ------
     CampaignError
         If there is no such run.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> scores = ds.open_run("week.zarr")
+    >>> dict(scores["scores"].sizes)
+    {'cutout': 60, 'model': 3}
+    >>> picture = scores.streaks.plot.scores("rb")
     """
     dataset = open_archive(url, cache=cache)
     stored = Run._find(url, dataset.attrs["url"], run, write=False)

@@ -1,4 +1,4 @@
-from .archives import simulate_into
+from .archives import simulate, simulate_archive, simulate_into
 from .camera import Conditions, Scene
 from .injection import CONTROL_KIND, NOISE_LEVEL, inject, paint
 from .nights import ZERO_POINT, Night, calendar, simulate_nights, write_images
@@ -33,6 +33,8 @@ __all__ = [
     "get_task",
     "inject",
     "paint",
+    "simulate",
+    "simulate_archive",
     "simulate_cutout",
     "simulate_into",
     "simulate_nights",

@@ -1,14 +1,17 @@
-"""Simulated objects into an archive, on all processors, a part at a time: what is killed has stored what it simulated."""
+"""Simulate labelled cutouts, or objects with sequences, into an archive on all processors."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 
 from deepstreaks_dask.archive.append import AppendSummary, append_batches
 from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.readers.ingestion import IngestReport
+from deepstreaks_dask.simulation.nights import simulate_nights
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 from deepstreaks_dask.simulation.surveys import Survey, get_survey
 from deepstreaks_dask.simulation.tasks import get_task
@@ -16,6 +19,93 @@ from deepstreaks_dask.utils.progress import progress_bar
 from deepstreaks_dask.utils.storage import locate
 
 _OBJECTS_PER_COMMIT = 1024  # objects in a commit
+_PROCESS_POOL_CUTOUTS = 4096  # fewer are simulated before processes have started
+
+
+def simulate(
+    url: str | os.PathLike[str],
+    *,
+    nights: int = 7,
+    per_night: int = 300,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> IngestReport:
+    """Simulate nights of labelled streak cutouts into a new archive.
+
+    The nights begin with 1 January 2026. The cutouts are **simulated**, and the archive says so.
+
+    Parameters
+    ----------
+    url : str or path
+        Path or URL of the archive.
+    nights, per_night : int
+        Number of nights, and of cutouts in each.
+    seed : int
+        Equal seeds give equal cutouts.
+    overwrite : bool
+        Replace the archive if it exists.
+
+    Returns
+    -------
+    IngestReport
+        Rows that were added, by night.
+
+    Raises
+    ------
+    ArchiveError
+        If there is an archive already and ``overwrite`` is false, or ``url`` is something else.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> ds.simulate("two-nights.zarr", nights=2, per_night=5, seed=1)
+    <IngestReport: 10 rows added to two-nights.zarr, 0 already present, 0 refused, 10 in all>
+    """
+    return simulate_archive(url, nights=nights, per_night=per_night, seed=seed, overwrite=overwrite)
+
+
+def simulate_archive(
+    url: str | os.PathLike[str],
+    *,
+    nights: int = 7,
+    per_night: int = 300,
+    seed: int = 0,
+    first: int = 20260101,
+    shard: int = 1024,
+    overwrite: bool = False,
+) -> IngestReport:
+    """Simulate nights into a new archive as :func:`simulate` does, beginning with any night.
+
+    Parameters
+    ----------
+    url, nights, per_night, seed, overwrite
+        As for :func:`simulate`.
+    first : int
+        First night, YYYYMMDD.
+    shard : int
+        Cutouts in a shard, a multiple of 64.
+
+    Returns
+    -------
+    IngestReport
+        Rows that were added, by night.
+
+    Raises
+    ------
+    ArchiveError
+        If there is an archive already and ``overwrite`` is false, ``url`` is something else, or there can be no such
+        shard.
+    """
+    create_archive(url, shard=shard, overwrite=overwrite)
+    with ExitStack() as stack:
+        executor = None
+        if nights * per_night >= _PROCESS_POOL_CUTOUTS:
+            pool = ProcessPoolExecutor(mp_context=get_context("spawn"))
+            executor = stack.enter_context(pool)
+        bar = stack.enter_context(progress_bar("simulate", nights * per_night))
+        batches = simulate_nights(nights, per_night, seed=seed, first=first, executor=executor)
+        done = append_batches(url, bar.over(batches, lambda batch: batch.rows))
+    return IngestReport.from_append(url, nights * per_night, done)
 
 
 def simulate_into(
@@ -28,7 +118,9 @@ def simulate_into(
     first: int = 0,
     what: str = "simulate",
 ) -> AppendSummary:
-    """Simulate labelled objects into an archive, which is made if need be.
+    """Simulate labelled objects with sequences into an archive, which is created if it does not exist.
+
+    Objects are committed a part at a time, so that a simulation that is killed keeps its finished parts.
 
     Parameters
     ----------
@@ -39,7 +131,7 @@ def simulate_into(
     survey, task, seed, first
         As for :func:`~deepstreaks_dask.simulation.sequences.simulate_sequences`.
     what : str
-        What the progress bar calls it.
+        Title of the progress bar.
 
     Returns
     -------
@@ -55,8 +147,7 @@ def simulate_into(
     """
     survey = get_survey(survey) if isinstance(survey, str) else survey
     get_task(task)
-    fs, root = locate(archive)
-    if not fs.exists(root):
+    if not _exists(archive):
         create_archive(archive, **LAYOUT)
     done = []
     with (
@@ -76,3 +167,8 @@ def simulate_into(
         dict(sum((Counter(one.reasons) for one in done), Counter())),
         done[-1].total,
     )
+
+
+def _exists(archive: str | os.PathLike[str]) -> bool:
+    fs, root = locate(archive)
+    return bool(fs.exists(root))

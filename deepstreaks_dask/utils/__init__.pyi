@@ -1,3 +1,4 @@
+from .html import html_facts, html_table
 from .progress import Bar, progress_bar
 from .storage import is_local, locate, write_text, write_whole
 from .validation import ListOf, StrictModel, describe, validate
@@ -7,6 +8,8 @@ __all__ = [
     "ListOf",
     "StrictModel",
     "describe",
+    "html_facts",
+    "html_table",
     "is_local",
     "locate",
     "progress_bar",

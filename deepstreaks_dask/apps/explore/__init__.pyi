@@ -1,3 +1,4 @@
+from .launch import ExploreApp, explore
 from .messages import SCHEMA
 from .page import CutoutPage
 from .sequence_page import SequencePage
@@ -7,7 +8,9 @@ __all__ = [
     "SCHEMA",
     "CutoutPage",
     "Distribution",
+    "ExploreApp",
     "ScoredArchive",
     "SequencePage",
     "Session",
+    "explore",
 ]

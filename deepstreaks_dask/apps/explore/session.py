@@ -24,7 +24,7 @@ from deepstreaks_dask.evaluation.interactive import (
     Exploration,
     Selection,
 )
-from deepstreaks_dask.evaluation.threshold_search import Found
+from deepstreaks_dask.evaluation.threshold_search import ThresholdSearch
 from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.scoring.runs import Run, list_runs
 
@@ -185,7 +185,7 @@ class Session:
         self.drift_name = ""
         self.other: Cut | None = None
         self.search_options: dict[str, Any] = {}
-        self.found: Found | None = None
+        self.found: ThresholdSearch | None = None
         self.selection: Selection | None = None
         self.selected = 0
         self.lock = threading.RLock()

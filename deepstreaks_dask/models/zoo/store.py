@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from deepstreaks_dask.errors import ModelError, did_you_mean
 from deepstreaks_dask.models.zoo.card import DTYPES, Card, check_name, valid_name
+from deepstreaks_dask.utils.html import html_table
 from deepstreaks_dask.utils.storage import locate, write_whole
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ class Zoo:
     ----------
     url : str or None
         As given.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> zoo = ds.Zoo()
+    >>> [card.ref for card in zoo.list() if card.family == "rb"]
+    ['rb_vgg6@1']
     """
 
     def __init__(self, url: str | os.PathLike[str] | None = None) -> None:
@@ -59,6 +67,21 @@ class Zoo:
 
     def __repr__(self) -> str:
         return f"Zoo({self.url!r})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                card.ref,
+                card.family,
+                card.architecture,
+                " x ".join(map(str, card.input_shape)),
+                ", ".join(card.classes) or "one score",
+                card.created[:10],
+            )
+            for card in self.list()
+        ]
+        header = ("network", "family", "architecture", "input", "output", "created")
+        return html_table(f"Networks of {self._label()}", rows, header=header)
 
     def list(self) -> list[Card]:
         """Return the cards of all models, by name and then oldest version first.

@@ -11,7 +11,7 @@ from deepstreaks_dask.apps.explore.tab import Tab
 from deepstreaks_dask.apps.explore.tables import table_rows
 from deepstreaks_dask.apps.explore.updates import Searching, SearchResult
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.evaluation.threshold_search import Found, search_thresholds
+from deepstreaks_dask.evaluation.threshold_search import ThresholdSearch, search_thresholds
 
 
 class SearchTab(Tab):
@@ -34,13 +34,13 @@ class SearchTab(Tab):
         target = f"{amount} candidates" if message.target == "budget" else f"an FPR of {amount}"
         session.bridge.send(Searching())
 
-        def work() -> Found | DeepStreaksError:
+        def work() -> ThresholdSearch | DeepStreaksError:
             try:
                 return search_thresholds(session.exploration, **options)
             except DeepStreaksError as error:  # shown in the tab, where the button waits for it
                 return error
 
-        def show(found: Found | DeepStreaksError) -> None:
+        def show(found: ThresholdSearch | DeepStreaksError) -> None:
             if isinstance(found, DeepStreaksError):
                 session.bridge.send(SearchResult(words=str(found)))
                 return

@@ -1,0 +1,336 @@
+"""Ingest cutouts into an archive: find the reader, read the inputs, append what is new."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepstreaks_dask.archive.append import AppendSummary, CutoutBatch, append_batches
+from deepstreaks_dask.archive.create import create_archive
+from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.schema import SCHEMA
+from deepstreaks_dask.errors import ReaderError, did_you_mean
+from deepstreaks_dask.readers.registry import Reader, get_reader, layout_of, sniff
+from deepstreaks_dask.readers.tables import renamed_columns
+from deepstreaks_dask.utils.html import html_facts
+from deepstreaks_dask.utils.progress import progress_bar
+from deepstreaks_dask.utils.storage import locate
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
+
+_LABELS = tuple(name.removeprefix("label_") for name in SCHEMA if name.startswith("label_"))
+_LABEL_VALUES = (-1, 0, 1)
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What was read, and what of it is in the archive now.
+
+    Attributes
+    ----------
+    archive : str
+        Path or URL.
+    inputs : int
+        Cutouts that were read, and files that could not be; simulated cutouts among them.
+    appended, already_present : int
+        Rows that were added, and those that the archive had already.
+    quarantined : int
+        Inputs that were refused.
+    reasons : dict of str to int
+        Refused inputs by reason.
+    nights : dict of int to int
+        Rows added by night, YYYYMMDD; 0 for a night that is not known.
+    total : int
+        Rows of the archive now.
+    """
+
+    archive: str
+    inputs: int
+    appended: int
+    already_present: int
+    quarantined: int
+    reasons: dict[str, int]
+    nights: dict[int, int]
+    total: int
+
+    @classmethod
+    def from_append(
+        cls, archive: str | os.PathLike[str], inputs: int, done: AppendSummary
+    ) -> IngestReport:
+        """Return the report of an append that is done.
+
+        Parameters
+        ----------
+        archive : str or path
+            Path or URL.
+        inputs : int
+            Cutouts that were read, and files that could not be.
+        done : AppendSummary
+            As :func:`~deepstreaks_dask.archive.append.append_batches` gives it.
+
+        Returns
+        -------
+        IngestReport
+            With the nights of the rows that were added.
+        """
+        added = open_archive(archive)["night"][done.total - done.appended : done.total].values
+        names, counts = np.unique(added, return_counts=True)
+        nights = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        return cls(os.fspath(archive), inputs, **asdict(done), nights=nights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON can hold it."""
+        return asdict(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"<IngestReport: {self.appended:,} rows added to {self.archive}, "
+            f"{self.already_present:,} already present, {self.quarantined:,} refused, "
+            f"{self.total:,} in all>"
+        )
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, Any] = {
+            "inputs read": self.inputs,
+            "rows added": self.appended,
+            "already present": self.already_present,
+            "refused": self.quarantined,
+        }
+        facts |= {f"refused: {reason}": count for reason, count in self.reasons.items()}
+        if self.nights:
+            first, last = min(self.nights), max(self.nights)
+            spanned = str(first) if first == last else f"{first} to {last}"
+            facts["nights"] = f"{len(self.nights):,} ({spanned})"
+        facts["rows of the archive"] = self.total
+        return html_facts(f"Ingested into {self.archive}", facts)
+
+
+def ingest(
+    source: str | os.PathLike[str],
+    archive: str | os.PathLike[str],
+    *,
+    reader: str | None = None,
+    table: str | os.PathLike[str] | None = None,
+    night: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    labels: Mapping[str, str | Mapping[str, int]] | None = None,
+    client: Client | None = None,
+    strict: bool = False,
+) -> IngestReport:
+    """Read cutouts and append those that are new to an archive, which is created if it does not exist.
+
+    The append is atomic, and safe to repeat: cutouts that the archive has already are counted and skipped.
+
+    Parameters
+    ----------
+    source : str or path
+        File or folder.
+    archive : str or path
+        Path or URL.
+    reader : str, optional
+        Name of the format, such as ``"images"``; detected from ``source`` by default.
+    table : str or path, optional
+        CSV, Parquet or ECSV file with a row a cutout: metadata and labels.
+    night : int, optional
+        Night of all cutouts, YYYYMMDD.
+    columns : mapping of str to str, optional
+        Name in the archive by name in ``table``, such as ``{"RAJ2000": "ra"}``, for columns that are named otherwise.
+    labels : mapping of str to (str or mapping), optional
+        Labels by family, ``rb``, ``sl``, ``kd`` or ``os``: the name of a column of ``table``, or a mapping of ids of
+        cutouts to 1, 0 or -1 (unknown). A mapping takes precedence over the table.
+    client : dask.distributed.Client, optional
+        Workers that read, which must see ``source``; threads of this process by default. Many FITS files or alert
+        packets are read faster by ``connect()``'s workers.
+    strict : bool
+        Raise at the first input that cannot be read, and append nothing. By default such inputs are listed in the
+        archive's quarantine. Duplicates are not errors of reading, and are always only reported.
+
+    Returns
+    -------
+    IngestReport
+        Rows added and already present, and inputs refused by reason.
+
+    Raises
+    ------
+    ReaderError
+        If ``source`` or ``table`` cannot be read, a column or label is not as it must be, or, if ``strict``, an input
+        is refused.
+    ArchiveError
+        If the archive is damaged, being written to, or was made for other cutouts. Then nothing is appended.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> ds.ingest("cutouts", "survey.zarr", table="labels.csv", labels={"rb": "real"}).appended
+    8
+    >>> ds.ingest("cutouts", "survey.zarr").already_present
+    8
+    """
+    path = Path(source)
+    chosen = find_reader(path, reader)
+    given = Labels.parse(labels)
+    renamed = {**(columns or {}), **given.columns}
+    if renamed and table is None:
+        raise ReaderError(f"columns {', '.join(renamed)}: name the table that has them")
+    prepare_archive(archive, chosen)
+    executor: Executor | None = None if client is None else client.get_executor()
+    known = None if table is None else Path(table)
+    read = Counter[str]()
+    with progress_bar("ingest", chosen.count(path)) as bar, renamed_columns(renamed):
+        batches = chosen.read(path, table=known, night=night, executor=executor)
+        # of sequences, too, what is counted is images
+        counted = bar.over(batches, lambda batch: len(batch.cutouts) + len(batch.quarantined))
+        done = append_batches(archive, _checked(given.overlay(counted), read, strict=strict))
+    return IngestReport.from_append(archive, read["inputs"], done)
+
+
+def find_reader(source: Path, name: str | None = None) -> Reader:
+    """Return the reader of a name or, by default, of what ``source`` looks like.
+
+    Parameters
+    ----------
+    source : Path
+        File or folder.
+    name : str, optional
+        Name of the format.
+
+    Returns
+    -------
+    Reader
+        The first that fits.
+
+    Raises
+    ------
+    ReaderError
+        If there is no such reader, or none fits.
+    """
+    return get_reader(name) if name else sniff(source)
+
+
+def prepare_archive(archive: str | os.PathLike[str], reader: Reader, *, shard: int = 1024) -> None:
+    """Create an archive for a reader's cutouts unless there is one.
+
+    Parameters
+    ----------
+    archive : str or path
+        Path or URL.
+    reader : Reader
+        Of the format, which gives the archive's layout.
+    shard : int
+        Cutouts in a shard of a new archive, a multiple of 64.
+    """
+    fs, root = locate(archive)
+    if not fs.exists(root):
+        create_archive(archive, shard=shard, **layout_of(reader))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels that are given beside a table.
+
+    Attributes
+    ----------
+    columns : dict of str to str
+        Column of the archive by column of the table.
+    by_id : dict of str to mapping
+        Labels of cutouts, 1, 0 or -1, by family and id.
+    """
+
+    columns: dict[str, str]
+    by_id: dict[str, Mapping[str, int]]
+
+    @classmethod
+    def parse(cls, given: Mapping[str, str | Mapping[str, int]] | None) -> Labels:
+        """Check labels as :func:`ingest` takes them.
+
+        Parameters
+        ----------
+        given : mapping of str to (str or mapping), optional
+            Column of a table, or labels by id, for each family.
+
+        Returns
+        -------
+        Labels
+            Checked.
+
+        Raises
+        ------
+        ReaderError
+            If a family has no labels in an archive, or a label is not 1, 0 or -1.
+        """
+        columns: dict[str, str] = {}
+        by_id: dict[str, Mapping[str, int]] = {}
+        for family, labels in (given or {}).items():
+            if family not in _LABELS:
+                hint = did_you_mean(family, _LABELS)
+                raise ReaderError(
+                    f"labels of {family!r}: {hint}an archive has those of {', '.join(_LABELS)}"
+                )
+            if isinstance(labels, str):
+                columns[labels] = f"label_{family}"
+                continue
+            wrong = next((one for one in labels.items() if one[1] not in _LABEL_VALUES), None)
+            if wrong:
+                raise ReaderError(
+                    f"label {wrong[1]!r} of {family!r} for {wrong[0]!r}: give 1, 0, or -1 for unknown"
+                )
+            by_id[family] = labels
+        return cls(columns, by_id)
+
+    def overlay(self, batches: Iterator[CutoutBatch]) -> Iterator[CutoutBatch]:
+        """Put the labels by id into batches.
+
+        Parameters
+        ----------
+        batches : iterator of CutoutBatch
+            As a reader gives them.
+
+        Yields
+        ------
+        CutoutBatch
+            The same batches with their labels.
+
+        Raises
+        ------
+        ReaderError
+            If no cutout has an id that labels of a family are given for.
+        """
+        matched = dict.fromkeys(self.by_id, 0)
+        last = ""
+        for batch in batches:
+            ids = [str(name) for name in batch.columns.get("id", ())]
+            last = ids[-1] if ids else last
+            for family, labels in self.by_id.items():
+                known = np.array([name in labels for name in ids], bool)
+                values = np.array([labels.get(name, -1) for name in ids], np.int8)
+                before = batch.columns.get(f"label_{family}", np.full(len(ids), -1, np.int8))
+                batch.columns[f"label_{family}"] = np.where(known, values, before).astype(np.int8)
+                matched[family] += int(known.sum())
+            yield batch
+        for family, count in matched.items():
+            if not count and self.by_id[family]:
+                raise ReaderError(
+                    f"labels of {family!r} match no cutout: they are named like "
+                    f"{next(iter(self.by_id[family]))!r}, the cutouts like {last!r}"
+                )
+
+
+def _checked(
+    batches: Iterator[CutoutBatch], read: Counter[str], *, strict: bool
+) -> Iterator[CutoutBatch]:
+    """Count inputs; if ``strict``, raise at the first that was refused."""
+    for batch in batches:
+        if strict and batch.quarantined:
+            refused = batch.quarantined[0]
+            why = f"{refused.reason} ({refused.detail})" if refused.detail else refused.reason
+            raise ReaderError(f"{refused.source} was refused: {why}; nothing was appended")
+        read["inputs"] += len(batch.cutouts) + len(batch.quarantined)
+        yield batch
