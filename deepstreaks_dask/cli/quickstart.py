@@ -15,7 +15,7 @@ from deepstreaks_dask.readers.registry import get_reader
 from deepstreaks_dask.report.run_report import write_report
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.simulation.nights import Night, calendar, write_images
 from deepstreaks_dask.utils.progress import progress_bar
 
@@ -78,7 +78,7 @@ def quickstart(folder: Path, *, nights: int = 7, cutouts: int = 300) -> dict[str
             refused += added.quarantined
             bar.advance(added.appended)
     with connect() as client:
-        score(archive, Families.from_zoo(), client)
+        score(archive, ensemble=Ensemble.from_zoo(), client=client)
     evaluation = write_report(archive, report)
     return {
         "archive": str(archive),

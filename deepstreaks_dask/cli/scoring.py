@@ -73,11 +73,11 @@ def score(
     import threading
 
     from deepstreaks_dask.archive.dataset import open_archive
-    from deepstreaks_dask.scoring.campaign import Mode
     from deepstreaks_dask.scoring.campaign import score as run_campaign
     from deepstreaks_dask.scoring.cluster import connect
     from deepstreaks_dask.scoring.decision import Decision
-    from deepstreaks_dask.scoring.families import Families
+    from deepstreaks_dask.scoring.ensemble import Ensemble
+    from deepstreaks_dask.scoring.plan import CampaignOptions, Mode
     from deepstreaks_dask.scoring.triage import read_triage
 
     if threshold and not only_decide:
@@ -87,9 +87,9 @@ def score(
     if families_file is not None and zoo is not None:
         raise DeepStreaksError("give --families-file or --zoo: the file names the zoo")
     if families_file is not None:
-        chosen = Families.from_file(families_file)
+        chosen = Ensemble.from_file(families_file)
     else:
-        chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
+        chosen = Ensemble.from_zoo(zoo, [name.strip() for name in families.split(",")])
     if only_decide and triage is not None:
         raise DeepStreaksError("give --decide or --triage: a triage decides, too")
     mode: Mode = "triage" if triage is not None else "decide" if only_decide else "all"
@@ -106,16 +106,14 @@ def score(
     with connect(scheduler, workers=workers, adapt=adapt) as client:
         scores = run_campaign(
             archive,
-            chosen,
-            client,
+            ensemble=chosen,
+            client=client,
             run=run,
-            batch=batch,
             mode=mode,
             decision=decision,
-            triage=guarantee,
-            precision=precision,
-            flips=flips,
-            stop=stop,
+            options=CampaignOptions(
+                batch=batch, triage=guarantee, precision=precision, flips=flips, stop=stop
+            ),
         )
     failures = scores.attrs["failures"]
     looked = scores["scores"].notnull()

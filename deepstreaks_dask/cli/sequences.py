@@ -262,12 +262,12 @@ def score(
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.scoring.campaign import score as run_campaign
     from deepstreaks_dask.scoring.cluster import connect
-    from deepstreaks_dask.scoring.families import Families
+    from deepstreaks_dask.scoring.ensemble import Ensemble
 
     open_archive(archive)  # before workers start for nothing
-    chosen = Families.from_zoo(zoo, [name.strip() for name in families.split(",")])
+    chosen = Ensemble.from_zoo(zoo, [name.strip() for name in families.split(",")])
     with connect(scheduler, workers=workers) as client:
-        scores = run_campaign(archive, chosen, client, run=run)
+        scores = run_campaign(archive, ensemble=chosen, client=client, run=run)
     done = scores["scores"].notnull().all(["member", "class"])
     failures = scores.attrs["failures"]
     result = {

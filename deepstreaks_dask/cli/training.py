@@ -145,7 +145,7 @@ def retrain(
     Example: deepstreaks retrain week.zarr --family rb --zoo my-zoo
     """
     from deepstreaks_dask.models.zoo.store import Zoo
-    from deepstreaks_dask.scoring.families import Families
+    from deepstreaks_dask.scoring.ensemble import Ensemble
     from deepstreaks_dask.training.recipe import read_recipe
     from deepstreaks_dask.training.records import publish
     from deepstreaks_dask.training.retraining import next_version
@@ -157,7 +157,7 @@ def retrain(
     if start:
         cards = [Zoo(start_zoo).card(start)]
     else:
-        members = Families.from_zoo(start_zoo, family or ()).members
+        members = Ensemble.from_zoo(start_zoo, family or ()).members
         cards = [Zoo(start_zoo).card(member.ref) for member in members]
     review = open_review(archive, database)
     chosen = read_recipe(recipe, epochs=epochs, by=by, seed=seed, window=window)

@@ -1,12 +1,14 @@
-from .campaign import Mode, learn_order, score
+from .campaign import execute, score
 from .cascade import Cascade, cheapest_order
 from .cluster import connect
 from .decision import DECIDING_FAMILIES, FAMILY_DESCRIPTIONS, Decision, family_of
-from .ensemble import Networks
-from .families import Families, Family, Member
+from .ensemble import Ensemble, Family, Member
 from .heartbeat import MAX_HEARTBEAT_AGE, read_pulse
 from .launcher import LaunchedCampaign, launched_campaigns, pause_campaign, start_campaign
-from .runs import SHIPPED_ZOO, Run, list_runs, open_run
+from .networks import Networks
+from .order import learn_order
+from .plan import CampaignOptions, CampaignPlan, Mode, plan_campaign
+from .runs import SHIPPED_ZOO, Remaining, Run, list_runs, open_run
 from .status import Standing, run_status
 from .threshold_sets import read_thresholds, save_thresholds, saved_thresholds, to_toml
 from .triage import (
@@ -23,12 +25,14 @@ from .triage import (
 from .worker import Outcome, Unit
 
 __all__ = [
+    "CampaignOptions",
+    "CampaignPlan",
     "Cascade",
     "Checked",
     "DECIDING_FAMILIES",
     "Decision",
+    "Ensemble",
     "FAMILY_DESCRIPTIONS",
-    "Families",
     "Family",
     "LaunchedCampaign",
     "MAX_HEARTBEAT_AGE",
@@ -36,6 +40,7 @@ __all__ = [
     "Mode",
     "Networks",
     "Outcome",
+    "Remaining",
     "Run",
     "SHIPPED_ZOO",
     "Standing",
@@ -47,6 +52,7 @@ __all__ = [
     "connect",
     "cutouts_needed",
     "design_effect",
+    "execute",
     "family_of",
     "launched_campaigns",
     "learn_order",
@@ -54,6 +60,7 @@ __all__ = [
     "losses_allowed",
     "open_run",
     "pause_campaign",
+    "plan_campaign",
     "read_pulse",
     "read_thresholds",
     "read_triage",
