@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -132,3 +135,13 @@ def say(as_json: bool, values: dict[str, Any]) -> None:
 def print_json(values: Any) -> None:
     """Print JSON, of which NaN is no part."""
     print(json.dumps(values, indent=2, allow_nan=False))
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """End at Ctrl-C with the line that says how to resume what the block does, and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        print(f"\ndeepstreaks: {interrupt}", file=sys.stderr)
+        raise typer.Exit(130) from None

@@ -28,6 +28,7 @@ from deepstreaks_dask.cli.options import (
     open_run_scores,
     parse_thresholds,
     print_json,
+    resumable,
     say,
 )
 from deepstreaks_dask.errors import DeepStreaksError
@@ -103,7 +104,7 @@ def score(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # who asks twice does not want to wait
 
     signal.signal(signal.SIGTERM, asked_to_stop)
-    with connect(scheduler, workers=workers, adapt=adapt) as client:
+    with connect(scheduler, workers=workers, adapt=adapt) as client, resumable():
         scores = run_campaign(
             archive,
             ensemble=chosen,

@@ -17,6 +17,7 @@ from deepstreaks_dask.cli.options import (
     SchedulerOption,
     StartZooOption,
     WorkersOption,
+    resumable,
     say,
 )
 
@@ -266,7 +267,7 @@ def score(
 
     open_archive(archive)  # before workers start for nothing
     chosen = Ensemble.from_zoo(zoo, [name.strip() for name in families.split(",")])
-    with connect(scheduler, workers=workers) as client:
+    with connect(scheduler, workers=workers) as client, resumable():
         scores = run_campaign(archive, ensemble=chosen, client=client, run=run)
     done = scores["scores"].notnull().all(["member", "class"])
     failures = scores.attrs["failures"]

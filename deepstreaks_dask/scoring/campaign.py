@@ -39,7 +39,7 @@ from distributed.scheduler import KilledWorker
 import deepstreaks_dask
 from deepstreaks_dask.archive.dataset import open_archive, shard_bounds
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError, StoppedError
-from deepstreaks_dask.scoring.cluster import connect
+from deepstreaks_dask.scoring.cluster import connect, last_words
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.scoring.heartbeat import beating
@@ -114,6 +114,8 @@ def score(
         apart than each other, sequences are to be decided, flipped or scored in half precision, the run was made with other
         weights, for another decision, in another precision or without flips, the order leaves out a member, a network
         returns no number, or the workers, the scheduler or the store fail. What is scored by then is stored.
+    KeyboardInterrupt
+        At Ctrl-C, with a message that says how to resume.
     TriageError
         If the triage was calibrated for other members or another precision.
     ModelError
@@ -171,7 +173,7 @@ def execute(
         If the run was made otherwise meanwhile, a network returns no number, or the workers, the scheduler or the store
         fail. What is scored by then is stored.
     """
-    with _naming_faults(plan.archive, plan.run):
+    with _naming_faults(plan.archive, plan.run, client):
         stored = _prepare_run(plan)
         with beating(client, plan.archive, plan.run, stop):
             execution = _Execution(plan, client, stored, stop, progress)
@@ -183,17 +185,22 @@ def execute(
 
 
 @contextmanager
-def _naming_faults(url: str, run: str) -> Iterator[None]:
+def _naming_faults(url: str, run: str, client: Client | None = None) -> Iterator[None]:
     """Wrap errors from workers, schedulers and stores in a message that names the run and says the scores are safe."""
     safe = "what is scored is stored, and the same command goes on from there"
     try:
         yield
     except DeepStreaksError:
         raise
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:  # said already
+            raise
+        raise KeyboardInterrupt(f"run {run!r} of {url} was interrupted: {safe}") from None
     except KilledWorker as error:
+        log = f"; {words}" if client is not None and (words := last_words(client)) else ""
         raise StoppedError(
             f"run {run!r} of {url} stopped: {error.allowed_failures + 1} workers died over the same cutouts, as they do "
-            f"when their memory is full. Give workers more of it; {safe}"
+            f"when their memory is full. Give workers more of it; {safe}{log}"
         ) from error
     except Exception as error:  # each has its own
         why = " ".join(str(error).split()) or type(error).__name__
