@@ -8,12 +8,19 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import ConfigDict, Field, model_validator
 
 from deepstreaks_dask.errors import CampaignError, ModelError
 from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.decision import DECIDING_FAMILIES, FAMILY_DESCRIPTIONS, family_of
+from deepstreaks_dask.utils.validation import ListOf, StrictModel, validate
+
+_FILE_REMEDY = (
+    'give zoo = "a path or URL" and a table for each family, which needs members, a list of names in the zoo or '
+    ".keras files"
+)
 
 
 @dataclass(frozen=True)
@@ -133,45 +140,61 @@ class Ensemble:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise CampaignError(f"cannot read families from {file}: {error}") from error
-        zoo = values.pop("zoo", None)
-        if not isinstance(zoo, str) or not zoo or not values:
-            raise CampaignError(f'{file}: give zoo = "a path or URL" and a table for each family')
+        found = validate(
+            _EnsembleFile, values, source=str(file), error=CampaignError, remedy=_FILE_REMEDY
+        )
+        zoo = found.zoo
         if "://" not in zoo:
             zoo = str(file.parent / zoo)
-        return cls(tuple(_family(file, zoo, name, table) for name, table in values.items()), zoo)
+        tables = found.families
+        return cls(tuple(_family(file, zoo, name, tables[name]) for name in tables), zoo)
 
 
-def _family(file: Path, zoo: str, name: str, table: Any) -> Family:
-    members = table.get("members") if isinstance(table, dict) else None
-    if (
-        not isinstance(members, list)
-        or not members
-        or not all(
-            isinstance(value, str)
-            for key in ("question", "scaling")
-            for value in [table.get(key, "")]
-        )
-        or not isinstance(table.get("resizes", False), bool)
-        or not all(isinstance(member, str) for member in members)
-    ):
-        raise CampaignError(
-            f"{file}: family {name!r} needs members, a list of names in the zoo or .keras files"
-        )
-    if unknown := sorted(set(table) - {"members", "question", "scaling", "resizes"}):
-        raise CampaignError(f"{file}: family {name!r} has {', '.join(unknown)}, which is not known")
-    if "_" in name:
-        raise CampaignError(
-            f"{file}: family {name!r}: leave out the underscore, which ends a family's name"
-        )
+class _FamilyTable(StrictModel):
+    """Table of one family in a file."""
+
+    members: ListOf[str] = Field(min_length=1)
+    question: str = ""
+    scaling: str | None = None
+    resizes: bool = False
+
+
+class _EnsembleFile(StrictModel):
+    """File of an ensemble: a zoo, and a table for each family under the family's name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, _FamilyTable]
+
+    zoo: str = Field(min_length=1)
+
+    @property
+    def families(self) -> dict[str, _FamilyTable]:
+        """Tables by the family's name."""
+        return self.__pydantic_extra__
+
+    @model_validator(mode="after")
+    def _check_names(self) -> _EnsembleFile:
+        if not self.families:
+            raise ValueError("there is no family")
+        for name in self.families:
+            if "_" in name:
+                raise ValueError(
+                    f"family {name!r}: leave out the underscore, which ends a family's name"
+                )
+        return self
+
+
+def _family(file: Path, zoo: str, name: str, table: _FamilyTable) -> Family:
+    """Return the family that a table describes; networks from files are saved in the zoo."""
     store = Zoo(zoo)
     cards = []
-    for member in members:
+    for member in table.members:
         if member.endswith(".keras"):
-            how = table.get("scaling", "bytes"), table.get("resizes", False)
+            how = table.scaling or "bytes", table.resizes
             card = _take_in(store, file.parent / member, name, *how)
         else:
             card = store.card(member)
-            if card.scaling != table.get("scaling", card.scaling):
+            if card.scaling != (table.scaling or card.scaling):
                 raise CampaignError(f"{file}: {card.ref} has scaling {card.scaling!r} in the zoo")
         if family_of(card.name) != name:
             raise CampaignError(
@@ -179,7 +202,7 @@ def _family(file: Path, zoo: str, name: str, table: Any) -> Family:
             )
         cards.append(card)
     chosen = tuple(Member(card.name, card.version, card.sha256) for card in cards)
-    return Family(name, chosen, table.get("question", ""))
+    return Family(name, chosen, table.question)
 
 
 def _take_in(store: Zoo, path: Path, family: str, scaling: str, resizes: bool) -> Card:
