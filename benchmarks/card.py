@@ -36,7 +36,8 @@ from deepstreaks_dask.models.registry import ARCHITECTURES
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
+from deepstreaks_dask.scoring.plan import CampaignOptions
 from deepstreaks_dask.simulation.nights import simulate_nights
 
 GFLOP = {"vgg6": 0.22, "resnet50": 2.73, "densenet121": 2.26}  # a cutout, as published
@@ -64,7 +65,7 @@ def main(
         append_batches(archive, simulate_nights(4, -(-cutouts // 4)))
         zoo = Zoo(Path(folder) / "zoo")
         save_random(zoo, [*PASS_RATES], names)
-        families = Families.from_zoo(zoo.url)
+        families = Ensemble.from_zoo(zoo.url)
         # the worker first: what this process holds of a card afterwards is not missing there
         scored = _score(archive, families, batch, precision, repeats)
         models = [zoo.load(member.ref) for member in families.members]
@@ -94,14 +95,21 @@ def main(
     print(json.dumps(result, indent=2)) if as_json else Console().print(_table(result))
 
 
-def _score(archive: Path, families: Families, batch: int, precision: str, repeats: int) -> float:
+def _score(archive: Path, families: Ensemble, batch: int, precision: str, repeats: int) -> float:
     """Cutouts a second of a campaign whose workers have loaded and compiled."""
-    options: dict[str, Any] = {"batch": batch, "precision": precision, "progress": False}
+    options = CampaignOptions(batch=batch, precision=precision)
     seconds = []
     with connect() as client:
         for turn in range(repeats + 1):
             start = time.perf_counter()
-            done = score(archive, families, client, run=f"turn-{turn}", **options)
+            done = score(
+                archive,
+                ensemble=families,
+                client=client,
+                run=f"turn-{turn}",
+                options=options,
+                progress=False,
+            )
             seconds.append(time.perf_counter() - start)
     return done.sizes["cutout"] / statistics.median(seconds[1:])
 

@@ -43,7 +43,8 @@ from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.families import Families, Family, Member
+from deepstreaks_dask.scoring.ensemble import Ensemble, Family, Member
+from deepstreaks_dask.scoring.plan import CampaignOptions
 from deepstreaks_dask.scoring.triage import Triage, calibrate_triage
 from deepstreaks_dask.simulation.nights import simulate_nights
 
@@ -70,17 +71,30 @@ def main(
         zoo = Zoo(Path(folder) / "zoo")
         save_random(zoo, [*PASS_RATES], names)
         save_random(zoo, ["first"], ["vgg6"], side)
-        families = Families.from_zoo(zoo.url)
+        families = Ensemble.from_zoo(zoo.url)
         first = _look(archives["decide"], zoo, client)
         # compiles all members together; then each alone, by way of a sample
-        score(archives["warm"], families, client, progress=False)
-        score(archives["warm"], families, client, run="decide", mode="decide", progress=False)
+        score(archives["warm"], ensemble=families, client=client, progress=False)
+        score(
+            archives["warm"],
+            ensemble=families,
+            client=client,
+            run="decide",
+            mode="decide",
+            progress=False,
+        )
         whole, full_s = _timed(archives["full"], families, client)
         decision = Decision(thresholds_at_published_rates(whole["scores"].values, families))
         options: dict[str, Any] = {"mode": "decide", "decision": decision}
         partial, decide_s = _timed(archives["decide"], families, client, **options)
         triage = _triage(first, left, zoo, whole, decision, provenance_of(partial)["order"])
-        kept, triage_s = _timed(archives["triage"], families, client, mode="triage", triage=triage)
+        kept, triage_s = _timed(
+            archives["triage"],
+            families,
+            client,
+            mode="triage",
+            options=CampaignOptions(triage=triage),
+        )
     _check(decision, whole, partial, kept)
     expected, decided = decision.apply(whole), decision.apply(partial)
     rates = expected["family_pass"].mean("cutout").values.tolist()
@@ -134,7 +148,7 @@ def _archives(folder: Path, cutouts: int, full: int, shard: int) -> dict[str, Pa
 
 
 def _timed(
-    archive: Path, families: Families, client: Client, **options: Any
+    archive: Path, families: Ensemble, client: Client, **options: Any
 ) -> tuple[xr.Dataset, np.ndarray]:
     """Score an archive, and give the seconds that one cutout took, by the clock and of the processors."""
 
@@ -142,7 +156,9 @@ def _timed(
         return np.array([time.perf_counter(), processors.seconds(client)])
 
     start = now()
-    scores = score(archive, families, client, run="timed", progress=False, **options)
+    scores = score(
+        archive, ensemble=families, client=client, run="timed", progress=False, **options
+    )
     return scores, (now() - start) / scores.sizes["cutout"]
 
 
@@ -153,7 +169,9 @@ def _costs(ratios: np.ndarray) -> dict[str, float]:
 def _look(archive: Path, zoo: Zoo, client: Client) -> xr.Dataset:
     card = zoo.card("first_0")
     family = Family("first", (Member(card.name, card.version, card.sha256),))
-    return score(archive, Families((family,), zoo.url), client, run="first", progress=False)
+    return score(
+        archive, ensemble=Ensemble((family,), zoo.url), client=client, run="first", progress=False
+    )
 
 
 def _triage(
@@ -200,7 +218,7 @@ def _check(decision: Decision, whole: xr.Dataset, partial: xr.Dataset, kept: xr.
     np.testing.assert_array_equal(last["plausible"][looked], decided["plausible"][looked])
 
 
-def thresholds_at_published_rates(scores: np.ndarray, families: Families) -> dict[str, float]:
+def thresholds_at_published_rates(scores: np.ndarray, families: Ensemble) -> dict[str, float]:
     """Put each family's members at one quantile of their scores, such that the family passes its share."""
     thresholds, column = {}, 0
     for family in families:

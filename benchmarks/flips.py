@@ -31,7 +31,7 @@ from deepstreaks_dask.evaluation.model_comparison import compare_models
 from deepstreaks_dask.models.inference import compile_forward
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.decision import family_of
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.simulation.nights import simulate_nights
 
 
@@ -45,7 +45,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
 ) -> None:
     """Score simulated nights once and with flips."""
-    members = Families.from_zoo(zoo).members
+    members = Ensemble.from_zoo(zoo).members
     models = [Zoo(zoo).load(member.ref) for member in members]
     with tempfile.TemporaryDirectory() as folder:
         url = Path(folder) / "nights.zarr"

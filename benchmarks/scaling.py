@@ -37,7 +37,8 @@ from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
+from deepstreaks_dask.scoring.plan import CampaignOptions
 from deepstreaks_dask.simulation.nights import simulate_nights
 
 BATCH = 64
@@ -136,11 +137,11 @@ def _campaign(archive: Path, zoo: str, workers: int) -> Iterator[Callable[[], No
         def do() -> None:
             score(
                 archive,
-                Families.from_zoo(zoo, ["rb"]),
-                client,
+                ensemble=Ensemble.from_zoo(zoo, ["rb"]),
+                client=client,
                 run=f"{workers}-{next(runs)}",
-                batch=BATCH,
                 progress=False,
+                options=CampaignOptions(batch=BATCH),
             )
 
         yield do

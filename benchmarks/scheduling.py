@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deepstreaks_dask.scoring import campaign
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.scoring.runs import Run
 from deepstreaks_dask.scoring.worker import Outcome, Unit
 
@@ -129,10 +129,10 @@ def _timed(client: Client, url: Path, size: int) -> dict[str, float]:
         began.append(time.perf_counter())
         return client.submit(_nothing, unit, pure=False, retries=2)
 
-    campaign._submit = submit
+    campaign.submit_unit = submit
     client.gather(client.map(_warm, range(4), pure=False))
     start = time.perf_counter()
-    scores = campaign.score(url, Families.from_zoo(), client, progress=False)
+    scores = campaign.score(url, ensemble=Ensemble.from_zoo(), client=client, progress=False)
     end = time.perf_counter()
     assert (scores["scores"].values == 0.5).all()
     return {

@@ -102,7 +102,7 @@ def score(
     from deepstreaks_dask.models.zoo.store import Zoo
     from deepstreaks_dask.scoring.campaign import score as run_campaign
     from deepstreaks_dask.scoring.cluster import connect
-    from deepstreaks_dask.scoring.families import Families
+    from deepstreaks_dask.scoring.ensemble import Ensemble
 
     rows = []
     with tempfile.TemporaryDirectory() as folder, connect(workers=workers) as client:
@@ -125,14 +125,16 @@ def score(
                 lambda *x, model=model: model(list(x), training=False), input_signature=signature
             )
             given = [[getattr(batch, x.name) for x in model.inputs] for batch in batches]
-            families, runs = Families.from_zoo(zoo.url, ["own"]), iter(range(repeats + 1))
+            families, runs = Ensemble.from_zoo(zoo.url, ["own"]), iter(range(repeats + 1))
 
             def a(given=given, bare=bare) -> None:
                 for arrays in given:
                     bare(*map(tf.constant, arrays)).numpy()
 
             def b(url=url, families=families, runs=runs) -> None:
-                run_campaign(url, families, client, run=f"r{next(runs)}", progress=False)
+                run_campaign(
+                    url, ensemble=families, client=client, run=f"r{next(runs)}", progress=False
+                )
 
             turns = _turns([a, b], repeats, partial(processors.seconds, client))
             stamps = len(many.cutouts)

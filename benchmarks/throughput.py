@@ -50,7 +50,8 @@ from deepstreaks_dask.readers.registry import get_reader
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.families import Families, Family, Member
+from deepstreaks_dask.scoring.ensemble import Ensemble, Family, Member
+from deepstreaks_dask.scoring.plan import CampaignOptions
 from deepstreaks_dask.simulation.nights import Night, write_images
 
 NIGHT = 20260101
@@ -122,9 +123,17 @@ def _measure(
     def a() -> np.ndarray:
         return np.concatenate([bare(tf.constant(x)).numpy() for x in batches])[:n]
 
-    def b(**options: Any) -> np.ndarray:
+    def b(**mode: Any) -> np.ndarray:
         run = f"{name}-{next(runs)}"
-        scored = score(archive, families, client, run=run, batch=batch, progress=False, **options)
+        scored = score(
+            archive,
+            ensemble=families,
+            client=client,
+            run=run,
+            progress=False,
+            options=CampaignOptions(batch=batch),
+            **mode,
+        )
         return scored["scores"].values
 
     def c() -> np.ndarray:
@@ -160,7 +169,7 @@ def _measure(
     return {"architecture": name, "cutouts": n, "repeats": repeats, "batch": batch} | rates | ratios
 
 
-def _member(name: str, folder: Path) -> Families:
+def _member(name: str, folder: Path) -> Ensemble:
     """Take a shipped member of this architecture, or make one with random weights."""
     zoo = Zoo()
     cards = [card for card in zoo.list() if card.architecture == name]
@@ -170,13 +179,13 @@ def _member(name: str, folder: Path) -> Families:
         cards = [zoo.save(build(name), Card(f"rb_{name}", "1", name))]
     card = cards[-1]
     member = Member(card.name, card.version, card.sha256)
-    return Families((Family(card.family, (member,)),), zoo.url)
+    return Ensemble((Family(card.family, (member,)),), zoo.url)
 
 
-def _nine(folder: Path) -> Families:
+def _nine(folder: Path) -> Ensemble:
     """Make three families of each architecture, with random weights."""
     save_random(Zoo(folder), [*PASS_RATES], list(ARCHITECTURES))
-    return Families.from_zoo(str(folder))
+    return Ensemble.from_zoo(str(folder))
 
 
 def _original_way(

@@ -40,7 +40,8 @@ from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
+from deepstreaks_dask.scoring.plan import CampaignOptions
 from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.scoring.triage import Checked, Triage
 from deepstreaks_dask.simulation.nights import simulate_nights
@@ -63,11 +64,11 @@ def main(
     """Measure what a calibrated triage leaves, loses and costs."""
     results = []
     with tempfile.TemporaryDirectory() as folder, connect(workers=1) as client:
-        families, zoo = Families.from_zoo(), f"{folder}/zoo"
+        families, zoo = Ensemble.from_zoo(), f"{folder}/zoo"
         known, later = Path(folder) / "known.zarr", Path(folder) / "later.zarr"
         create_archive(known)
         append_batches(known, simulate_nights(nights, cutouts, seed=5))
-        score(known, families, client, progress=False)
+        score(known, ensemble=families, client=client, progress=False)
         create_archive(later)
         append_batches(later, simulate_nights(new, cutouts, seed=6, first=LATER))
         _timed(later, families, client, "warm")
@@ -77,7 +78,7 @@ def main(
         for side in map(int, sides.split(",")):
             plan = TriagePlan(side=side, epochs=epochs, precision=precision, loss=loss)
             triage = fit_triage(known, client, zoo=zoo, plan=plan, progress=False)
-            options = {"mode": "triage", "triage": triage}
+            options = {"mode": "triage", "options": CampaignOptions(triage=triage)}
             _timed(later, families, client, f"warm{side}", **options)
             kept, cost = _timed(later, families, client, f"triage{side}", **options)
             rejected = kept["rejected"].values
@@ -155,11 +156,11 @@ def _scaled(shares: np.ndarray, those: np.ndarray, to: float) -> np.ndarray:
 
 
 def _timed(
-    archive: Path, families: Families, client: Client, run: str, **options: Any
+    archive: Path, families: Ensemble, client: Client, run: str, **options: Any
 ) -> tuple[xr.Dataset, float]:
     """Score an archive, and give the seconds of processors that it took, which others on the machine disturb little."""
     start = processors.seconds(client)
-    scores = score(archive, families, client, run=run, progress=False, **options)
+    scores = score(archive, ensemble=families, client=client, run=run, progress=False, **options)
     return scores, processors.seconds(client) - start
 
 

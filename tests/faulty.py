@@ -312,7 +312,8 @@ def campaign(
 ):
     """Score in one process, which kills itself at a point or after a delay; say how often it changed something."""
     from deepstreaks_dask.scoring.campaign import score
-    from deepstreaks_dask.scoring.families import Families
+    from deepstreaks_dask.scoring.ensemble import Ensemble
+    from deepstreaks_dask.scoring.plan import CampaignOptions
 
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     killer = _Killer(url, point)
@@ -327,10 +328,13 @@ def campaign(
         timer.daemon = True
         timer.start()
     began = time.monotonic()
-    decide = {"mode": "decide", "decision": DECISION, "order": ORDER} if mode == "decide" else {}
+    decide = {}
+    if mode == "decide":
+        options = CampaignOptions(order=ORDER)
+        decide = {"mode": "decide", "decision": DECISION, "options": options}
     with threads(2) as client:
-        chosen = Families.from_zoo(zoo, families)
-        score(url, chosen, client, run=run, progress=False, **decide)
+        chosen = Ensemble.from_zoo(zoo, families)
+        score(url, ensemble=chosen, client=client, run=run, progress=False, **decide)
         if said is not None:
             said.put((killer.count, time.monotonic() - began))
         os._exit(0)  # closing a cluster takes longer than all the rest
@@ -339,15 +343,15 @@ def campaign(
 def campaigns(url, turns, barrier, said):
     """Score one run after the other, each at the same moment as somebody else; say how each ended."""
     from deepstreaks_dask.scoring.campaign import score
-    from deepstreaks_dask.scoring.families import Families
+    from deepstreaks_dask.scoring.ensemble import Ensemble
 
     with threads(1) as client:
         for run, zoo, mode in turns:
             decide = {"mode": mode, "decision": DECISION} if mode == "decide" else {}
-            families = Families.from_zoo(zoo, ["rb", "kd"])
+            families = Ensemble.from_zoo(zoo, ["rb", "kd"])
             barrier.wait()
             try:
-                score(url, families, client, run=run, progress=False, **decide)
+                score(url, ensemble=families, client=client, run=run, progress=False, **decide)
                 said.put((run, zoo, mode, ""))
             except DeepStreaksError as error:
                 said.put((run, zoo, mode, str(error)))

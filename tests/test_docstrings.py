@@ -73,7 +73,7 @@ PUBLISHED = {
     "evaluation/metrics.py",
     "evaluation/interactive.py",
     "evaluation/drift.py",
-    "scoring/families.py",
+    "scoring/ensemble.py",
     "simulation/injection.py",
     "models/architectures/densenet121.py",
     "models/attribution.py",

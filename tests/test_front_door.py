@@ -91,7 +91,7 @@ def scored(tmp_path_factory):
     (folder / "labels.csv").write_text(text)
     ds.simulate(folder / "week.zarr", nights=4, per_night=15, seed=1)
     with ds.connect("local", workers=1) as client:
-        ds.score(folder / "week.zarr", ds.scoring.Families.from_zoo(), client)
+        ds.score(folder / "week.zarr", client=client)
     return folder
 
 

@@ -93,7 +93,7 @@ def quickstart(
     from deepstreaks_dask.report.run_report import write_report
     from deepstreaks_dask.scoring.campaign import score
     from deepstreaks_dask.scoring.cluster import connect
-    from deepstreaks_dask.scoring.families import Families
+    from deepstreaks_dask.scoring.ensemble import Ensemble
     from deepstreaks_dask.simulation.nights import Night, calendar
 
     images, archive, report = folder / "images", folder / "week.zarr", folder / "report.html"
@@ -107,7 +107,7 @@ def quickstart(
     tables = _simulate(images, week, cutouts)
     _ingest(images, archive, week, tables, cutouts)
     with connect() as client:
-        score(archive, Families.from_zoo(), client)
+        score(archive, ensemble=Ensemble.from_zoo(), client=client)
     evaluation = write_report(archive, report)
     return {
         "archive": str(archive),

@@ -37,7 +37,10 @@ from deepstreaks_dask.errors import DeepStreaksError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from deepstreaks_dask.scoring.families import Families
+    from deepstreaks_dask.scoring.decision import Decision
+    from deepstreaks_dask.scoring.ensemble import Ensemble
+    from deepstreaks_dask.scoring.plan import Mode
+    from deepstreaks_dask.scoring.triage import Triage
 
 LISTED_CANDIDATES = 20
 """Candidates that are printed at a terminal."""
@@ -55,12 +58,12 @@ class MemberOptions:
         Path | None, typer.Option(help="TOML file that says which families, in place of these two.")
     ] = None
 
-    def choose(self) -> Families:
+    def choose(self) -> Ensemble:
         """Return the families, from the file or from the zoo.
 
         Returns
         -------
-        Families
+        Ensemble
             With the newest version of each member.
 
         Raises
@@ -68,13 +71,13 @@ class MemberOptions:
         DeepStreaksError
             If a file and a zoo are given, or either has no such families.
         """
-        from deepstreaks_dask.scoring.families import Families
+        from deepstreaks_dask.scoring.ensemble import Ensemble
 
         if self.families_file is None:
-            return Families.from_zoo(self.zoo, parse_names(self.families))
+            return Ensemble.from_zoo(self.zoo, parse_names(self.families))
         if self.zoo is not None:
             raise DeepStreaksError("give --families-file or --zoo: the file names the zoo")
-        return Families.from_file(self.families_file)
+        return Ensemble.from_file(self.families_file)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,15 @@ class PassOptions:
 
 
 @dataclass(frozen=True)
+class CampaignMode:
+    """The mode of a campaign, with its decision or its triage."""
+
+    mode: Mode
+    decision: Decision | None = None
+    triage: Triage | None = None
+
+
+@dataclass(frozen=True)
 class ModeOptions:
     """Which cutouts each network looks at."""
 
@@ -110,13 +122,13 @@ class ModeOptions:
     ] = None
     threshold: ThresholdOption = None
 
-    def campaign(self) -> dict[str, Any]:
+    def choose(self) -> CampaignMode:
         """Return the mode of a campaign, and its decision or triage.
 
         Returns
         -------
-        dict
-            Arguments of :func:`deepstreaks_dask.scoring.campaign.score`.
+        CampaignMode
+            As the options say.
 
         Raises
         ------
@@ -133,10 +145,10 @@ class ModeOptions:
         if self.only_decide and self.triage is not None:
             raise DeepStreaksError("give --decide or --triage: a triage decides, too")
         if self.triage is not None:
-            return {"mode": "triage", "triage": read_triage(self.triage)}
+            return CampaignMode("triage", triage=read_triage(self.triage))
         if self.only_decide:
-            return {"mode": "decide", "decision": Decision(parse_thresholds(self.threshold))}
-        return {"mode": "all"}
+            return CampaignMode("decide", decision=Decision(parse_thresholds(self.threshold)))
+        return CampaignMode("all")
 
 
 @app.command()
@@ -162,8 +174,9 @@ def score(
     from deepstreaks_dask.archive.attributes import provenance_of
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.scoring.campaign import score as run_campaign
+    from deepstreaks_dask.scoring.plan import CampaignOptions
 
-    campaign = mode.campaign()
+    campaign = mode.choose()
     chosen = members.choose()
     open_archive(archive)  # before workers start for nothing
     stop = threading.Event()
@@ -175,14 +188,20 @@ def score(
     signal.signal(signal.SIGTERM, asked_to_stop)
     with workers.connect() as client:
         scores = run_campaign(
-            archive, chosen, client, run=run, stop=stop, **asdict(passes), **campaign
+            archive,
+            ensemble=chosen,
+            client=client,
+            run=run,
+            mode=campaign.mode,
+            decision=campaign.decision,
+            options=CampaignOptions(triage=campaign.triage, stop=stop, **asdict(passes)),
         )
     provenance = provenance_of(scores)
     failures = provenance["failures"]
     looked = scores["scores"].notnull().compute()
     _, *inner = looked.dims
-    done = looked.all(inner) if campaign["mode"] == "all" else looked.any(inner)
-    guarantee = campaign.get("triage")
+    done = looked.all(inner) if campaign.mode == "all" else looked.any(inner)
+    guarantee = campaign.triage
     if guarantee is not None:
         done = done | scores["rejected"]
     result = {

@@ -327,12 +327,12 @@ def score(
     from deepstreaks_dask.archive.attributes import provenance_of
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.scoring.campaign import score as run_campaign
-    from deepstreaks_dask.scoring.families import Families
+    from deepstreaks_dask.scoring.ensemble import Ensemble
 
     open_archive(archive)  # before workers start for nothing
-    chosen = Families.from_zoo(zoo, parse_names(families))
+    chosen = Ensemble.from_zoo(zoo, parse_names(families))
     with workers.connect() as client:
-        scores = run_campaign(archive, chosen, client, run=run)
+        scores = run_campaign(archive, ensemble=chosen, client=client, run=run)
     done = scores["scores"].notnull().all(["member", "class"])
     provenance = provenance_of(scores)
     failures = provenance["failures"]

@@ -131,13 +131,13 @@ class OldNetworkOptions:
             If neither or both were named, or there are no such networks.
         """
         from deepstreaks_dask.models.zoo.store import Zoo
-        from deepstreaks_dask.scoring.families import Families
+        from deepstreaks_dask.scoring.ensemble import Ensemble
 
         if bool(self.family) == bool(self.start):
             raise DeepStreaksError("give --family, or one network by --from")
         if self.start:
             return [Zoo(self.start_zoo).card(self.start)]
-        members = Families.from_zoo(self.start_zoo, self.family or ()).members
+        members = Ensemble.from_zoo(self.start_zoo, self.family or ()).members
         return [Zoo(self.start_zoo).card(member.ref) for member in members]
 
 

@@ -1,7 +1,7 @@
-"""Score an archive: families, the decision, runs, campaigns on Dask, and how they are watched.
+"""Score an archive: ensembles, the decision, runs, campaigns on Dask, and how they are watched.
 
-Members look at cutouts on workers (`worker`, `ensemble`), a campaign shares shards out among them
-(`campaign`), and what they say is stored as a run (`runs`).
+A campaign is planned (`plan`) and executed (`campaign`): workers (`worker`, `networks`) score shards, and the scores
+are stored as a run (`runs`).
 """
 
 import lazy_loader

@@ -1,12 +1,14 @@
-from .campaign import Mode, learn_order, score
+from .campaign import execute, score
 from .cascade import Cascade, cheapest_order
 from .cluster import connect
 from .decision import Decision, family_of
-from .ensemble import Networks
-from .families import Families, Family, Member
+from .ensemble import Ensemble, Family, Member
 from .heartbeat import MAX_HEARTBEAT_AGE, read_pulse
 from .launcher import LaunchedCampaign, launched_campaigns, pause_campaign, start_campaign
-from .runs import SHIPPED_ZOO, Run, list_runs, open_run
+from .networks import Networks
+from .order import learn_order
+from .plan import CampaignOptions, CampaignPlan, Mode, plan_campaign
+from .runs import SHIPPED_ZOO, Remaining, Run, list_runs, open_run
 from .status import Standing, run_status
 from .threshold_sets import read_thresholds, save_thresholds, saved_thresholds, to_toml
 from .triage import (
@@ -23,10 +25,12 @@ from .triage import (
 from .worker import Outcome, Unit
 
 __all__ = [
+    "CampaignOptions",
+    "CampaignPlan",
     "Cascade",
     "Checked",
     "Decision",
-    "Families",
+    "Ensemble",
     "Family",
     "LaunchedCampaign",
     "MAX_HEARTBEAT_AGE",
@@ -34,6 +38,7 @@ __all__ = [
     "Mode",
     "Networks",
     "Outcome",
+    "Remaining",
     "Run",
     "SHIPPED_ZOO",
     "Standing",
@@ -45,6 +50,7 @@ __all__ = [
     "connect",
     "cutouts_needed",
     "design_effect",
+    "execute",
     "family_of",
     "launched_campaigns",
     "learn_order",
@@ -52,6 +58,7 @@ __all__ = [
     "losses_allowed",
     "open_run",
     "pause_campaign",
+    "plan_campaign",
     "read_pulse",
     "read_thresholds",
     "read_triage",

@@ -21,6 +21,8 @@ from distributed.deploy.cluster import Cluster
 from distributed.utils import silence_logging_cmgr
 
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.scoring.main_guard import check_main_guard
+from deepstreaks_dask.scoring.worker_logs import WorkerLogs
 
 _THREADS_PER_WORKER = 2  # of Dask's in a worker: one reads while the other computes
 _SCHEDULER_TIMEOUT = "10s"  # for a running scheduler to answer
@@ -30,6 +32,9 @@ _SCHEDULER_TIMEOUT = "10s"  # for a running scheduler to answer
 dask.config.update_defaults(
     {"distributed": {"nanny": {"pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": None}}}}
 )
+
+_CLUSTERS_OF_PROCESSES = ("local", "gpu")
+"""Clusters whose workers are processes that this one spawns; those of others have the logs of their systems."""
 
 
 def connect(
@@ -71,13 +76,13 @@ def connect(
     -------
     dask.distributed.Client
         Use it in a ``with`` block: workers that were started here end with it. On this machine Dask's dashboard is on a
-        free port of the loopback interface.
+        free port of the loopback interface, and each worker logs to a file, which is kept if the worker dies.
 
     Raises
     ------
     DeepStreaksError
-        If the scheduler does not answer, a package or command that starts the workers is missing or fails, or there
-        cannot be so many.
+        If the scheduler does not answer, a package or command that starts the workers is missing or fails, there
+        cannot be so many, or a script starts processes outside of a main guard.
 
     Notes
     -----
@@ -108,6 +113,8 @@ def connect(
     if jobs is not None and where == "local" and workers is None:
         workers = min(jobs, _cores())
     first, most = adapt or (workers, workers)
+    if where in _CLUSTERS_OF_PROCESSES:
+        check_main_guard()
     try:
         cluster = _CLUSTER_STARTERS[where](first, most, memory_limit)
     except DeepStreaksError:
@@ -115,30 +122,62 @@ def connect(
     except Exception as error:  # each package has its own
         raise DeepStreaksError(f"cannot start workers ({where}): {_in_a_line(error)}") from error
     try:
+        client = _OwningClient(cluster)
+        if where in _CLUSTERS_OF_PROCESSES:
+            client.log_workers()
         if adapt:
             cluster.adapt(minimum=adapt[0], maximum=adapt[1])
-        return _Owner(cluster)
+        return client
     except BaseException:
         cluster.close()
         raise
 
 
-class _Owner(Client):
+def last_words(client: Client) -> str:
+    """Return what the last worker that died has printed, and which file holds it, in one line.
+
+    Parameters
+    ----------
+    client : dask.distributed.Client
+        Any client.
+
+    Returns
+    -------
+    str
+        Empty if no worker died, or :func:`connect` did not start the workers on this machine.
+    """
+    logs = client.logs if isinstance(client, _OwningClient) else None
+    return logs.last_words() if logs is not None else ""
+
+
+class _OwningClient(Client):
     """A client whose cluster ends with it."""
 
+    logs: WorkerLogs | None = None
     _left = False
+
+    def log_workers(self) -> None:
+        """Have the workers log to files, those too that are started later."""
+        self.logs = WorkerLogs()
+        self.register_plugin(self.logs.plugin)
 
     def close(self, *args: Any, **kwargs: Any) -> None:
         cluster = self.cluster
-        try:
-            super().close(*args, **kwargs)
-        finally:
-            # Once: Dask closes again what is left when Python ends, where nothing runs any more that could answer.
-            if cluster is not None and not self._left:
-                self._left = True
-                # who leaves has what was asked for: that a busy machine buries a killed worker slowly is no error
-                with suppress(TimeoutError):
-                    cluster.close()
+        logs, self.logs = self.logs, None
+        kept = logs.of_dead_workers() if logs is not None else ()
+        # What Dask warns of while workers end, such as that it has to kill one, concerns nobody any more.
+        with silence_logging_cmgr("CRITICAL"):
+            try:
+                super().close(*args, **kwargs)
+            finally:
+                # Once: Dask closes again what is left when Python ends, where nothing runs any more that could answer.
+                if cluster is not None and not self._left:
+                    self._left = True
+                    # who leaves has what was asked for: that a busy machine buries a killed worker slowly is no error
+                    with suppress(TimeoutError):
+                        cluster.close()
+                if logs is not None:
+                    logs.remove(but=kept)
 
 
 def _attach(where: str) -> Client:
@@ -213,7 +252,7 @@ def _local(workers: int | None, most: int | None, memory_limit: str) -> Cluster:
             # nine members have work for all threads where one alone has not: serially they take a tenth longer
             "TF_NUM_INTEROP_THREADS": threads,
             "OMP_NUM_THREADS": threads,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "TF_CPP_MIN_LOG_LEVEL": "1",  # into the worker's log
             "CUDA_VISIBLE_DEVICES": "-1",  # several processes on one card would be in each other's way
         },
     )

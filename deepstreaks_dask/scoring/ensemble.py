@@ -1,249 +1,229 @@
-"""The networks of a campaign on one worker: loaded once, and run all in one pass or one by one.
-
-In full scoring all members are one compiled forward pass. Where they look one by one, each is a pass of its own over
-batches of the same shape, filled up where cutouts run out: then a score does not depend on which others look along,
-nor on what else is in the batch.
-
-What classifies sequences need be no network: see :class:`~deepstreaks_dask.models.sequence.classifier.Classifier`.
-"""
+"""The ensemble of a campaign: families of networks (Duev et al. 2019, MNRAS 486, 4158), their zoo and weights."""
 
 from __future__ import annotations
 
-import threading
-import time
+import hashlib
+import os
+import tomllib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from pathlib import Path
 
-import keras
-import numpy as np
+from pydantic import ConfigDict, Field, model_validator
 
-from deepstreaks_dask.archive.sequences import Sequences
-from deepstreaks_dask.errors import CampaignError
-from deepstreaks_dask.models.inference import Forward, compile_forward, set_precision
-from deepstreaks_dask.models.sequence.classifier import Classifier
-from deepstreaks_dask.models.zoo.card import Card
+from deepstreaks_dask.errors import CampaignError, ModelError
+from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.scoring.cascade import Cascade, Look, cascade
+from deepstreaks_dask.scoring.decision import family_of
+from deepstreaks_dask.utils.validation import ListOf, StrictModel, validate
 
-_loading = threading.Lock()
+_FILE_REMEDY = (
+    'give zoo = "a path or URL" and a table for each family, which needs members, a list of names in the zoo or '
+    ".keras files"
+)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """All scores of some cutouts, float32 (cutout, member), and the seconds that each member took for one."""
+class Member:
+    """One network of a family: its name in the zoo, its version and the hash of its weights."""
 
-    scores: np.ndarray
-    costs: tuple[float, ...]
-
-
-class Networks:
-    """The members on a worker: all in one pass, or one by one; each look is the mean of four with ``flips``.
-
-    Parameters
-    ----------
-    models : dict of str to keras.Model
-        By reference.
-    scalings : list of str
-        Of the pixels, for each.
-    batch : int
-        Cutouts in a pass.
-    flips : bool
-        Whether four views are looked at and their mean taken.
-    """
-
-    def __init__(
-        self, models: dict[str, keras.Model], scalings: list[str], batch: int, flips: bool
-    ) -> None:
-        self.models, self.scalings, self.batch, self.flips = models, scalings, batch, flips
-        self.looks: list[Look] = [partial(self._look, ref) for ref in models]
-        self._alone: dict[str, Forward] = {}
-
-    @cached_property
-    def together(self) -> Forward:
-        """All members as one compiled pass."""
-        models = list(self.models.values())
-        return compile_forward(models, self.batch, self.scalings, flips=self.flips)
+    name: str
+    version: str
+    sha256: str
+    threshold: float = 0.5
 
     @property
-    def halved(self) -> int | None:
-        """Cutouts in the smallest call of those that the device's memory was too small for; None if there is none."""
-        passes = [*self._alone.values(), *filter(None, [self.__dict__.get("together")])]
-        return min((one.size for one in passes if one.size < self.batch), default=None)
-
-    def alone(self, ref: str) -> Forward:
-        """Give one member as a compiled pass of its own."""
-        if ref not in self._alone:  # a member that never looks is never compiled
-            scaling = self.scalings[list(self.models).index(ref)]
-            self._alone[ref] = compile_forward(
-                [self.models[ref]], self.batch, [scaling], flips=self.flips
-            )
-        return self._alone[ref]
-
-    def score(self, cutouts: np.ndarray, plan: Cascade | None) -> np.ndarray:
-        """Score cutouts ``(cutout, y, x)``: float32 (cutout, member), NaN where a plan spares a look.
-
-        Parameters
-        ----------
-        cutouts : ndarray
-            uint8 ``(cutout, y, x)``.
-        plan : Cascade, optional
-            Who looks when; all look by default.
-
-        Returns
-        -------
-        ndarray
-            float32 ``(cutout, member)``.
-        """
-        if plan is None:
-            return _finite(self.together(cutouts), list(self.models))
-        return cascade(cutouts, self.looks, np.array(plan.limits, np.float32), plan.order)
-
-    def sample(self, cutouts: np.ndarray) -> Sample:
-        """Score cutouts, uint8 ``(n, y, x)``, by each member; its last batch tells its cost, since the first warms up."""
-        columns, costs = [], []
-        whole = max(0, (len(cutouts) - 1) // self.batch * self.batch)
-        for ref, look in zip(self.models, self.looks, strict=True):
-            self.alone(ref)  # compiled outside of what is timed
-            before = [look(cutouts[:whole])] if whole else []
-            start = time.perf_counter()
-            columns.append(np.concatenate([*before, look(cutouts[whole:])]))
-            costs.append((time.perf_counter() - start) / self.batch)
-        return Sample(np.stack(columns, axis=1), tuple(costs))
-
-    def _look(self, ref: str, cutouts: np.ndarray) -> np.ndarray:
-        return _finite(self.alone(ref)(cutouts), [ref])[:, 0]
+    def ref(self) -> str:
+        """``name@version``, as the zoo takes it."""
+        return f"{self.name}@{self.version}"
 
 
-class Classifiers:
-    """The members on a worker that classify sequences.
+@dataclass(frozen=True)
+class Family:
+    """Members that answer the same question."""
 
-    Parameters
-    ----------
-    members : dict of str to Classifier
-        By reference.
-    """
+    name: str
+    members: tuple[Member, ...]
+    question: str = ""
 
-    def __init__(self, members: dict[str, Classifier]) -> None:
-        self.members = members
+    @property
+    def description(self) -> str:
+        """The question that this family answers."""
+        return self.question or FAMILY_DESCRIPTIONS.get(self.name, self.name)
 
-    def score(self, sequences: Sequences) -> np.ndarray:
-        """Give the probabilities of objects, float32 (object, member, class).
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Families of networks and the zoo that their members come from."""
+
+    families: tuple[Family, ...]
+    zoo: str | None = None
+
+    def __iter__(self) -> Iterator[Family]:
+        return iter(self.families)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All members, family by family."""
+        return tuple(member for family in self.families for member in family.members)
+
+    @classmethod
+    def from_zoo(cls, zoo: str | None = None, names: Sequence[str] = DECIDING_FAMILIES) -> Ensemble:
+        """Take the newest version of every member that a zoo has for the families named.
 
         Parameters
         ----------
-        sequences : Sequences
-            Objects with their stamps.
+        zoo : str, optional
+            Path or URL of a zoo; the one that ships with the package by default.
+        names : sequence of str
+            Families.
 
         Returns
         -------
-        ndarray
-            float32 ``(object, member, class)``.
+        Ensemble
+            Families in the order of ``names``.
 
         Raises
         ------
         CampaignError
-            If a member gives no number.
+            If a family has no member there.
         """
-        scores = np.stack([member.predict(sequences) for member in self.members.values()], axis=1)
-        broken = np.flatnonzero(~np.isfinite(scores).all(axis=(0, 2)))
-        if len(broken):
-            raise CampaignError(_broken([list(self.members)[k] for k in broken]))
-        return scores.astype(np.float32, copy=False)
+        newest = {card.name: card for card in Zoo(zoo).list()}  # oldest version first
+        families = []
+        for name in names:
+            cards = [card for card in newest.values() if card.family == name]
+            if not cards:
+                has = ", ".join(sorted({card.family for card in newest.values()})) or "none"
+                raise CampaignError(
+                    f"the zoo {zoo or 'of this package'} has no member of family {name!r} "
+                    f"(it has: {has}): train one with 'deepstreaks train', or name other families"
+                )
+            members = tuple(Member(card.name, card.version, card.sha256) for card in cards)
+            families.append(Family(name, members))
+        return cls(tuple(families), zoo)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Ensemble:
+        """Take families from a TOML file, so that anybody's own network becomes one.
+
+        A table a family, with its ``members``: names in the zoo, or ``.keras`` files, which are taken into the zoo
+        with the ``scaling`` of their pixels (:data:`~deepstreaks_dask.models.zoo.card.SCALINGS`)::
+
+            zoo = "zoo"
+
+            [braai]
+            question = "real or bogus"
+            scaling = "l2"
+            members = ["braai.keras"]
+
+        Paths are relative to the file.
+
+        Parameters
+        ----------
+        path : str or path
+            Local file.
+
+        Returns
+        -------
+        Ensemble
+            Families in the order of the file.
+
+        Raises
+        ------
+        CampaignError
+            If the file cannot be read or says what is not known.
+        ModelError
+            If a network is not there, or not safe.
+        """
+        file = Path(path)
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CampaignError(f"cannot read families from {file}: {error}") from error
+        found = validate(
+            _EnsembleFile, values, source=str(file), error=CampaignError, remedy=_FILE_REMEDY
+        )
+        zoo = found.zoo
+        if "://" not in zoo:
+            zoo = str(file.parent / zoo)
+        tables = found.families
+        return cls(tuple(_family(file, zoo, name, tables[name]) for name in tables), zoo)
 
 
-def _finite(scores: np.ndarray, refs: list[str]) -> np.ndarray:
-    broken = np.flatnonzero(~np.isfinite(scores).all(axis=0))
-    if len(broken):
-        raise CampaignError(_broken([refs[k] for k in broken]))
-    return scores
+class _FamilyTable(StrictModel):
+    """Table of one family in a file."""
+
+    members: ListOf[str] = Field(min_length=1)
+    question: str = ""
+    scaling: str | None = None
+    resizes: bool = False
 
 
-def _broken(refs: list[str]) -> str:
-    return f"{', '.join(refs)} gives no finite score: its weights are broken"
+class _EnsembleFile(StrictModel):
+    """File of an ensemble: a zoo, and a table for each family under the family's name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, _FamilyTable]
+
+    zoo: str = Field(min_length=1)
+
+    @property
+    def families(self) -> dict[str, _FamilyTable]:
+        """Tables by the family's name."""
+        return self.__pydantic_extra__
+
+    @model_validator(mode="after")
+    def _check_names(self) -> _EnsembleFile:
+        if not self.families:
+            raise ValueError("there is no family")
+        for name in self.families:
+            if "_" in name:
+                raise ValueError(
+                    f"family {name!r}: leave out the underscore, which ends a family's name"
+                )
+        return self
 
 
-def load(
-    zoo: str | None,
-    members: tuple[tuple[str, str], ...],
-    size: tuple[int, int],
-    batch: int,
-    precision: str,
-    flips: bool = False,
-) -> Networks:
-    """Give the members; the first time they are loaded and checked against their hashes.
-
-    Parameters
-    ----------
-    zoo : str, optional
-        Path or URL; the shipped one by default.
-    members : sequence of (str, str)
-        References and SHA-256.
-    size : (int, int)
-        Height and width of the cutouts, pixels.
-    batch : int
-        Cutouts in a pass.
-    precision : str
-        Such as ``float32``.
-    flips : bool
-        Whether four views are looked at and their mean taken.
-
-    Returns
-    -------
-    Networks
-        Kept in this process for the next call.
-    """
-    with _loading:  # two threads must not load the same networks at once
-        return _load_once(zoo, members, size, batch, precision, flips)
-
-
-@lru_cache(maxsize=2)  # the members, and who looks first
-def _load_once(
-    zoo: str | None,
-    members: tuple[tuple[str, str], ...],
-    size: tuple[int, int],
-    batch: int,
-    precision: str,
-    flips: bool,
-) -> Networks:
-    """Load the members once a worker; the hashes are part of the key."""
+def _family(file: Path, zoo: str, name: str, table: _FamilyTable) -> Family:
+    """Return the family that a table describes; networks from files are saved in the zoo."""
     store = Zoo(zoo)
-    scalings = [_checked(store, ref, sha256).scaling for ref, sha256 in members]
-    models = {ref: store.load(ref, size) for ref, _ in members}
-    if precision != "float32":
-        for model in models.values():
-            set_precision(model, precision)
-    return Networks(models, scalings, batch, flips)
+    cards = []
+    for member in table.members:
+        if member.endswith(".keras"):
+            how = table.scaling or "bytes", table.resizes
+            card = _take_in(store, file.parent / member, name, *how)
+        else:
+            card = store.card(member)
+            if card.scaling != (table.scaling or card.scaling):
+                raise CampaignError(f"{file}: {card.ref} has scaling {card.scaling!r} in the zoo")
+        if family_of(card.name) != name:
+            raise CampaignError(
+                f"{file}: {card.ref} is no member of {name!r}: its name must begin with it"
+            )
+        cards.append(card)
+    chosen = tuple(Member(card.name, card.version, card.sha256) for card in cards)
+    return Family(name, chosen, table.question)
 
 
-def load_classifiers(zoo: str | None, members: tuple[tuple[str, str], ...]) -> Classifiers:
-    """Give the members that classify sequences; the first time they are loaded and checked against their hashes.
+def _take_in(store: Zoo, path: Path, family: str, scaling: str, resizes: bool) -> Card:
+    """Save a network from a file in the zoo, unless it is there: its version says what the file holds."""
+    from deepstreaks_dask.models.zoo.serialization import load_keras
 
-    Parameters
-    ----------
-    zoo : str or None
-        Path or URL; the shipped one by default.
-    members : sequence of (str, str)
-        References and SHA-256.
-
-    Returns
-    -------
-    Classifiers
-        Kept in this process for the next call.
-    """
-    with _loading:
-        return _load_classifiers_once(zoo, members)
-
-
-@lru_cache(maxsize=2)
-def _load_classifiers_once(zoo: str | None, members: tuple[tuple[str, str], ...]) -> Classifiers:
-    store = Zoo(zoo)
-    for ref, sha256 in members:
-        _checked(store, ref, sha256)
-    return Classifiers({ref: store.load_classifier(ref) for ref, _ in members})
-
-
-def _checked(store: Zoo, ref: str, sha256: str) -> Card:
-    card = store.card(ref)
-    if card.sha256 != sha256:
-        raise CampaignError(f"the weights of {ref} changed since the campaign began")
-    return card
+    model = load_keras(path)
+    how = scaling + "resizes" * resizes
+    given = hashlib.sha256(path.read_bytes() + how.encode()).hexdigest()[:12]
+    if not isinstance(model.input_shape, tuple) or len(model.output_shape) != 2:
+        raise ModelError(f"{path}: a member takes one cutout and gives one score")
+    card = Card(
+        f"{family}_{path.stem}",
+        given,
+        KERAS_FILE,
+        family=family,
+        input_shape=tuple(model.input_shape[1:]),
+        scaling=scaling,
+        resizes=resizes,
+        outputs=model.output_shape[1],
+        description=f"Taken from {path.name}",
+    )
+    have = {item.ref: item for item in store.list()}
+    return have.get(card.ref) or store.save(model, card)

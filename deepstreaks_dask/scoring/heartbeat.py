@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.utils.storage import locate, write_whole
+from deepstreaks_dask.utils.validation import STRICT, validate_json
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -50,6 +52,8 @@ class Pulse:
     pausing : bool
         It was asked to stop, and ends when the shards under way are stored.
     """
+
+    __pydantic_config__ = STRICT
 
     beat: float
     host: str
@@ -139,17 +143,9 @@ def read_pulse(url: str, run: str) -> Pulse | None:
     path = f"{root}/runs/{run}/pulse.json"
     try:
         fs.invalidate_cache()
-        found = json.loads(fs.cat_file(path, start=0, end=_MAX_FILE_BYTES))
-        pulse = Pulse(
-            float(found["beat"]),
-            str(found["host"]),
-            int(found["pid"]),
-            int(found["workers"]),
-            int(found["threads"]),
-            str(found["dashboard"]),
-            found["pausing"] is True,
-        )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        data = fs.cat_file(path, start=0, end=_MAX_FILE_BYTES)
+        pulse = validate_json(Pulse, data, source=path)
+    except (OSError, ValueError, DeepStreaksError):
         return None
     known = urlsplit(pulse.dashboard).scheme in ("http", "https", "")
     return pulse if known else None

@@ -25,10 +25,11 @@ import psutil
 from filelock import FileLock
 
 from deepstreaks_dask.archive.dataset import open_archive
-from deepstreaks_dask.errors import CampaignError
+from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.scoring.heartbeat import read_pulse
 from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, check_name, list_runs
 from deepstreaks_dask.utils.storage import is_local, locate, write_whole
+from deepstreaks_dask.utils.validation import STRICT, validate_json
 
 _FAMILY_NAME = re.compile(r"[A-Za-z0-9]{1,16}")
 _LOG_TAIL_LENGTH = 2000  # characters at the end of a log that are looked at
@@ -51,6 +52,8 @@ class LaunchedCampaign:
     by : str
         Who started it.
     """
+
+    __pydantic_config__ = STRICT
 
     run: str
     pid: int
@@ -255,7 +258,7 @@ def _record(folder: Path, run: str) -> tuple[Any, str]:
 
 def _read(folder: Path, run: str) -> LaunchedCampaign | None:
     try:
-        found = json.loads((folder / f"{run}.json").read_bytes())
-        return LaunchedCampaign(**{**found, "command": tuple(found["command"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        data = (folder / f"{run}.json").read_bytes()
+        return validate_json(LaunchedCampaign, data, source=run)
+    except (OSError, DeepStreaksError):
         return None

@@ -12,7 +12,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -341,41 +341,68 @@ class Run:
             if array.shape[0] < total:  # never less: another campaign may know of more
                 array.resize((total, *array.shape[1:]))
 
-    def missing(self, total: int, shard: int) -> Iterator[tuple[int, int]]:
-        """Give the shards with rows that are neither scored nor rejected, or whose chunk is torn, which is cleared.
+    def missing(self, total: int, shard: int) -> Remaining:
+        """Return the shards with rows that are neither scored nor rejected.
 
         Parameters
         ----------
         total, shard : int
             Rows of the archive, and of a shard.
 
-        Yields
-        ------
-        (int, int)
-            Rows ``[first, last)``.
+        Returns
+        -------
+        Remaining
+            Nothing is changed in the store.
         """
         nobody_looked = np.any if self.provenance["decided"] is None else np.all
-        for first, last, values in _mended(self.scores, total, shard):
-            unseen = nobody_looked(np.isnan(values), axis=tuple(range(1, values.ndim)))
-            if (unseen & self.kept(first, last)).any():
-                yield first, last
 
-    def unseen(self, total: int, shard: int) -> Iterator[tuple[int, int]]:
-        """Give the shards with rows that the first look of a triage has not seen.
+        def unscored(first: int, values: np.ndarray) -> bool:
+            unseen = nobody_looked(np.isnan(values), axis=tuple(range(1, values.ndim)))
+            if not unseen.any():
+                return False
+            kept = self.kept(first, first + len(values))
+            return bool(unseen[len(kept) :].any() or (unseen[: len(kept)] & kept).any())
+
+        return _remaining(self.scores, total, shard, unscored)
+
+    def unseen(self, total: int, shard: int) -> Remaining:
+        """Return the shards with rows that the first look of a triage has not seen.
 
         Parameters
         ----------
         total, shard : int
             Rows of the archive, and of a shard.
 
-        Yields
-        ------
-        (int, int)
-            Rows ``[first, last)``.
+        Returns
+        -------
+        Remaining
+            Nothing is changed in the store.
         """
-        for first, last, values in _mended(self.first_look, total, shard):
-            if np.isnan(values).any():
-                yield first, last
+        return _remaining(
+            self.first_look, total, shard, lambda _, values: bool(np.isnan(values).any())
+        )
+
+    def clear(self, name: str, torn: Sequence[tuple[int, int]]) -> None:
+        """Clear torn chunks of an array, which then read as NaN; the run must have grown to the archive's length.
+
+        Parameters
+        ----------
+        name : str
+            Of the array, ``scores`` or ``first_look``.
+        torn : sequence of (int, int)
+            Rows ``[first, last)`` of each.
+        """
+        array = self._array(name)
+        for first, last in torn:
+            array[first:last] = np.nan
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """Shards that are still to do, and those among them whose chunk is torn; rows ``[first, last)`` of each."""
+
+    shards: tuple[tuple[int, int], ...] = ()
+    torn: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -572,13 +599,18 @@ def _whole(array: zarr.Array, first: int, last: int) -> np.ndarray | None:
         return None
 
 
-def _mended(array: zarr.Array, total: int, shard: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Read scores shard by shard; a torn chunk is cleared, and reads as NaN."""
+def _remaining(
+    array: zarr.Array, total: int, shard: int, is_open: Callable[[int, np.ndarray], bool]
+) -> Remaining:
+    """Return the shards of which something is left to do; rows that an array does not have yet are left, too."""
+    size = array.shape[0]
+    shards, torn = [], []
     for first, last, values in _read(array, total, shard):
         if values is None:
-            array[first:last] = np.nan
-            values = np.asarray(array[first:last])
-        yield first, last, values
+            torn.append((first, last))
+        if values is None or last > size or is_open(first, values):
+            shards.append((first, last))
+    return Remaining(tuple(shards), tuple(torn))
 
 
 def _now() -> str:

@@ -23,16 +23,28 @@ import tomllib
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ConfigDict, Field
+
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.utils.storage import locate, write_whole
+from deepstreaks_dask.utils.validation import StrictModel, validate
 
 FORMAT = "deepstreaks-thresholds"
 VERSION = 1
 
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 _MAX_FILE_BYTES = 1_000_000
+
+
+class _ThresholdFile(StrictModel):
+    """What of a file of thresholds matters; what else stands there is for people."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    default: float = 0.5
+    thresholds: dict[str, float] = Field(default_factory=dict)
 
 
 def to_toml(decision: Decision, name: str, *, run: str = "", archive: str = "") -> str:
@@ -90,14 +102,13 @@ def from_toml(text: str, source: str = "thresholds") -> Decision:
         raise DeepStreaksError(
             f"{source} is of version {table.get('version')}: this reads {VERSION}"
         )
-    thresholds = table.get("thresholds", {})
-    if not isinstance(thresholds, dict):
-        raise DeepStreaksError(f"{source}: write the thresholds beneath [thresholds]")
-    default = table.get("default", 0.5)
-    for key, value in {**thresholds, "default": default}.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DeepStreaksError(f"{source}: threshold {key} = {value!r} is no number")
-    return Decision({key: float(value) for key, value in thresholds.items()}, float(default))
+    found = validate(
+        _ThresholdFile,
+        table,
+        source=source,
+        remedy="write the thresholds beneath [thresholds], each a number from 0 to 1",
+    )
+    return Decision(dict(found.thresholds), found.default)
 
 
 def read_thresholds(path: str | os.PathLike[str]) -> Decision:

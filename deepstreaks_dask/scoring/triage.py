@@ -24,14 +24,16 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 from scipy.stats import beta, binomtest
 
 from deepstreaks_dask.errors import TriageError
 from deepstreaks_dask.utils.storage import locate, write_whole
+from deepstreaks_dask.utils.validation import STRICT, validate_json
 
 FORMAT = "deepstreaks-triage"
 VERSION = 1
@@ -56,14 +58,19 @@ _TAIL_FRACTION = (
 _MAX_FILE_BYTES = 50_000_000  # bytes of a file
 _MAX_BIN_COUNT = 2**53  # cutouts in a bin
 
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=0, le=_MAX_BIN_COUNT)]
+
 
 @dataclass(frozen=True)
 class Checked:
     """What was lost on nights that the calibration did not use, with an exact 95 % interval of the share."""
 
+    __pydantic_config__ = STRICT
+
     nights: tuple[int, ...]
-    plausible: int
-    lost: int
+    plausible: _Count
+    lost: _Count
     low: float
     high: float
 
@@ -127,25 +134,27 @@ class Triage:
         Where it was calibrated.
     """
 
+    __pydantic_config__ = STRICT
+
     first: str
     sha256: str
     zoo: str | None
-    threshold: float
+    threshold: _Share
     members: Mapping[str, str]
-    limits: Mapping[str, float]
+    limits: Mapping[str, _Share]
     order: tuple[tuple[str, ...], ...]
     dtype: str
-    loss: float
-    confidence: float
+    loss: _Share
+    confidence: _Share
     nights: tuple[int, ...]
-    plausible: int
-    lost: int
+    plausible: _Count
+    lost: _Count
     design_effect: float
-    cutouts: int
-    rejected: int
+    cutouts: _Count
+    rejected: _Count
     checked: Checked
-    edges: tuple[float, ...]
-    histograms: tuple[tuple[int, ...], ...]
+    edges: tuple[_Share, ...]
+    histograms: tuple[tuple[_Count, ...], ...]
     archive: str = ""
     run: str = ""
 
@@ -228,9 +237,14 @@ class Triage:
             If it says what cannot be.
         """
         try:
-            return _checked(dict(values))
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            text = json.dumps(dict(values))
+            triage = validate_json(cls, text, source="this is no triage", error=TriageError)
+            counted = triage.checked
+            checked = Checked.count(counted.nights, counted.plausible, counted.lost)
+            _check_figures(triage)
+        except (TypeError, ValueError, RecursionError) as error:
             raise TriageError(f"this is no triage: {error}") from error
+        return replace(triage, checked=checked)
 
 
 def losses_allowed(
@@ -487,65 +501,32 @@ def read_triage(path: str | os.PathLike[str]) -> Triage:
     try:
         return Triage.from_dict(values)
     except TriageError as error:
-        raise TriageError(f"{path} is damaged: {error}") from error
+        raise TriageError(
+            f"{path} is damaged: {error}; make it anew with 'deepstreaks triage fit'"
+        ) from error
 
 
-def _checked(values: dict[str, Any]) -> Triage:
-    """Take a table for a triage if it says what one says, and nothing that cannot be."""
-    if set(values) != {item.name for item in fields(Triage)}:
-        raise ValueError("entries are missing, or unknown")
-    texts = ("first", "sha256", "dtype", "archive", "run")
-    if not all(isinstance(values[key], str) for key in texts):
-        raise ValueError("text is wanted")
-    if not (values["zoo"] is None or isinstance(values["zoo"], str)):
-        raise ValueError("a zoo is a path or URL")
-    triage = Triage(
-        first=values["first"],
-        sha256=values["sha256"],
-        zoo=values["zoo"],
-        threshold=float(values["threshold"]),
-        order=tuple(tuple(str(name) for name in family) for family in values["order"]),
-        dtype=values["dtype"],
-        loss=float(values["loss"]),
-        confidence=float(values["confidence"]),
-        plausible=int(values["plausible"]),
-        lost=int(values["lost"]),
-        design_effect=float(values["design_effect"]),
-        cutouts=int(values["cutouts"]),
-        rejected=int(values["rejected"]),
-        archive=values["archive"],
-        run=values["run"],
-        members={str(key): str(value) for key, value in values["members"].items()},
-        limits={str(key): float(value) for key, value in values["limits"].items()},
-        nights=tuple(int(night) for night in values["nights"]),
-        checked=Checked.count(
-            [int(night) for night in values["checked"]["nights"]],
-            int(values["checked"]["plausible"]),
-            int(values["checked"]["lost"]),
-        ),
-        edges=tuple(float(edge) for edge in values["edges"]),
-        histograms=tuple(tuple(int(n) for n in night) for night in values["histograms"]),
-    )
-    shares = (
-        triage.threshold,
-        triage.loss,
-        triage.confidence,
-        *triage.limits.values(),
-        *triage.edges,
-    )
+def _check_figures(triage: Triage) -> None:
+    """Refuse a triage whose figures do not agree with each other."""
     counts = np.array(triage.histograms)
-    if (
-        not all(0 <= share <= 1 for share in shares)
-        or sorted(name for family in triage.order for name in family) != sorted(triage.limits)
-        or list(triage.edges) != sorted(set(triage.edges))
-        or counts.shape != (len(triage.nights), len(triage.edges) + 1)
-        or len(triage.nights) < MIN_NIGHTS
-        or counts.min() < 0
-        or counts.max() > _MAX_BIN_COUNT
-        or not 1 <= triage.design_effect <= max(1, triage.plausible)
-        or counts.sum(axis=1).min() < 1
-        or triage.lost
-        > losses_allowed(triage.plausible, triage.loss, triage.confidence, triage.design_effect)
-    ):
-        raise ValueError("its figures do not agree")
-    return triage
+    if counts.shape != (len(triage.nights), len(triage.edges) + 1):
+        raise ValueError(
+            "histograms: must have a row a night and a column more than there are edges"
+        )
+    allowed = losses_allowed(triage.plausible, triage.loss, triage.confidence, triage.design_effect)
+    relations = {
+        "order: must name the members of limits, each once": sorted(
+            name for family in triage.order for name in family
+        )
+        == sorted(triage.limits),
+        "edges: must be in ascending order": list(triage.edges) == sorted(set(triage.edges)),
+        f"nights: must be {MIN_NIGHTS} or more": len(triage.nights) >= MIN_NIGHTS,
+        "histograms: must have cutouts in every night": counts.sum(axis=1).min(initial=1) >= 1,
+        "design_effect: must be 1 to the number of plausible cutouts": 1
+        <= triage.design_effect
+        <= max(1, triage.plausible),
+        f"lost: must be {allowed} or fewer for this guarantee": triage.lost <= allowed,
+    }
+    for requirement, holds in relations.items():
+        if not holds:
+            raise ValueError(requirement)

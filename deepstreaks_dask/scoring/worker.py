@@ -22,7 +22,7 @@ from deepstreaks_dask.scoring.runs import Run
 from deepstreaks_dask.utils.storage import is_local, locate
 
 if TYPE_CHECKING:
-    from deepstreaks_dask.scoring.ensemble import Networks, Sample
+    from deepstreaks_dask.scoring.networks import Networks, Sample
 
 _ZARR_WRITE_CONFIG: Any = {"write_empty_chunks": True}
 _device = threading.Lock()  # one forward pass at a time in a worker; the other thread reads ahead
@@ -98,7 +98,7 @@ def _score_sequences(unit: Unit) -> Outcome:
             failures += stretch.failures
             if stretch.sequences is None:
                 continue
-            from deepstreaks_dask.scoring.ensemble import load_classifiers
+            from deepstreaks_dask.scoring.networks import load_classifiers
 
             members = load_classifiers(unit.zoo, unit.members)
             begin, end = shards[0][0], shards[-1][1]
@@ -228,7 +228,7 @@ def measure_precision(unit: Unit) -> dict[str, float] | None:
 
 
 def _networks(unit: Unit, precision: str, cutouts: zarr.Array) -> Networks:
-    from deepstreaks_dask.scoring.ensemble import load
+    from deepstreaks_dask.scoring.networks import load
 
     height, width = cutouts.shape[1:3]
     return load(unit.zoo, unit.members, (height, width), unit.batch, precision, unit.flips)

@@ -385,16 +385,16 @@ class Scorer(AbstractContextManager["Scorer"]):
             score,  # networks are not needed while nothing is new
         )
         from deepstreaks_dask.scoring.decision import Decision
-        from deepstreaks_dask.scoring.families import Families
+        from deepstreaks_dask.scoring.ensemble import Ensemble
 
-        families, decision = Families.from_zoo(self.zoo), Decision(self.thresholds)
+        families, decision = Ensemble.from_zoo(self.zoo), Decision(self.thresholds)
         if self._client is None:
             self._client = self.connect()
         try:
             scores = score(
                 archive,
-                families,
-                self._client,
+                ensemble=families,
+                client=self._client,
                 run=self.run,
                 mode="decide" if self.only_decide else "all",
                 decision=decision if self.only_decide else None,

@@ -27,9 +27,10 @@ from deepstreaks_dask.models.registry import build, check_precision
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring import triage as triages
-from deepstreaks_dask.scoring.campaign import learn_order, score
+from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.families import Families, Family, Member
+from deepstreaks_dask.scoring.ensemble import Ensemble, Family, Member
+from deepstreaks_dask.scoring.order import learn_order
 from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, open_run
 from deepstreaks_dask.scoring.triage import Triage
 from deepstreaks_dask.scoring.worker import Unit
@@ -161,8 +162,8 @@ def fit_triage(
     family = Family(card.family, (Member(card.name, card.version, card.sha256),))
     looked = score(
         archive,
-        Families((family,), zoo),
-        client,
+        ensemble=Ensemble((family,), zoo),
+        client=client,
         run=f"first-{card.name}-{card.sha256[:12]}",
         progress=progress,
     )["scores"].values[:, 0]

@@ -1,11 +1,12 @@
 from .html import html_facts, html_table
 from .progress import Bar, progress_bar
 from .storage import is_local, locate, write_text, write_whole
-from .validation import ListOf, StrictModel, describe, validate
+from .validation import STRICT, ListOf, StrictModel, describe, validate, validate_json
 
 __all__ = [
     "Bar",
     "ListOf",
+    "STRICT",
     "StrictModel",
     "describe",
     "html_facts",
@@ -14,6 +15,7 @@ __all__ = [
     "locate",
     "progress_bar",
     "validate",
+    "validate_json",
     "write_text",
     "write_whole",
 ]

@@ -22,7 +22,9 @@ A file that does not fit ends in one line, with the file, the field and what to 
 
     families.toml: members[0]: must be text, not 3; see the example in the documentation of Ensemble.from_file
 
-For JSON, pass ``json.loads(data)``, so that a file that is no JSON has its own error. Relations between fields go into
+For JSON, pass ``json.loads(data)``, so that a file that is no JSON has its own error. Where a class is a frozen dataclass
+of the standard library already, no second class is needed: give it ``__pydantic_config__ = STRICT`` and read it with
+:func:`validate_json`, and write it with ``json.dumps(asdict(value))``. Relations between fields go into
 a ``model_validator(mode="after")`` that raises :class:`ValueError`; its text is the message. A field that a file may
 have and this version does not know is kept from being an error by ``model_config = ConfigDict(extra="ignore")`` in the
 class. Where a message of its own is wanted, catch :class:`pydantic.ValidationError` and use :func:`describe`.
@@ -32,7 +34,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
@@ -41,6 +43,7 @@ _INPUT_LENGTH = 60  # characters of a wrong value that a message shows
 
 _TYPE_NAMES = {
     "bool": "true or false",
+    "dataclass": "a table",
     "dict": "a table",
     "float": "a number",
     "int": "a whole number",
@@ -55,6 +58,10 @@ _TYPE_NAMES = {
 
 _Item = TypeVar("_Item")
 _Model = TypeVar("_Model", bound=BaseModel)
+_Kind = TypeVar("_Kind")
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""Configuration of :class:`StrictModel`, for ``__pydantic_config__`` of a dataclass."""
 
 ListOf = Annotated[tuple[_Item, ...], Field(strict=False)]
 """A list in a file, ``ListOf[str]``: a tuple in the model, so that a frozen model is hashable."""
@@ -63,7 +70,7 @@ ListOf = Annotated[tuple[_Item, ...], Field(strict=False)]
 class StrictModel(BaseModel):
     """Base of file formats: frozen, without conversions, without unknown fields, with finite numbers only."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(**STRICT, frozen=True)
 
 
 def validate(
@@ -106,6 +113,46 @@ def validate(
         raise error(f"{source}: {describe(wrong, model)}{end}") from wrong
 
 
+def validate_json(
+    kind: type[_Kind],
+    data: str | bytes,
+    *,
+    source: str,
+    error: type[DeepStreaksError] = DeepStreaksError,
+    remedy: str = "",
+) -> _Kind:
+    """Check JSON against a model, or a dataclass with ``__pydantic_config__ = STRICT``.
+
+    Parameters
+    ----------
+    kind : type
+        File format.
+    data : str or bytes
+        JSON.
+    source : str
+        What to call the data in an error: the path of the file, say.
+    error : type of DeepStreaksError
+        Class of the error.
+    remedy : str
+        What to do about it, as the end of a sentence.
+
+    Returns
+    -------
+    object
+        Instance of ``kind``.
+
+    Raises
+    ------
+    DeepStreaksError
+        Of the class ``error``, if the data are no JSON or do not fit: one line with source, field, reason and remedy.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(data)
+    except ValidationError as wrong:
+        end = f"; {remedy}" if remedy else ""
+        raise error(f"{source}: {describe(wrong)}{end}") from wrong
+
+
 def describe(error: ValidationError, model: type[BaseModel] | None = None) -> str:
     """Return the first problem of a pydantic error in one line, with the number of the others.
 
@@ -140,7 +187,7 @@ def _reason(problem: ErrorDetails, model: type[BaseModel] | None) -> str:
     kind, found = problem["type"], problem["input"]
     if kind == "missing":
         return "is missing"
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         known = model.model_fields if model is not None and len(problem["loc"]) == 1 else ()
         return f"{did_you_mean(str(problem['loc'][-1]), known)}no such field is known"
     if kind == "value_error":

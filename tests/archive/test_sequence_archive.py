@@ -156,9 +156,9 @@ def test_scores_of_objects_members_and_classes_are_a_run(url):
     append_batches(url, [sequences()])
     members = [{"name": name} for name in ("a_rcnn", "a_forest", "b_rcnn")]
     run = Run.create(str(url), "forest", members, len(COUNTS), 64, classes=["sn", "agn"])
-    assert list(run.missing(8, 64)) == [(0, 8)]
+    assert run.missing(8, 64).shards == ((0, 8),)
     run.scores[:] = np.tile([0.25, 0.75], (len(COUNTS), 3, 1))
-    assert not list(run.missing(8, 64))
+    assert not run.missing(8, 64).shards
     append_batches(url, [sequences([3], start=50)])
     scores = open_run(url, "forest")
     assert scores["scores"].dims == ("object", "member", "class")
@@ -168,4 +168,4 @@ def test_scores_of_objects_members_and_classes_are_a_run(url):
     unseen = np.isnan(scores["scores"].values).all(axis=(1, 2))
     assert unseen.tolist() == [False] * 8 + [True]
     run.grow(9)
-    assert list(run.missing(9, 64)) == [(0, 9)]
+    assert run.missing(9, 64).shards == ((0, 9),)

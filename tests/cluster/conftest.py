@@ -47,7 +47,7 @@ def campaign(tmp_path_factory, tiny):
     from dask.distributed import Client
 
     from deepstreaks_dask.scoring.campaign import score
-    from deepstreaks_dask.scoring.families import Families
+    from deepstreaks_dask.scoring.ensemble import Ensemble
 
     rng = np.random.default_rng(5)
     n = SHARDS * 64 - 10
@@ -60,7 +60,9 @@ def campaign(tmp_path_factory, tiny):
     )
     here = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0"}
     with Client(processes=False, **here) as client:
-        scores = score(url, Families.from_zoo(tiny), client, run="peace", progress=False)
+        scores = score(
+            url, ensemble=Ensemble.from_zoo(tiny), client=client, run="peace", progress=False
+        )
     assert scores["scores"].notnull().all()
     return url, scores["scores"].values
 

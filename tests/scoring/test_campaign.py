@@ -27,19 +27,20 @@ from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.scoring.heartbeat import read_pulse
+from deepstreaks_dask.scoring.plan import CampaignOptions
 from deepstreaks_dask.scoring.runs import Run, list_runs, open_run
 from deepstreaks_dask.scoring.worker import Unit
 
 CLIENT = """
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
 
 if __name__ == "__main__":
     with connect(workers=1) as client:
-        score({url!r}, Families.from_zoo({zoo!r}), client, run="killed", progress=False)
+        score({url!r}, ensemble=Ensemble.from_zoo({zoo!r}), client=client, run="killed", progress=False)
 """
 
 
@@ -94,9 +95,9 @@ def large(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(large, zoo, client):
-    return score(large, Families.from_zoo(zoo), client, run="whole", progress=False)[
-        "scores"
-    ].values
+    return score(
+        large, ensemble=Ensemble.from_zoo(zoo), client=client, run="whole", progress=False
+    )["scores"].values
 
 
 def test_scores_are_those_of_the_bare_networks(large, zoo, reference):
@@ -125,7 +126,9 @@ def test_a_killed_client_loses_nothing(large, zoo, reference, client, tmp_path):
     done = ~np.isnan(partial).any(axis=1)
     np.testing.assert_array_equal(partial[done], reference[done])
 
-    finished = score(large, Families.from_zoo(zoo), client, run="killed", progress=False)
+    finished = score(
+        large, ensemble=Ensemble.from_zoo(zoo), client=client, run="killed", progress=False
+    )
     assert finished["scores"].values.tobytes() == reference.tobytes()
     after = chunks(large, "killed")
     assert len(after) == 24
@@ -143,7 +146,9 @@ def test_a_killed_worker_loses_nothing(large, zoo, reference, client):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    scored = score(large, Families.from_zoo(zoo), client, run="worker", progress=False)
+    scored = score(
+        large, ensemble=Ensemble.from_zoo(zoo), client=client, run="worker", progress=False
+    )
     killer.join()
     (second,) = client.run(os.getpid).values()
     assert second != first, "the worker was not killed in the middle"
@@ -151,7 +156,7 @@ def test_a_killed_worker_loses_nothing(large, zoo, reference, client):
 
 
 def test_a_campaign_that_is_asked_to_stop_keeps_what_it_did(large, zoo, reference, client):
-    stop, families = threading.Event(), Families.from_zoo(zoo)
+    stop, families = threading.Event(), Ensemble.from_zoo(zoo)
 
     def ask():
         while len(chunks(large, "stopped")) < 3:
@@ -162,7 +167,14 @@ def test_a_campaign_that_is_asked_to_stop_keeps_what_it_did(large, zoo, referenc
     pulse: list = []
     asker = threading.Thread(target=ask, daemon=True)
     asker.start()
-    partial = score(large, families, client, run="stopped", stop=stop, progress=False)
+    partial = score(
+        large,
+        ensemble=families,
+        client=client,
+        run="stopped",
+        progress=False,
+        options=CampaignOptions(stop=stop),
+    )
     asker.join()
     before = chunks(large, "stopped")
     assert 3 <= len(before) < 24
@@ -170,19 +182,19 @@ def test_a_campaign_that_is_asked_to_stop_keeps_what_it_did(large, zoo, referenc
     np.testing.assert_array_equal(partial["scores"].values[done], reference[done])
     assert (pulse[0].workers, pulse[0].here, pulse[0].pid) == (1, True, os.getpid())
     assert read_pulse(str(large), "stopped") is None
-    finished = score(large, families, client, run="stopped", progress=False)
+    finished = score(large, ensemble=families, client=client, run="stopped", progress=False)
     assert finished["scores"].values.tobytes() == reference.tobytes()
     after = chunks(large, "stopped")
     assert {key: after[key] for key in before} == before
 
 
 def test_a_torn_chunk_is_computed_again(archive, zoo, client):
-    families = Families.from_zoo(zoo)
-    whole = score(archive, families, client, progress=False)["scores"].values
+    families = Ensemble.from_zoo(zoo)
+    whole = score(archive, ensemble=families, client=client, progress=False)["scores"].values
     chunk = archive / "runs" / "default" / "scores" / "c" / "1" / "0"
     chunk.write_bytes(chunk.read_bytes()[:40])
     assert np.isnan(open_run(archive)["scores"].values[64:128]).all()
-    again = score(archive, families, client, progress=False)
+    again = score(archive, ensemble=families, client=client, progress=False)
     assert again["scores"].values.tobytes() == whole.tobytes()
 
 
@@ -192,7 +204,7 @@ def test_a_damaged_shard_is_named_and_stops_nothing(archive, zoo, client, damage
     data = bytearray(shard.read_bytes())
     data[500] ^= 1
     shard.write_bytes(data) if damage == "flip" else shard.unlink()
-    scored = score(archive, Families.from_zoo(zoo), client, progress=False)
+    scored = score(archive, ensemble=Ensemble.from_zoo(zoo), client=client, progress=False)
     ((first, last, why),) = provenance_of(scored)["failures"]
     assert (first, last) == (64, 128)
     assert why
@@ -201,12 +213,12 @@ def test_a_damaged_shard_is_named_and_stops_nothing(archive, zoo, client, damage
 
 
 def test_new_cutouts_are_scored_and_old_ones_left(archive, zoo, client):
-    families = Families.from_zoo(zoo)
-    old = score(archive, families, client, progress=False)["scores"].values
+    families = Ensemble.from_zoo(zoo)
+    old = score(archive, ensemble=families, client=client, progress=False)["scores"].values
     before = chunks(archive, "default")
     append_batches(archive, [small_batch(60, start=150, night=20260102)])
     assert np.isnan(open_run(archive)["scores"].values[150:]).all()
-    new = score(archive, families, client, progress=False)["scores"].values
+    new = score(archive, ensemble=families, client=client, progress=False)["scores"].values
     assert new.shape == (210, 3)
     assert not np.isnan(new).any()
     np.testing.assert_array_equal(new[:150], old)
@@ -215,13 +227,13 @@ def test_new_cutouts_are_scored_and_old_ones_left(archive, zoo, client):
 
 
 def test_models_load_once_a_worker_and_do_not_travel(archive, zoo, client):
-    from deepstreaks_dask.scoring import ensemble as networks
+    from deepstreaks_dask.scoring import networks
 
     client.run(networks._load_once.cache_clear)
-    score(archive, Families.from_zoo(zoo), client, run="counted", progress=False)
+    score(archive, ensemble=Ensemble.from_zoo(zoo), client=client, run="counted", progress=False)
     (info,) = client.run(networks._load_once.cache_info).values()
     assert (info.misses, info.hits) == (1, 2)
-    members = tuple((m.ref, m.sha256) for m in Families.from_zoo(zoo).members)
+    members = tuple((m.ref, m.sha256) for m in Ensemble.from_zoo(zoo).members)
     assert len(pickle.dumps(Unit(str(archive), "x", ((0, 64),), zoo, members, 64))) < 2000
 
 
@@ -238,9 +250,14 @@ def test_a_run_killed_before_it_had_scores_leaves_no_false_provenance(
     with monkeypatch.context() as patched:
         patched.setattr("zarr.Group.create_array", killed)
         with pytest.raises(KeyboardInterrupt):
-            score(archive, Families.from_zoo(other.url, ["rb"]), client, progress=False)
+            score(
+                archive,
+                ensemble=Ensemble.from_zoo(other.url, ["rb"]),
+                client=client,
+                progress=False,
+            )
     assert list_runs(archive) == []
-    scored = score(archive, Families.from_zoo(zoo), client, progress=False)
+    scored = score(archive, ensemble=Ensemble.from_zoo(zoo), client=client, progress=False)
     assert [member["version"] for member in provenance_of(scored)["members"]] == ["1", "1", "1"]
     assert provenance_of(scored)["models"] == ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
 
@@ -255,9 +272,15 @@ def picky(reference):
 
 
 def test_deciding_finds_what_all_scores_find(large, zoo, reference, client, picky):
-    families = Families.from_zoo(zoo)
+    families = Ensemble.from_zoo(zoo)
     partial = score(
-        large, families, client, run="decide", mode="decide", decision=picky, progress=False
+        large,
+        ensemble=families,
+        client=client,
+        run="decide",
+        mode="decide",
+        decision=picky,
+        progress=False,
     )
     values = partial["scores"].values
     looked = ~np.isnan(values)
@@ -272,47 +295,86 @@ def test_deciding_finds_what_all_scores_find(large, zoo, reference, client, pick
         provenance_of(partial)["models"]
     )
     with pytest.raises(CampaignError, match=r"decides at .* only"):
-        score(large, families, client, run="decide", mode="decide", decision=Decision({"kd": 0.1}))
+        score(
+            large,
+            ensemble=families,
+            client=client,
+            run="decide",
+            mode="decide",
+            decision=Decision({"kd": 0.1}),
+        )
     with pytest.raises(CampaignError, match="holds all scores"):
-        score(large, families, client, run="whole", mode="decide", decision=picky)
+        score(large, ensemble=families, client=client, run="whole", mode="decide", decision=picky)
 
 
 def test_an_order_is_taken_from_an_earlier_run_or_the_caller(archive, zoo, client, monkeypatch):
-    families = Families.from_zoo(zoo)
+    families = Ensemble.from_zoo(zoo)
     decision = Decision({"kd": 0.55})
     options = {"mode": "decide", "decision": decision, "progress": False}
-    learned = score(archive, families, client, run="first", **options)
+    learned = score(archive, ensemble=families, client=client, run="first", **options)
 
     def looks(*_):
         raise AssertionError("members looked at a sample")
 
-    monkeypatch.setattr("deepstreaks_dask.scoring.campaign.sample", looks)
-    again = score(archive, families, client, run="second", **options)
+    monkeypatch.setattr("deepstreaks_dask.scoring.order.sample", looks)
+    again = score(archive, ensemble=families, client=client, run="second", **options)
     assert provenance_of(again)["order"] == provenance_of(learned)["order"]
     given = provenance_of(learned)["order"][::-1]
-    other = score(archive, families, client, run="third", order=given, **options)
+    other = score(
+        archive,
+        ensemble=families,
+        client=client,
+        run="third",
+        **options,
+        options=CampaignOptions(order=given),
+    )
     assert provenance_of(other)["order"] == given
     decided = [decision.apply(run)["plausible"].values for run in (learned, again, other)]
     np.testing.assert_array_equal(decided[0], decided[1])
     np.testing.assert_array_equal(decided[0], decided[2])
     for wrong in (given[1:], [*given, ["os_vgg6"]]):
         with pytest.raises(CampaignError, match="the order"):
-            score(archive, families, client, run="fourth", order=wrong, **options)
+            score(
+                archive,
+                ensemble=families,
+                client=client,
+                run="fourth",
+                **options,
+                options=CampaignOptions(order=wrong),
+            )
     with pytest.raises(CampaignError, match="an order matters"):
-        score(archive, families, client, run="fifth", order=given)
+        score(
+            archive,
+            ensemble=families,
+            client=client,
+            run="fifth",
+            options=CampaignOptions(order=given),
+        )
 
 
 def test_a_cascade_that_was_cut_short_goes_on(large, zoo, client, picky):
-    families = Families.from_zoo(zoo)
+    families = Ensemble.from_zoo(zoo)
     whole = score(
-        large, families, client, run="decide", mode="decide", decision=picky, progress=False
+        large,
+        ensemble=families,
+        client=client,
+        run="decide",
+        mode="decide",
+        decision=picky,
+        progress=False,
     )["scores"]
     folder = large / "runs" / "decide" / "scores" / "c"
     before = chunks(large, "decide")
     for name in ("3", "17"):
         (folder / name / "0").unlink()
     again = score(
-        large, families, client, run="decide", mode="decide", decision=picky, progress=False
+        large,
+        ensemble=families,
+        client=client,
+        run="decide",
+        mode="decide",
+        decision=picky,
+        progress=False,
     )["scores"]
     assert again.values.tobytes() == whole.values.tobytes()
     after = chunks(large, "decide")
@@ -329,13 +391,15 @@ def test_a_worker_stays_below_two_gigabytes(client, tmp_path):
 
     create_archive(tmp_path / "real.zarr", shard=64)
     append_batches(tmp_path / "real.zarr", [random_batch(192)])
-    scored = score(tmp_path / "real.zarr", Families.from_zoo(None), client, progress=False)
+    scored = score(
+        tmp_path / "real.zarr", ensemble=Ensemble.from_zoo(None), client=client, progress=False
+    )
     assert scored["scores"].shape == (192, 3)
     assert max(client.run(peak).values()) < 2e9
 
 
 def test_provenance(archive, zoo, client):
-    scored = score(archive, Families.from_zoo(zoo), client, progress=False)
+    scored = score(archive, ensemble=Ensemble.from_zoo(zoo), client=client, progress=False)
     member = provenance_of(scored)["members"][0]
     assert (member["name"], member["family"], member["threshold"]) == ("rb_vgg6", "rb", 0.5)
     assert member["sha256"] == Zoo(zoo).card("rb_vgg6").sha256
@@ -346,32 +410,34 @@ def test_provenance(archive, zoo, client):
 
 
 def test_a_run_goes_on_with_the_library_that_it_was_begun_with(archive, zoo, client):
-    families = Families.from_zoo(zoo, ["rb"])
-    score(archive, families, client, progress=False)
+    families = Ensemble.from_zoo(zoo, ["rb"])
+    score(archive, ensemble=families, client=client, progress=False)
     Run.attach(str(archive), "default", write=True).tell(backend="jax")
-    score(archive, families, client, progress=False)  # nothing to do: nobody computes
+    score(
+        archive, ensemble=families, client=client, progress=False
+    )  # nothing to do: nobody computes
     append_batches(archive, [small_batch(10, start=150)])
     with pytest.raises(CampaignError, match="begun with jax, but the workers have tensorflow"):
-        score(archive, families, client, progress=False)
+        score(archive, ensemble=families, client=client, progress=False)
 
 
 def test_mistakes_are_named(archive, zoo, client, tmp_path):
-    families = Families.from_zoo(zoo)
-    score(archive, families, client, progress=False)
+    families = Ensemble.from_zoo(zoo)
+    score(archive, ensemble=families, client=client, progress=False)
     other = Zoo(tmp_path / "other")
     keras.utils.set_random_seed(77)
     for family in ("rb", "sl", "kd"):
         save_vgg6(other, f"{family}_vgg6")
     with pytest.raises(CampaignError, match="other weights"):
-        score(archive, Families.from_zoo(other.url), client, progress=False)
+        score(archive, ensemble=Ensemble.from_zoo(other.url), client=client, progress=False)
     with pytest.raises(CampaignError, match="run name"):
-        score(archive, families, client, run="../../etc", progress=False)
+        score(archive, ensemble=families, client=client, run="../../etc", progress=False)
     with pytest.raises(CampaignError, match="did you mean 'default'"):
         open_run(archive, "defualt")
     empty = tmp_path / "empty.zarr"
     create_archive(empty)
     with pytest.raises(CampaignError, match="no cutouts"):
-        score(empty, families, client)
+        score(empty, ensemble=families, client=client)
 
 
 def test_a_broken_network_is_named(archive, client, tmp_path):
@@ -395,13 +461,20 @@ def test_a_broken_network_is_named(archive, client, tmp_path):
     text["sha256"] = hashlib.sha256(data).hexdigest()
     path.with_name("card.json").write_text(json.dumps(text))
     with pytest.raises(CampaignError, match=r"kd_vgg6@1 gives no finite score"):
-        score(archive, Families.from_zoo(zoo.url), client, progress=False)
+        score(archive, ensemble=Ensemble.from_zoo(zoo.url), client=client, progress=False)
 
 
 def test_half_precision_is_measured_on_the_first_shard_and_kept(archive, zoo, client):
-    families = Families.from_zoo(zoo)
-    single = score(archive, families, client, run="single", progress=False)
-    half = score(archive, families, client, run="half", precision="mixed_bfloat16", progress=False)
+    families = Ensemble.from_zoo(zoo)
+    single = score(archive, ensemble=families, client=client, run="single", progress=False)
+    half = score(
+        archive,
+        ensemble=families,
+        client=client,
+        run="half",
+        progress=False,
+        options=CampaignOptions(precision="mixed_bfloat16"),
+    )
     difference = np.abs(half["scores"].values - single["scores"].values)
     assert half.attrs["dtype"] == "mixed_bfloat16"
     assert provenance_of(half)["precision_effect"] == {
@@ -414,17 +487,31 @@ def test_half_precision_is_measured_on_the_first_shard_and_kept(archive, zoo, cl
     append_batches(
         archive, [small_batch(10, start=150)]
     )  # into the last shard, which is scored again
-    again = score(archive, families, client, run="half", progress=False)
+    again = score(archive, ensemble=families, client=client, run="half", progress=False)
     assert again.attrs["dtype"] == "mixed_bfloat16"
     np.testing.assert_array_equal(again["scores"].values[:150], half["scores"].values)
     with pytest.raises(CampaignError, match="was made in mixed_bfloat16: give another --run"):
-        score(archive, families, client, run="half", precision="float32", progress=False)
+        score(
+            archive,
+            ensemble=families,
+            client=client,
+            run="half",
+            progress=False,
+            options=CampaignOptions(precision="float32"),
+        )
 
 
 def test_flips_are_kept_by_the_run_that_began_with_them(archive, zoo, client):
-    families = Families.from_zoo(zoo, ["rb"])
-    flipped = score(archive, families, client, run="flips", flips=True, progress=False)
-    plain = score(archive, families, client, run="plain", progress=False)
+    families = Ensemble.from_zoo(zoo, ["rb"])
+    flipped = score(
+        archive,
+        ensemble=families,
+        client=client,
+        run="flips",
+        progress=False,
+        options=CampaignOptions(flips=True),
+    )
+    plain = score(archive, ensemble=families, client=client, run="plain", progress=False)
     assert (provenance_of(flipped)["flips"], provenance_of(plain)["flips"]) == (True, False)
     pixels = open_archive(archive)["cutouts"].values
     views = [pixels, pixels[:, ::-1], pixels[:, :, ::-1], pixels[:, ::-1, ::-1]]
@@ -432,17 +519,46 @@ def test_flips_are_kept_by_the_run_that_began_with_them(archive, zoo, client):
     expected = np.mean([forward(view) for view in views], axis=0)
     np.testing.assert_allclose(flipped["scores"].values, expected, atol=2e-6)
     append_batches(archive, [small_batch(40, start=150)])
-    more = score(archive, families, client, run="flips", progress=False)
+    more = score(archive, ensemble=families, client=client, run="flips", progress=False)
     np.testing.assert_array_equal(more["scores"].values[:150], flipped["scores"].values)
-    whole = score(archive, families, client, run="anew", flips=True, progress=False)
+    whole = score(
+        archive,
+        ensemble=families,
+        client=client,
+        run="anew",
+        progress=False,
+        options=CampaignOptions(flips=True),
+    )
     np.testing.assert_array_equal(more["scores"].values, whole["scores"].values)
     with pytest.raises(CampaignError, match="without flips: give another --run"):
-        score(archive, families, client, run="plain", flips=True, progress=False)
+        score(
+            archive,
+            ensemble=families,
+            client=client,
+            run="plain",
+            progress=False,
+            options=CampaignOptions(flips=True),
+        )
     with pytest.raises(CampaignError, match="calibrated on scores without flips"):
-        score(archive, families, client, run="x", mode="triage", flips=True, progress=False)
+        score(
+            archive,
+            ensemble=families,
+            client=client,
+            run="x",
+            mode="triage",
+            progress=False,
+            options=CampaignOptions(flips=True),
+        )
 
 
 def test_unknown_precision_makes_no_run(archive, zoo, client):
     with pytest.raises(ModelError, match="no precision 'int8'"):
-        score(archive, Families.from_zoo(zoo), client, run="x", precision="int8", progress=False)
+        score(
+            archive,
+            ensemble=Ensemble.from_zoo(zoo),
+            client=client,
+            run="x",
+            progress=False,
+            options=CampaignOptions(precision="int8"),
+        )
     assert "x" not in list_runs(archive)

@@ -325,7 +325,7 @@ def test_a_campaign_queues_more_as_workers_come(monkeypatch):
 
     monkeypatch.setattr(campaign, "_THREAD_COUNT_INTERVAL", -1)
     client = types.SimpleNamespace(nthreads=lambda: {})
-    room = campaign._Room(client)
+    room = campaign._QueueLimit(client)
     few = room.tasks
     client.nthreads = lambda: {"a": 2, "b": 2}
     assert room.tasks == 4 * few > 0

@@ -43,10 +43,9 @@ from deepstreaks_dask.errors import ArchiveError, CampaignError
 from deepstreaks_dask.models import inference as forward
 from deepstreaks_dask.models.inference import compile_forward
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.scoring import ensemble as networks
-from deepstreaks_dask.scoring import worker
+from deepstreaks_dask.scoring import networks, worker
 from deepstreaks_dask.scoring.campaign import score
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.scoring.runs import Run, open_run
 from deepstreaks_dask.scoring.status import run_status
 from deepstreaks_dask.utils.storage import locate
@@ -56,7 +55,7 @@ SHARDS = 40
 
 @pytest.fixture(scope="module")
 def families(tmp_path_factory):
-    return Families.from_zoo(make_zoo(tmp_path_factory.mktemp("zoo") / "zoo", 1), ["rb", "kd"])
+    return Ensemble.from_zoo(make_zoo(tmp_path_factory.mktemp("zoo") / "zoo", 1), ["rb", "kd"])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,9 @@ def here():
 @pytest.fixture(scope="module")
 def whole(small, families, here):
     """Scores of a campaign that nobody disturbed."""
-    return score(small, families, here, run="whole", progress=False)["scores"].values
+    return score(small, ensemble=families, client=here, run="whole", progress=False)[
+        "scores"
+    ].values
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_killed_nanny_loses_nothing(small, families, whole, tmp_path):
     ):
         client.wait_for_workers(2)
         with struck(small, "nanny", lambda: os.kill(nanny.pid, signal.SIGKILL)) as before:
-            scored = score(small, families, client, run="nanny", progress=False)
+            scored = score(small, ensemble=families, client=client, run="nanny", progress=False)
         assert len(client.nthreads()) == 1
     assert scored["scores"].values.tobytes() == whole.tobytes()
     # of the one that it had under way it may have stored the scores, but not said so
@@ -120,9 +121,9 @@ def test_a_killed_scheduler_stops_the_campaign_which_goes_on_later(
                 CampaignError, match=r"run 'scheduler' .* stopped: .* goes on from there"
             ),
         ):
-            score(small, families, client, run="scheduler", progress=False)
+            score(small, ensemble=families, client=client, run="scheduler", progress=False)
     before = chunks(small, "scheduler")
-    scored = score(small, families, here, run="scheduler", progress=False)
+    scored = score(small, ensemble=families, client=here, run="scheduler", progress=False)
     assert scored["scores"].values.tobytes() == whole.tobytes()
     assert_only_the_rest_was_done(small, "scheduler", before)
 
@@ -142,10 +143,10 @@ def test_a_worker_without_memory_is_said_to_be_one(small, families, whole, tmp_p
             ),
             pytest.raises(CampaignError, match=r"workers died .* when their memory is full"),
         ):
-            score(small, families, client, run="memory", progress=False)
+            score(small, ensemble=families, client=client, run="memory", progress=False)
         before = chunks(small, "memory")
         client.wait_for_workers(1)  # its nanny has started another
-        scored = score(small, families, client, run="memory", progress=False)
+        scored = score(small, ensemble=families, client=client, run="memory", progress=False)
     assert scored["scores"].values.tobytes() == whole.tobytes()
     assert_only_the_rest_was_done(small, "memory", before)
 
@@ -170,11 +171,11 @@ def test_a_worker_that_is_cut_off_harms_nothing(small, families, whole, tmp_path
     ):
         client.wait_for_workers(2)
         with struck(small, run, cut, after=4) as before:
-            scored = score(small, families, client, run=run, progress=False)
+            scored = score(small, ensemble=families, client=client, run=run, progress=False)
         gate.open_again()  # what the one that was cut off still says and stores is the same
         wait(lambda: len(client.nthreads()) >= 1, "there is no worker left")
         time.sleep(1)
-        again = score(small, families, client, run=run, progress=False)
+        again = score(small, ensemble=families, client=client, run=run, progress=False)
     gate.close()
     assert scored["scores"].values.tobytes() == whole.tobytes()
     assert again["scores"].values.tobytes() == whole.tobytes()
@@ -217,17 +218,17 @@ def test_a_full_disk_stops_the_campaign_with_its_reason(
         struck(url, "full", lambda: fill(tiny_disk)),
         pytest.raises(CampaignError, match=r"run 'full' .* No space left on device.* goes on"),
     ):
-        score(url, families, here, run="full", progress=False)
+        score(url, ensemble=families, client=here, run="full", progress=False)
     before = chunks(url, "full")
     partial = open_run(url, "full")["scores"].values
     done = ~np.isnan(partial).any(axis=1)
     np.testing.assert_array_equal(partial[done], whole[done])
     with pytest.raises(CampaignError, match="No space left on device"):
-        score(url, families, here, run="another", progress=False)
+        score(url, ensemble=families, client=here, run="another", progress=False)
     with pytest.raises(ArchiveError, match=r"No space left on device.*nothing was appended"):
         append_batches(url, [small_cutouts(100, start=100_000)])
     (tiny_disk / "ballast").unlink()
-    scored = score(url, families, here, run="full", progress=False)
+    scored = score(url, ensemble=families, client=here, run="full", progress=False)
     assert scored["scores"].values.tobytes() == whole.tobytes()
     assert_only_the_rest_was_done(url, "full", before)
     assert append_batches(url, [small_cutouts(100, start=100_000)]).appended == 100
@@ -266,7 +267,9 @@ def test_a_moody_object_store_is_asked_again_and_an_outage_waited_for(
     url = "s3://moody/a.zarr"
     create_archive(url, shard=SHARD, shape=(SIDE, SIDE))
     append_batches(url, [small_cutouts(SHARD * 6)])
-    scores = score(url, families, here, run="whole", progress=False)["scores"].values
+    scores = score(url, ensemble=families, client=here, run="whole", progress=False)[
+        "scores"
+    ].values
     rng = random.Random(3)
     refused = Counter()
 
@@ -279,7 +282,7 @@ def test_a_moody_object_store_is_asked_again_and_an_outage_waited_for(
         return mood
 
     store.mood = moody
-    found = score(url, families, here, run="moody", progress=False)
+    found = score(url, ensemble=families, client=here, run="moody", progress=False)
     assert store.refused > 5
     assert provenance_of(found)["failures"] == []
     assert found["scores"].values.tobytes() == scores.tobytes()
@@ -296,7 +299,7 @@ def test_a_moody_object_store_is_asked_again_and_an_outage_waited_for(
 
     store.mood = outage
     with pytest.raises(CampaignError, match=r"run 'out' .* stopped"):
-        score(url, families, here, run="out", progress=False)
+        score(url, ensemble=families, client=here, run="out", progress=False)
     store.mood = lambda method, path: (
         written.append(path) if "/out/scores/c/" in path and method == "PUT" else None
     )
@@ -307,7 +310,7 @@ def test_a_moody_object_store_is_asked_again_and_an_outage_waited_for(
     assert 2 * SHARD <= done.sum() < 6 * SHARD
     np.testing.assert_array_equal(partial[done], scores[done])
     written.clear()
-    found = score(url, families, here, run="out", progress=False)
+    found = score(url, ensemble=families, client=here, run="out", progress=False)
     assert found["scores"].values.tobytes() == scores.tobytes()
     assert len(written) == 6 - done.sum() // SHARD, "what was stored was computed again"
 
@@ -319,13 +322,13 @@ def test_poisoned_cutouts_are_named_and_their_neighbours_scored(tmp_path, famili
     url = tmp_path / "poisoned.zarr"
     create_archive(url, shard=4 * SHARD, shape=(SIDE, SIDE))
     append_batches(url, [small_cutouts(8 * SHARD)])
-    whole = score(url, families, here, run="whole", progress=False)["scores"].values
+    whole = score(url, ensemble=families, client=here, run="whole", progress=False)["scores"].values
     shard = url / "cutouts" / "c" / "1" / "0" / "0"
     sound = shard.read_bytes()
     data = bytearray(sound)
     data[len(data) * 3 // 8] ^= 16  # in the second of four chunks
     shard.write_bytes(data)
-    found = score(url, families, here, run="poisoned", progress=False)
+    found = score(url, ensemble=families, client=here, run="poisoned", progress=False)
     ((first, last, why),) = provenance_of(found)["failures"]
     assert (first, last) == (5 * SHARD, 6 * SHARD)
     assert "checksum" in why
@@ -337,7 +340,7 @@ def test_poisoned_cutouts_are_named_and_their_neighbours_scored(tmp_path, famili
     assert run_status(url, "poisoned").shards.tolist() == ["done", "failed"]
     shard.write_bytes(sound)
     before = chunks(url, "poisoned")
-    mended = score(url, families, here, run="poisoned", progress=False)
+    mended = score(url, ensemble=families, client=here, run="poisoned", progress=False)
     assert mended["scores"].values.tobytes() == whole.tobytes()
     assert provenance_of(mended)["failures"] == []
     after = chunks(url, "poisoned")
@@ -347,7 +350,7 @@ def test_poisoned_cutouts_are_named_and_their_neighbours_scored(tmp_path, famili
 def test_every_flipped_byte_of_scores_is_found_and_only_that_shard_scored_again(
     small, families, whole, here
 ):
-    score(small, families, here, run="flipped", progress=False)
+    score(small, ensemble=families, client=here, run="flipped", progress=False)
     chunk = small / "runs" / "flipped" / "scores" / "c" / "7" / "0"
     data = chunk.read_bytes()
     rows = slice(7 * SHARD, 8 * SHARD)
@@ -360,7 +363,7 @@ def test_every_flipped_byte_of_scores_is_found_and_only_that_shard_scored_again(
         with pytest.raises(Exception):  # noqa: B017, PT011 - each codec has its own
             _ = array[rows]
     before = chunks(small, "flipped")
-    scored = score(small, families, here, run="flipped", progress=False)
+    scored = score(small, ensemble=families, client=here, run="flipped", progress=False)
     assert scored["scores"].values.tobytes() == whole.tobytes()
     after = chunks(small, "flipped")
     assert {key for key in after if after[key] != before[key]} == {"7"}
@@ -417,7 +420,9 @@ def test_batches_are_halved_until_they_fit_on_the_card(small, families, whole, h
     assert halving.size == 13  # 100, 50, 25, 13
     expected = [small_batches(cutouts[k : k + 13]) for k in range(0, 100, 13)]
     assert found.tobytes() == np.concatenate(expected).tobytes()
-    scored = score(small, families, here, run=f"card-{time.monotonic_ns()}", progress=False)
+    scored = score(
+        small, ensemble=families, client=here, run=f"card-{time.monotonic_ns()}", progress=False
+    )
     assert scored.attrs["halved"] == 16
     np.testing.assert_allclose(scored["scores"].values, whole, rtol=0, atol=1e-6)
 

@@ -30,7 +30,7 @@ from deepstreaks_dask.archive.verification import verify
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.scoring import runs
 from deepstreaks_dask.scoring.campaign import score
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.scoring.runs import list_runs, open_run
 from deepstreaks_dask.scoring.status import run_status
 
@@ -133,7 +133,7 @@ def test_wherever_a_campaign_is_killed_nothing_is_lost(small, zoo, whole):
 def test_of_sequences_too_nothing_is_lost_when_a_client_or_a_worker_is_killed(tmp_path):
     number = 6
     url, zoo = small_sequences(tmp_path, number)
-    families = Families.from_zoo(zoo, ["sky"])
+    families = Ensemble.from_zoo(zoo, ["sky"])
     options = {"families": ["sky"]}
     process = start(campaign, str(url), zoo, "client", stuck=3, **options)
     before = wait(lambda: len(found := chunks(url, "client")) == 3 and found, "nothing is stored")
@@ -159,7 +159,7 @@ def test_of_sequences_too_nothing_is_lost_when_a_client_or_a_worker_is_killed(tm
     with workers as (address, (_, doomed, _)), Client(address) as client:
         client.wait_for_workers(2)
         with struck(url, "worker", lambda: os.kill(doomed.pid, signal.SIGKILL), after=4) as before:
-            score(url, families, client, run="worker", progress=False)
+            score(url, ensemble=families, client=client, run="worker", progress=False)
         assert len(client.nthreads()) == 1
     assert 4 <= len(before) < number
     after = chunks(url, "worker")

@@ -18,9 +18,10 @@ from deepstreaks_dask.errors import CampaignError, DeepStreaksError, ModelError
 from deepstreaks_dask.models.registry import build
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.scoring.campaign import _STAMPS_PER_TASK, _stretches, score
+from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
+from deepstreaks_dask.scoring.plan import STAMPS_PER_TASK, CampaignOptions, tasks_of_sequences
 
 CLASSES = ("faint", "bright")
 OBJECTS = 150
@@ -129,7 +130,7 @@ def test_a_network_of_cutouts_has_no_classes():
 
 
 def test_scores_are_those_of_the_classifiers(url, zoo, client):
-    found = score(url, Families.from_zoo(zoo, ["sky"]), client, progress=False)
+    found = score(url, ensemble=Ensemble.from_zoo(zoo, ["sky"]), client=client, progress=False)
     assert found["scores"].dims == ("object", "member", "class")
     assert found["member"].values.tolist() == ["sky_high", "sky_low"]
     assert provenance_of(found)["classes"] == list(CLASSES)
@@ -142,24 +143,26 @@ def test_scores_are_those_of_the_classifiers(url, zoo, client):
 
 
 def test_nothing_is_decided_of_classes(url, zoo, client):
-    found = score(url, Families.from_zoo(zoo, ["sky"]), client, progress=False)
+    found = score(url, ensemble=Ensemble.from_zoo(zoo, ["sky"]), client=client, progress=False)
     with pytest.raises(DeepStreaksError, match="run 'default' holds probabilities of classes"):
         Decision().apply(found)
 
 
 def test_an_interrupted_run_goes_on_and_takes_in_what_was_appended(url, zoo, client, monkeypatch):
-    families = Families.from_zoo(zoo, ["sky"])
-    reference = score(url, families, client, run="whole", progress=False)["scores"].values
-    found = score(url, families, client, run="again", progress=False)
+    families = Ensemble.from_zoo(zoo, ["sky"])
+    reference = score(url, ensemble=families, client=client, run="whole", progress=False)[
+        "scores"
+    ].values
+    found = score(url, ensemble=families, client=client, run="again", progress=False)
     chunk = url / "runs" / "again" / "scores" / "c" / "1" / "0" / "0"
     torn = chunk.read_bytes()
     chunk.write_bytes(torn[: len(torn) // 2])
     others = {path: path.stat().st_mtime_ns for path in chunk.parents[2].glob("[02]/0/0")}
-    found = score(url, families, client, run="again", progress=False)
+    found = score(url, ensemble=families, client=client, run="again", progress=False)
     assert found["scores"].values.tobytes() == reference.tobytes()
     assert others == {path: path.stat().st_mtime_ns for path in others}
     append_batches(url, [objects(5, start=OBJECTS)])
-    found = score(url, families, client, run="again", progress=False)
+    found = score(url, ensemble=families, client=client, run="again", progress=False)
     assert found["scores"].shape == (OBJECTS + 5, 2, 2)
     assert not found["scores"].isnull().any()
 
@@ -187,7 +190,7 @@ def test_what_cannot_be_used_is_named_and_stops_nothing(url, zoo, client):
     dataset = open_archive(url)
     ends = (dataset["offset"] + dataset["epochs"]).values
     touched = (ends > 256) & (dataset["offset"].values < 768)
-    found = score(url, Families.from_zoo(zoo, ["sky"]), client, progress=False)
+    found = score(url, ensemble=Ensemble.from_zoo(zoo, ["sky"]), client=client, progress=False)
     lost = found["scores"].isnull().any(["member", "class"]).values
     expected = [*np.flatnonzero(touched).tolist(), OBJECTS + 1]
     assert np.flatnonzero(lost).tolist() == expected
@@ -221,40 +224,44 @@ def test_objects_can_be_taken_and_joined(url):
 
 
 def test_mistakes_are_named(url, zoo, client, tmp_path):
-    families = Families.from_zoo(zoo, ["sky"])
+    families = Ensemble.from_zoo(zoo, ["sky"])
     for options, words in (
         ({"mode": "decide", "decision": Decision()}, "holds sequences"),
-        ({"precision": "mixed_bfloat16"}, "holds sequences"),
+        ({"options": CampaignOptions(precision="mixed_bfloat16")}, "holds sequences"),
     ):
         with pytest.raises(CampaignError, match=words):
-            score(url, families, client, progress=False, **options)
+            score(url, ensemble=families, client=client, progress=False, **options)
     with pytest.raises(CampaignError, match="takes single cutouts, but the archive has sequences"):
-        score(url, Families.from_zoo(), client, progress=False)
+        score(url, ensemble=Ensemble.from_zoo(), client=client, progress=False)
     single = tmp_path / "single.zarr"
     create_archive(single, shape=(21, 21), dtype="float32")
     one = CutoutBatch(np.ones((1, 21, 21), np.float32), {"id": np.array(["a"], object)})
     append_batches(single, [one])
     with pytest.raises(CampaignError, match="takes sequences, but the archive has single cutouts"):
-        score(single, families, client, progress=False)
+        score(single, ensemble=families, client=client, progress=False)
     card = Card("sky_other", "1", "brightness", input_shape=(21, 21, 1), classes=("a", "b"))
     Zoo(zoo).save(ByBrightness(0, ("a", "b")), card)
     with pytest.raises(CampaignError, match="tells other classes apart"):
-        score(url, Families.from_zoo(zoo, ["sky"]), client, progress=False)
+        score(url, ensemble=Ensemble.from_zoo(zoo, ["sky"]), client=client, progress=False)
     card = Card("small_net", "1", "brightness", input_shape=(63, 63, 1), classes=CLASSES)
     Zoo(zoo).save(ByBrightness(0), card)
     with pytest.raises(CampaignError, match=r"\(63, 63, 1\), but the archive has float32"):
-        score(url, Families.from_zoo(zoo, ["small"]), client, progress=False)
+        score(url, ensemble=Ensemble.from_zoo(zoo, ["small"]), client=client, progress=False)
 
 
-def test_shards_are_put_together_to_tasks_of_one_size_and_no_thread_is_left_without(client):
+def test_shards_are_put_together_to_tasks_of_one_size_and_no_thread_is_left_without():
     shards = [(k, k + 10) for k in range(0, 800, 10)]
-    short = _stretches(client, shards, np.full(800, 20))
+
+    def tasks(some, stamps):
+        return tasks_of_sequences(some, [stamps * (last - first) for first, last in some], 2)
+
+    short = tasks(shards, 20)
     assert [one for together in short for one in together] == shards
     assert {len(together) for together in short} == {20}  # two tasks for each of two threads
-    long = _stretches(client, shards, np.full(800, _STAMPS_PER_TASK // 25))
+    long = tasks(shards, STAMPS_PER_TASK // 25)
     assert [one for together in long for one in together] == shards
     assert len(long) == 32  # as many for each thread
     assert {len(together) for together in long} == {2, 3}  # two and a half would be a task
-    assert _stretches(client, shards[:3], np.full(800, 20)) == [(one,) for one in shards[:3]]
-    assert _stretches(client, shards[:1], np.full(10, _STAMPS_PER_TASK)) == [(shards[0],)]
-    assert _stretches(client, [], np.full(10, 20)) == []
+    assert tasks(shards[:3], 20) == tuple((one,) for one in shards[:3])
+    assert tasks(shards[:1], STAMPS_PER_TASK) == ((shards[0],),)
+    assert tasks([], 20) == ()

@@ -39,9 +39,12 @@ def test_thresholds_come_back_as_they_went(given_thresholds, default, name):
         ),
         (
             'format = "deepstreaks-thresholds"\nversion = 1\n[thresholds]\nrb = "x"',
-            "rb = 'x' is no",
+            r"thresholds\.rb: must be a number, not 'x'",
         ),
-        ('format = "deepstreaks-thresholds"\nversion = 1\n[thresholds]\nrb = true', "no number"),
+        (
+            'format = "deepstreaks-thresholds"\nversion = 1\n[thresholds]\nrb = true',
+            "must be a number",
+        ),
         ('format = "deepstreaks-thresholds"\nversion = 1\n[thresholds]\nrb = nan', "from 0 to 1"),
         ('format = "deepstreaks-thresholds"\nversion = 1\n[thresholds]\nrb = 1.5', "from 0 to 1"),
     ],

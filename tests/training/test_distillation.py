@@ -24,7 +24,8 @@ from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring import triage as triages
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
+from deepstreaks_dask.scoring.plan import CampaignOptions
 from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.scoring.status import run_status
 from deepstreaks_dask.scoring.triage import Triage
@@ -38,13 +39,14 @@ LAX = TriagePlan(first="kd_vgg6", check=0.2, loss=0.2, confidence=0.8)
 CLIENT = """
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
-from deepstreaks_dask.scoring.families import Families
-from deepstreaks_dask.scoring.triage import read
+from deepstreaks_dask.scoring.ensemble import Ensemble
+from deepstreaks_dask.scoring.plan import CampaignOptions
+from deepstreaks_dask.scoring.triage import read_triage
 
 if __name__ == "__main__":
     with connect(workers=1) as client:
-        score({url!r}, Families.from_zoo({zoo!r}), client, run="killed", mode="triage",
-              triage=read({triage!r}), progress=False)
+        score({url!r}, ensemble=Ensemble.from_zoo({zoo!r}), client=client, run="killed", mode="triage",
+              options=CampaignOptions(triage=read_triage({triage!r})), progress=False)
 """
 
 
@@ -85,16 +87,24 @@ def survey(tmp_path_factory):
 @pytest.fixture(scope="module")
 def decision(survey, zoo, client):
     """Thresholds that half of the cutouts reach, member by member."""
-    scores = score(survey, Families.from_zoo(zoo), client, run="whole", progress=False)
+    scores = score(
+        survey, ensemble=Ensemble.from_zoo(zoo), client=client, run="whole", progress=False
+    )
     limits = np.quantile(scores["scores"].values, 0.5, axis=0)
     return Decision(dict(zip(map(str, scores["model"].values), map(float, limits), strict=True)))
 
 
 @pytest.fixture(scope="module")
 def exact(survey, zoo, client, decision):
-    families = Families.from_zoo(zoo)
+    families = Ensemble.from_zoo(zoo)
     return score(
-        survey, families, client, run="exact", mode="decide", decision=decision, progress=False
+        survey,
+        ensemble=families,
+        client=client,
+        run="exact",
+        mode="decide",
+        decision=decision,
+        progress=False,
     )
 
 
@@ -113,14 +123,20 @@ def grown(survey, triage):
 
 @pytest.fixture(scope="module")
 def whole(grown, zoo, client):
-    return score(grown, Families.from_zoo(zoo), client, run="whole", progress=False)
+    return score(grown, ensemble=Ensemble.from_zoo(zoo), client=client, run="whole", progress=False)
 
 
 @pytest.fixture(scope="module")
 def triaged(grown, zoo, client, triage):
-    survey, families = grown, Families.from_zoo(zoo)
+    survey, families = grown, Ensemble.from_zoo(zoo)
     return score(
-        survey, families, client, run="triaged", mode="triage", triage=triage, progress=False
+        survey,
+        ensemble=families,
+        client=client,
+        run="triaged",
+        mode="triage",
+        progress=False,
+        options=CampaignOptions(triage=triage),
     )
 
 
@@ -181,7 +197,12 @@ def test_what_is_lost_is_made_again_to_the_last_bit(survey, zoo, client, triaged
     torn = folder / "rejected" / "c" / "4"
     torn.write_bytes(torn.read_bytes()[:-3])
     again = score(
-        survey, Families.from_zoo(zoo), client, run="triaged", mode="triage", progress=False
+        survey,
+        ensemble=Ensemble.from_zoo(zoo),
+        client=client,
+        run="triaged",
+        mode="triage",
+        progress=False,
     )
     for name in ("scores", "first_look", "rejected"):
         assert again[name].values.tobytes() == triaged[name].values.tobytes(), name
@@ -204,27 +225,60 @@ def test_a_killed_triage_goes_on(survey, zoo, client, triage, triaged, tmp_path)
         os.killpg(process.pid, signal.SIGKILL)
     assert open_run(survey, "killed")["scores"].isnull().all()
     again = score(
-        survey, Families.from_zoo(zoo), client, run="killed", mode="triage", progress=False
+        survey,
+        ensemble=Ensemble.from_zoo(zoo),
+        client=client,
+        run="killed",
+        mode="triage",
+        progress=False,
     )
     for name in ("scores", "first_look", "rejected"):
         assert again[name].values.tobytes() == triaged[name].values.tobytes(), name
 
 
 def test_mistakes_are_named(survey, zoo, client, triage, triaged, decision):
-    families = Families.from_zoo(zoo)
+    families = Ensemble.from_zoo(zoo)
     with pytest.raises(CampaignError, match="needs one"):
-        score(survey, families, client, run="new", mode="triage")
+        score(survey, ensemble=families, client=client, run="new", mode="triage")
     with pytest.raises(CampaignError, match="has its own"):
-        score(survey, families, client, mode="triage", triage=triage, decision=decision)
+        score(
+            survey,
+            ensemble=families,
+            client=client,
+            mode="triage",
+            decision=decision,
+            options=CampaignOptions(triage=triage),
+        )
     with pytest.raises(CampaignError, match="name it"):
-        score(survey, families, client, triage=triage)
-    few = Families.from_zoo(zoo, ["rb", "sl"])
+        score(survey, ensemble=families, client=client, options=CampaignOptions(triage=triage))
+    few = Ensemble.from_zoo(zoo, ["rb", "sl"])
     with pytest.raises(TriageError, match="other members"):
-        score(survey, few, client, run="new", mode="triage", triage=triage)
+        score(
+            survey,
+            ensemble=few,
+            client=client,
+            run="new",
+            mode="triage",
+            options=CampaignOptions(triage=triage),
+        )
     with pytest.raises(CampaignError, match="made with no triage"):
-        score(survey, families, client, run="exact", mode="triage", triage=triage)
+        score(
+            survey,
+            ensemble=families,
+            client=client,
+            run="exact",
+            mode="triage",
+            options=CampaignOptions(triage=triage),
+        )
     with pytest.raises(CampaignError, match="made with a triage"):
-        score(survey, families, client, run="triaged", mode="decide", decision=decision)
+        score(
+            survey,
+            ensemble=families,
+            client=client,
+            run="triaged",
+            mode="decide",
+            decision=decision,
+        )
     with pytest.raises(TriageError, match="triaged itself"):
         fit_triage(survey, client, run="triaged", zoo=zoo, plan=LAX)
 

@@ -1,10 +1,11 @@
 import json
+from dataclasses import asdict, dataclass
 
 import pytest
 from pydantic import Field, model_validator
 
 from deepstreaks_dask.errors import DeepStreaksError, TriageError
-from deepstreaks_dask.utils.validation import ListOf, StrictModel, validate
+from deepstreaks_dask.utils.validation import STRICT, ListOf, StrictModel, validate, validate_json
 
 
 class Part(StrictModel):
@@ -84,3 +85,36 @@ def test_a_long_value_is_cut():
 def test_what_is_no_table_is_refused(values):
     with pytest.raises(DeepStreaksError, match=r"x\.json: must be a table"):
         validate(Format, values, source="x.json")
+
+
+@dataclass(frozen=True)
+class Record:
+    __pydantic_config__ = STRICT
+
+    name: str
+    nights: tuple[int, ...]
+    level: float = 0.5
+
+
+def test_a_dataclass_comes_back_from_json_as_it_went():
+    record = Record("x", (1, 2), 0.25)
+    assert validate_json(Record, json.dumps(asdict(record)), source="x.json") == record
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ('{"name": "x"', "x.json: invalid JSON"),
+        ("[" * 100_000, "x.json: invalid JSON"),
+        ("[]", "x.json: must be a table, not []"),
+        ('{"name": "x"}', "x.json: nights: is missing"),
+        ('{"name": "x", "nights": [1.5]}', "x.json: nights[0]: must be a whole number, not 1.5"),
+        ('{"name": "x", "nights": [], "more": 1}', "x.json: more: no such field is known"),
+        ('{"name": "x", "nights": [], "level": NaN}', "x.json: level: input should be a finite"),
+    ],
+)
+def test_json_that_does_not_fit_ends_in_one_line(data, line):
+    with pytest.raises(TriageError) as caught:
+        validate_json(Record, data, source="x.json", error=TriageError)
+    assert str(caught.value).startswith(line)
+    assert len(str(caught.value)) < 200

@@ -27,7 +27,7 @@ from deepstreaks_dask.evaluation.sequence_metrics import (
 from deepstreaks_dask.report.sequence_report import write_evaluation
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.cluster import connect
-from deepstreaks_dask.scoring.families import Families
+from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.simulation.archives import simulate_into
 from deepstreaks_dask.simulation.sequences import LAYOUT
@@ -171,7 +171,7 @@ def _rcnn(folder: Path, settings: ReproductionSettings) -> tuple[xr.Dataset, Seq
         publish(record, zoo)
     total = len(SAMPLES_PER_CLASS) * REPEAT_COUNT
     with connect(jobs=total) as client:
-        score(shifted, Families.from_zoo(zoo, ["hits"]), client)
+        score(shifted, ensemble=Ensemble.from_zoo(zoo, ["hits"]), client=client)
         with progress_bar("fine-tune", total, unit="trainings") as bar:
             few = read_recipe("few", seed=settings.seed)
             finetune(
@@ -209,7 +209,7 @@ def _taonet(folder: Path, settings: ReproductionSettings) -> tuple[xr.Dataset, S
                     on_epoch=_advancing(bar),
                 )
             publish(record / "fold-1", zoo)
-        score(archive, Families.from_zoo(zoo, ["crts"]), client)
+        score(archive, ensemble=Ensemble.from_zoo(zoo, ["crts"]), client=client)
     scores = open_run(archive, cache=True)
     only = held_out(scores, folds[0] / "fold-1")
     return scores, evaluate_sequences(scores, only=only, folds=folds)
