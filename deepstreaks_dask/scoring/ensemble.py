@@ -16,6 +16,7 @@ from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.decision import family_of
 from deepstreaks_dask.utils.validation import ListOf, StrictModel, validate
+from deepstreaks_dask.vocabulary import DECIDING_FAMILIES, FAMILY_DESCRIPTIONS
 
 _FILE_REMEDY = (
     'give zoo = "a path or URL" and a table for each family, which needs members, a list of names in the zoo or '
