@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import threading
 from collections import OrderedDict
 
@@ -11,6 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from starlette.websockets import WebSocketDisconnect
 
+from deepstreaks_dask import vocabulary
 from deepstreaks_dask.apps.review.app import serve
 from deepstreaks_dask.apps.server.auth import CSRF_HEADER, SESSION_COOKIE
 from deepstreaks_dask.apps.server.options import Listener, SiteOptions
@@ -264,6 +266,22 @@ def test_another_archives_cutouts_are_not_to_be_had(of, app):
     site.review.verdicts.judge("file:///another.zarr", "x", "anna", verdict="keep")
     assert of("anna").get("/api/v1/streak", params={"id": "x"}).status_code == 404
     assert lines(of("root").get("/api/v1/labels")) == []
+
+
+def test_programs_and_pages_get_the_same_words(client, of):
+    served = of("vera").get("/api/v1/vocabulary").json()
+    assert served["verdicts"] == list(vocabulary.VERDICTS)
+    assert served["lengths"] == list(vocabulary.LENGTHS)
+    assert [one["name"] for one in served["roles"]] == list(vocabulary.ROLES)
+    assert [one["name"] for one in served["roles"] if one["may_judge"]] == [
+        *("reviewer", "administrator")
+    ]
+    assert [one["label_column"] for one in served["families"]] == list(vocabulary.LABEL_COLUMNS)
+    resumable = [one["name"] for one in served["campaign_states"] if one["may_resume"]]
+    assert resumable == ["stopped", "killed"]
+    page = client.get("/login").text
+    embedded = re.search(r'<script type="application/json" id="vocabulary">(.*?)</script>', page)
+    assert json.loads(embedded[1]) == served
 
 
 def test_completions(of):
