@@ -11,7 +11,13 @@ import typer
 
 from deepstreaks_dask.cli.app import app, archive_app
 from deepstreaks_dask.cli.completion import choose
-from deepstreaks_dask.cli.options import ArchiveArg, JsonOption, OverwriteOption, check_new
+from deepstreaks_dask.cli.options import (
+    ArchiveArg,
+    JsonOption,
+    OverwriteOption,
+    check_new,
+    check_night,
+)
 from deepstreaks_dask.cli.output import print_json, print_table, say
 from deepstreaks_dask.errors import DeepStreaksError
 
@@ -49,6 +55,7 @@ def simulate(
 
     if images and depot:
         raise DeepStreaksError("give --images or --depot, not both")
+    check_night("--first", first)
     if not images and not depot:
         check_new(archive, overwrite)
         made = simulate_archive(

@@ -93,47 +93,19 @@ def score(
         the same plausible cutouts for a part of the cost; NaN stands where a member did not score. ``triage``: as
         ``decide``, without the cutouts that a first look rejects, except in nights that drifted.
     decision : Decision, optional
-<<<<<<< HEAD
         Of the mode ``decide``; a threshold of 0.5 everywhere by default. A triage has its own.
     options : CampaignOptions, optional
         Batch, triage, order, precision, flips, and an event that stops the campaign.
-=======
-        What ``decide`` decides; by default a threshold of 0.5 everywhere. A triage has its own.
-    triage : Triage, optional
-        Of the mode ``triage``, as :func:`~deepstreaks_dask.training.distillation.fit_triage` makes it. A run
-        keeps the one it began with,
-        which need not be given again.
-    order : sequence of sequence of str, optional
-        Members in the order in which they look, family by family: the ``order`` of an earlier run, say. By
-        default a triage's, or learned from an earlier run of the same members in this archive, or else from a
-        sample. Any order finds the same; it is a matter of cost.
-    precision : str, optional
-        One of :data:`~deepstreaks_dask.models.registry.PRECISIONS`, ``float32`` by default. What another one does to
-        the scores is measured on the first shard: the largest and the mean difference to ``float32`` are in the run's
-        ``precision_effect``. A run keeps the one it began with.
-    flips : bool
-        A score is the mean of a network's scores of the cutout and of its three flips, for four times the work. A run that
-        began so goes on so.
-    stop : threading.Event, optional
-        Once it is set, the shards under way are stored and no others begun.
->>>>>>> dd85d99 (Fix reading rows that a run has not, and test laziness, netCDF and trees)
     progress : bool
         Show count, rate and time left.
 
     Returns
     -------
     xarray.Dataset
-<<<<<<< HEAD
         ``scores(cutout, model)`` or ``scores(object, member, class)`` as
         :func:`~deepstreaks_dask.scoring.runs.open_run` returns it; ``attrs["failures"]`` lists rows that could not be
         read, ``[first, last, why]``. Where a batch was too large for the memory of a GPU it was halved, and the smallest
         batch scored is in ``attrs["halved"]``: then scores may differ in their last bits from those of whole batches.
-=======
-        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it; its provenance ``failures`` lists rows that
-        could not be read,
-        ``[first, last, why]``. Where a batch was too much for the memory of a GPU it was halved, and the smallest that
-        was scored at once is in ``attrs["halved"]``: then scores may differ in their last bits from those of whole batches.
->>>>>>> dd85d99 (Fix reading rows that a run has not, and test laziness, netCDF and trees)
 
     Raises
     ------
