@@ -17,6 +17,7 @@ from .scoring.cluster import connect
 from .scoring.decision import Decision
 from .scoring.runs import open_run
 from .simulation.archives import simulate
+from .training.members import train
 
 __all__ = [
     "Decision",
@@ -41,6 +42,7 @@ __all__ = [
     "scoring",
     "search_thresholds",
     "simulate",
+    "train",
     "training",
     "verify",
     "write_report",

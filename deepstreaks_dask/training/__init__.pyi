@@ -14,7 +14,7 @@ from .harness import (
     hash_weights,
     train_in_folder,
 )
-from .members import FamilyMembers, predict_cutouts, save_member, train_families, train_member
+from .members import FamilyMembers, predict_cutouts, save_member, train, train_member
 from .recipe import RECIPES, Recipe, Split, read_recipe, split_groups
 from .records import (
     TrainingRecord,
@@ -74,7 +74,7 @@ __all__ = [
     "split_groups",
     "sweep",
     "train_all_members",
-    "train_families",
+    "train",
     "train_in_folder",
     "train_member",
     "write_record",

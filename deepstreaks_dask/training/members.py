@@ -148,7 +148,7 @@ def train_member(
     return train_in_folder(folder, members, options, on_epoch)
 
 
-def train_families(
+def train(
     archive: str | os.PathLike[str] | xr.Dataset,
     families: str | Sequence[str],
     *,
@@ -194,12 +194,12 @@ def train_families(
 
     Examples
     --------
-    >>> from deepstreaks_dask.training import read_recipe, train_families
-    >>> quick = read_recipe("short", epochs=1)
-    >>> record = train_families("week.zarr", "rb", out="training", recipe=quick, progress=False)
+    >>> import deepstreaks_dask as ds
+    >>> quick = ds.training.read_recipe("short", epochs=1)
+    >>> record = ds.train("week.zarr", "rb", recipe=quick, out="training")
     >>> record.cards[0].ref
     'rb_vgg6@1'
-    >>> list(record["history"])
+    >>> sorted(record.history)
     ['binary_accuracy', 'loss', 'val_binary_accuracy', 'val_loss']
 
     References

@@ -14,7 +14,7 @@ from deepstreaks_dask.models.inference import compile_forward
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.training.fit import fit_members
 from deepstreaks_dask.training.harness import TrainingOptions
-from deepstreaks_dask.training.members import save_member, train_families, train_member
+from deepstreaks_dask.training.members import save_member, train, train_member
 from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.training.records import publish, read_record
 
@@ -81,13 +81,13 @@ def test_a_training_leaves_its_record_and_enters_a_zoo_only_when_asked(tiny, tmp
 
 
 def test_members_of_families_are_trained_apart_on_the_same_nights(tiny, tmp_path):
-    record = train_families(tiny, "rb", out=tmp_path / "one", recipe=QUICK, progress=False)
+    record = train(tiny, "rb", out=tmp_path / "one", recipe=QUICK, progress=False)
     assert [card.ref for card in record.cards] == ["rb_vgg6@1"]
     assert record == read_record(tmp_path / "one")
     assert dict(record) == json.loads((tmp_path / "one" / "record.json").read_text())
     assert record.networks.card("rb_vgg6@1") == record.cards[0]
     assert "rb_vgg6@1, 2 epochs" in repr(record)
-    records = train_families(
+    records = train(
         open_archive(tiny), ["rb", "kd"], out=tmp_path / "two", recipe=QUICK, progress=False
     )
     assert list(records) == ["rb", "kd"]
@@ -95,7 +95,7 @@ def test_members_of_families_are_trained_apart_on_the_same_nights(tiny, tmp_path
     assert records["rb"].cards[0].sha256 == record.cards[0].sha256
     assert records["kd"].folder == tmp_path / "two" / "kd_vgg6"
     with pytest.raises(TrainingError, match="no recipe 'duev'"):
-        train_families(tiny, "rb", out=tmp_path / "three", recipe="duev")
+        train(tiny, "rb", out=tmp_path / "three", recipe="duev")
 
 
 def test_mistakes_are_named(tiny, tmp_path):
