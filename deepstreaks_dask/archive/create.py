@@ -144,7 +144,7 @@ def _check_pixels(
 
 def _check_names(names: list[str]) -> None:
     taken = {*SCHEMA, *PIXEL_ARRAYS, *NATIVE_SIZES, *NATIVE_DIMS, *PIXEL_DIMS, *GROUPS}
-    taken |= {*SPANS, *ROW_DIMS, "epoch", "time"}
+    taken |= {*SPANS, *ROW_DIMS, "epoch"}
     for name in names:
         if not name.isidentifier() or name in taken:
             raise ArchiveError(f"a column cannot be named {name!r}: choose another name")

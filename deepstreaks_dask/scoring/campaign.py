@@ -110,7 +110,7 @@ def score(
         keeps the one it began with,
         which need not be given again.
     order : sequence of sequence of str, optional
-        Members in the order in which they look, family by family: ``attrs["order"]`` of an earlier run, say. By
+        Members in the order in which they look, family by family: the ``order`` of an earlier run, say. By
         default a triage's, or learned from an earlier run of the same members in this archive, or else from a
         sample. Any order finds the same; it is a matter of cost.
     precision : str, optional
@@ -128,7 +128,7 @@ def score(
     Returns
     -------
     xarray.Dataset
-        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it; ``attrs["failures"]`` lists rows that
+        As :func:`~deepstreaks_dask.scoring.runs.open_run` gives it; its provenance ``failures`` lists rows that
         could not be read,
         ``[first, last, why]``. Where a batch was too much for the memory of a GPU it was halved, and the smallest that
         was scored at once is in ``attrs["halved"]``: then scores may differ in their last bits from those of whole batches.

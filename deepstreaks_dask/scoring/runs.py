@@ -545,7 +545,11 @@ def _read(
 ) -> Iterator[tuple[int, int, np.ndarray | None]]:
     """Read an array shard by shard, many shards in one call; None is what a torn one gives."""
     whole = start // shard * shard
-    bounds = [(max(whole + a, start), whole + b) for a, b in shard_bounds(total - whole, shard)]
+    bounds = [
+        (max(whole + first, start), whole + last)
+        for first, last in shard_bounds(total - whole, shard)
+        if whole + last > start
+    ]
     for k in range(0, len(bounds), _SHARDS_PER_READ):
         some = bounds[k : k + _SHARDS_PER_READ]
         start, stop = some[0][0], some[-1][1]

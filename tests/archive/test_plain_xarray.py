@@ -78,13 +78,19 @@ def test_all_that_has_rows_is_a_dask_array_and_equal_to_what_is_read_at_once(url
     assert np.isfinite(scores[:64]).all()
 
 
-@settings(max_examples=50, deadline=None)
-@given(data=st.data())
-def test_rows_of_a_run_are_sliced_as_arrays_are(data, tmp_path_factory):
-    where = str(tmp_path_factory.mktemp("sliced") / "a.zarr")
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """A run of 200 rows, where the archive has 230."""
+    where = str(tmp_path_factory.mktemp("grown") / "a.zarr")
     run = Run.create(where, "r", MEMBERS, 200, 64, triage=None)
     run.scores[:] = np.arange(600, dtype=np.float32).reshape(200, 3)
-    rows, expected = run.rows("scores", 230), run.read("scores", 230)
+    return run
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_rows_of_a_run_are_sliced_as_arrays_are(data, grown):
+    rows, expected = grown.rows("scores", 230), grown.read("scores", 230)
     number = st.integers(-229, 229)
     key = data.draw(
         st.one_of(
