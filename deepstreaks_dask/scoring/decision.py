@@ -146,7 +146,7 @@ class Decision:
         columns = [[family_of(member) == name for member in members] for name in names]
         needed = [names.index(name) for name in self.needed(members)]
 
-        def decide(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def decide(values: np.ndarray) -> tuple[Any, ...]:
             passes, missing = values >= limits, np.isnan(values)
             family_pass = np.stack([passes[..., c].any(axis=-1) for c in columns], axis=-1)
             family_open = np.stack([missing[..., c].any(axis=-1) for c in columns], axis=-1)
