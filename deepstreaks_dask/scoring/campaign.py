@@ -103,7 +103,7 @@ def score(
     -------
     xarray.Dataset
         ``scores(cutout, model)`` or ``scores(object, member, class)`` as
-        :func:`~deepstreaks_dask.scoring.runs.open_run` returns it; ``attrs["failures"]`` lists rows that could not be
+        :func:`~deepstreaks_dask.scoring.runs.open_run` returns it; its provenance ``failures`` lists rows that could not be
         read, ``[first, last, why]``. Where a batch was too large for the memory of a GPU it was halved, and the smallest
         batch scored is in ``attrs["halved"]``: then scores may differ in their last bits from those of whole batches.
 
