@@ -13,6 +13,8 @@ from pathlib import Path
 
 import typer
 
+from deepstreaks_dask.vocabulary import ROLES
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "app": ("explore", "campaign", "review"),
     "architecture": ("vgg6", "resnet50", "densenet121"),
@@ -24,7 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
         *("alerts", "crts", "depot", "fits", "histories", "images", "positions", "zwickyverse"),
     ),
     "recipe": ("duev2019", "short", "again", "sequences", "few"),
-    "role": ("viewer", "reviewer", "administrator"),
+    "role": ROLES,
     "scheduler": ("local", "gpu", "slurm", "pbs", "lsf", "kubernetes"),
     "survey": ("hits", "ztf", "crts"),
     "task": ("rcnn", "taonet", "taonet6"),

@@ -16,11 +16,11 @@ from deepstreaks_dask.evaluation.calibration import METHODS
 from deepstreaks_dask.evaluation.threshold_search import SEARCH_LEVELS
 from deepstreaks_dask.models.registry import ARCHITECTURES, CLASSIFIERS, PRECISIONS
 from deepstreaks_dask.readers.registry import readers
-from deepstreaks_dask.review.accounts import ROLES
 from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.simulation.surveys import SURVEYS
 from deepstreaks_dask.simulation.tasks import TASKS
 from deepstreaks_dask.training.recipe import RECIPES
+from deepstreaks_dask.vocabulary import ROLES
 
 VOCABULARIES = {
     "app": APP_NAMES,
