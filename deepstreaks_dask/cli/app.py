@@ -122,7 +122,13 @@ def expand_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Application(typer.Typer):
-    """An application whose commands share help and behaviour, and take dataclasses of options."""
+    """An application whose commands share help and behaviour, and take dataclasses of options.
+
+    Parameters
+    ----------
+    **options
+        As for :class:`typer.Typer`.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(cls=_Group, no_args_is_help=True, **options)

@@ -13,7 +13,13 @@ import typer
 
 from deepstreaks_dask.cli.app import app, archive_app
 from deepstreaks_dask.cli.completion import choose
-from deepstreaks_dask.cli.options import ArchiveArg, JsonOption, OverwriteOption, check_new
+from deepstreaks_dask.cli.options import (
+    ArchiveArg,
+    JsonOption,
+    OverwriteOption,
+    check_new,
+    check_night,
+)
 from deepstreaks_dask.cli.output import print_json, print_table, say
 from deepstreaks_dask.errors import DeepStreaksError
 
@@ -52,6 +58,9 @@ def simulate(
 
     if images and depot:
         raise DeepStreaksError("give --images or --depot, not both")
+    check_night("--first", first)
+    if not images and not depot:
+        check_new(archive, overwrite)
     with progress_bar("simulate", nights * cutouts) as bar:
         if images or depot:
             write = write_images if images else write_depot
@@ -66,7 +75,6 @@ def simulate(
                 bar.advance(cutouts)
             say(as_json, {"folder": archive, "cutouts": nights * cutouts})
             return
-        check_new(archive, overwrite)
         create_archive(archive, shard=shard, overwrite=overwrite)
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as executor:
             batches = simulate_nights(nights, cutouts, seed=seed, first=first, executor=executor)

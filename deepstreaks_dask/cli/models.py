@@ -11,6 +11,7 @@ import typer
 from deepstreaks_dask.cli.app import models_app
 from deepstreaks_dask.cli.options import JsonOption, ZooOption
 from deepstreaks_dask.cli.output import print_json, print_table
+from deepstreaks_dask.errors import DeepStreaksError
 
 
 @models_app.command("list")
@@ -24,6 +25,9 @@ def models_list(zoo: ZooOption = None, as_json: JsonOption = False) -> None:
     cards = Zoo(zoo).list()
     if as_json:
         print_json([card.to_dict() for card in cards])
+        return
+    if not cards:
+        print(f"no networks in {zoo}")
         return
     rows = []
     for card in cards:
@@ -72,7 +76,10 @@ def models_verify(zoo: ZooOption = None) -> None:
     """
     from deepstreaks_dask.models.zoo.store import Zoo
 
-    problems = Zoo(zoo).verify()
+    store = Zoo(zoo)
+    if not store.list():
+        raise DeepStreaksError(f"no networks in {zoo}: check the path")
+    problems = store.verify()
     for problem in problems:
         print(problem, file=sys.stderr)
     print("all networks are whole" if not problems else f"{len(problems)} problem(s)")

@@ -6,6 +6,7 @@ A command takes a dataclass as a parameter; :class:`~deepstreaks_dask.cli.app.Ap
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -307,13 +308,37 @@ def check_new(url: str, overwrite: bool) -> None:
     Raises
     ------
     DeepStreaksError
-        If something is there that is not to be replaced.
+        If something is there that is not to be replaced, or the URL is of an unknown kind.
     """
     from deepstreaks_dask.utils.storage import locate
 
-    fs, root = locate(url)
+    try:
+        fs, root = locate(url)
+    except (ImportError, ValueError) as error:
+        raise DeepStreaksError(f"cannot write to {url}: {error}") from error
     if not overwrite and fs.exists(root) and (not fs.isdir(root) or fs.ls(root, detail=False)):
         raise DeepStreaksError(f"{url} exists: add --overwrite to replace it, or give another name")
+
+
+def check_night(option: str, night: int) -> None:
+    """Check that a night is a date.
+
+    Parameters
+    ----------
+    option : str
+        That named it.
+    night : int
+        YYYYMMDD.
+
+    Raises
+    ------
+    DeepStreaksError
+        If it is none.
+    """
+    try:
+        datetime.strptime(str(night), "%Y%m%d")
+    except ValueError:
+        raise DeepStreaksError(f"{option} {night}: write a night like 20260101") from None
 
 
 def parse_numbers(option: str, given: str) -> list[float]:

@@ -94,3 +94,18 @@ def test_quickstart_says_that_a_folder_cannot_be_written_to(tmp_path, monkeypatc
 def test_quickstart_below_a_file_is_a_mistake_too(tmp_path):
     (tmp_path / "file").touch()
     assert "cannot write to" in again(tmp_path / "file" / "q")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["simulate", "foo://a.zarr"], "cannot write to foo://a.zarr"),
+        (["simulate", "a.zarr", "--first", 20261399], "write a night like 20260101"),
+        (["inject", "--out", "foo://a.zarr"], "cannot write to foo://a.zarr"),
+        (["models", "verify", "--zoo", "nowhere"], "no networks in nowhere"),
+    ],
+)
+def test_mistakes_are_named(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(*arguments)
+    assert not list(tmp_path.iterdir())
