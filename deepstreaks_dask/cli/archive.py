@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -155,24 +155,20 @@ def archive_summary(archive: ArchiveArg, as_json: JsonOption = False) -> None:
 
 
 def _print_summary(found: ArchiveSummary) -> None:
-    """Print an archive's summary as tables: what it is, its nights, its labels, what was refused."""
-
-    def counts(of: Mapping[Any, int]) -> str:
-        return ", ".join(f"{name or 'none'} {count:,}" for name, count in of.items()) or "none"
-
-    rows = [("archive", found.url), ("cutouts", f"{found.cutouts:,}")]
+    """Print an archive's summary as tables: what it holds, its labels, what was refused."""
+    rows = [("cutouts", f"{found.cutouts:,}")]
     if found.objects:
         rows.append(("objects", f"{found.objects:,}"))
     rows += [
-        ("size", f"{found.bytes / 1e6:,.1f} MB"),
         ("shard", f"{found.shard:,}"),
+        ("size", f"{found.bytes / 1e6:,.1f} MB"),
         ("nights", _describe_nights(found.nights)),
-        ("filters", counts(found.filters)),
-        ("kinds", counts(found.kinds)),
-        ("runs", ", ".join(found.runs) or "none"),
+        *((f"filter {name or 'unknown'}", f"{count:,}") for name, count in found.filters.items()),
+        *((f"kind {name or 'unknown'}", f"{count:,}") for name, count in found.kinds.items()),
+        *(("run", name) for name in found.runs),
         ("quarantined", f"{sum(found.quarantined.values()):,}"),
     ]
-    print_table(("archive", found.url), rows[1:])
+    print_table(("archive", "count or value"), rows, title=found.url, kept=2)
     values = ("positive", "negative", "unknown")
     labels = [
         (family, *(f"{of.get(value, 0):,}" for value in values))
@@ -181,7 +177,7 @@ def _print_summary(found: ArchiveSummary) -> None:
     print_table(("label", *values), labels)
     if found.quarantined:
         refused = [(reason, f"{count:,}") for reason, count in found.quarantined.items()]
-        print_table(("quarantined because", "files"), refused)
+        print_table(("quarantined because", "files"), refused, kept=2)
 
 
 def _describe_nights(nights: Mapping[int, int]) -> str:

@@ -41,6 +41,7 @@ def print_table(
     *,
     title: str = "",
     importance: Sequence[str] = (),
+    kept: int = 1,
 ) -> None:
     """Print a table: at a terminal the most important columns that fit, into a pipe all of them.
 
@@ -54,7 +55,9 @@ def print_table(
         Above the table.
     importance : sequence of str
         Columns, the most important first; those that are not named follow in their order. By default the order of
-        ``columns``. The first one is always shown.
+        ``columns``.
+    kept : int
+        How many of the most important columns are shown however narrow the terminal is.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     ranked = [*importance, *(name for name in columns if name not in importance)]
@@ -62,7 +65,7 @@ def print_table(
     width = _width(columns, cells, shown)
     if sys.stdout.isatty():
         available = Console(file=sys.stdout).width
-        while width > available and len(shown) > 1:
+        while width > available and len(shown) > kept:
             left_out.append(ranked.pop())
             shown.remove(left_out[-1])
             width = _width(columns, cells, shown)

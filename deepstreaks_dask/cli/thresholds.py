@@ -109,6 +109,7 @@ def _print_search(found: Found, search: SearchOptions) -> None:
             (row["name"], f"{row['threshold']:.6g}", f"{row['low']:.4g} to {row['high']:.4g}")
             for _, row in found.thresholds.iterrows()
         ],
+        kept=2,
     )
     over = f"nights over {search.fpr if search.budget is None else search.budget:g}"
     rows = []
