@@ -330,7 +330,7 @@ def test_the_notebook_cell_has_the_numbers_of_the_decision(page, explored):
     assert_shows(page, explored, {"rb": 0.6})
     page.locator("[data-cell=fn]").click()
     joint = evaluate(open_run(explored), Decision({"rb": 0.6})).joint
-    gallery(page, "Missed", joint.fn)
+    gallery(page, "False negatives", joint.fn)
     names, displayed = copied(page)
     assert names["decision"] == Decision({"rb": 0.6})
     assert names["evaluation"].joint == joint
@@ -350,7 +350,7 @@ def test_the_notebook_cell_has_the_numbers_of_the_decision(page, explored):
     scores = open_run(explored)
     part = evaluate(scores.isel(cutout=(scores["filter"] == "r").values), Decision({"rb": 0.6}))
     assert 0 < part.joint.fn < joint.fn
-    gallery(page, "Missed", part.joint.fn)
+    gallery(page, "False negatives", part.joint.fn)
     names, _ = copied(page)
     assert names["evaluation"].joint == part.joint
     assert len(names["places"]) == part.joint.fn

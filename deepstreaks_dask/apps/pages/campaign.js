@@ -14,15 +14,15 @@ addEventListener("DOMContentLoaded", () => {
       return cell;
     }));
     $("cells").setAttribute("aria-label", `${Math.round(100 * share)} % of the shards are done, ${failed} failed`);
-    $("failures").replaceChildren(table(["first row", "last row", "why"], failures.map(([a, b, why]) => [count(a), count(b - 1), why]), "No shard failed."));
+    $("failures").replaceChildren(table(["first row", "last row", "reason"], failures.map(([a, b, why]) => [count(a), count(b - 1), why]), "No shard failed."));
     $("members").replaceChildren(table(["name", "version", "family", "SHA-256 of the weights"], members, "None."));
     $("facts").replaceChildren(table(null, facts, "None."));
     $("command").textContent = command;
   });
-  // Who is at work, and what may be done about it
+  // The campaign's state, and the buttons that it allows
 
-  let who = null; // name, role and csrf, where there is an API and it knows us
-  let vocabulary = null; // the words of that API
+  let who = null; // name, role and csrf, if there is an API and a session
+  let vocabulary = null; // the API's roles and states
   let now = null;
   const may = () => Boolean(vocabulary?.roles.find((role) => role.name === who?.role)?.may_administer);
   const here = $("main").dataset;
@@ -32,7 +32,7 @@ addEventListener("DOMContentLoaded", () => {
     const said = await answer.json().catch(() => ({}));
     if (answer.ok) return said;
     const detail = Array.isArray(said.detail) ? said.detail.map((one) => `${one.loc?.at(-1) ?? ""}: ${one.msg}`).join("; ") : said.detail;
-    throw new Error(answer.status === 401 ? "You are not logged in any more: load this page again." : detail ?? `That failed on the server's side (${answer.status}).`);
+    throw new Error(answer.status === 401 ? "You are signed out: reload this page." : detail ?? `The server failed (${answer.status}). Its log says why.`);
   };
   const doing = async (words, work) => {
     const place = $("control-words") ?? $("begin-words");
@@ -58,19 +58,19 @@ addEventListener("DOMContentLoaded", () => {
     $("status").textContent = told.state;
     $("words").textContent = told.words;
     $("last").hidden = !told.last;
-    $("last").textContent = told.last && `It said last: ${told.last}`;
+    $("last").textContent = told.last && `Error: ${told.last}`;
     const local = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
     $("dask").hidden = !told.workers;
     $("dask").replaceChildren(`${count(told.workers ?? 0)} worker${told.workers === 1 ? "" : "s"}, ${count(told.threads ?? 0)} threads. `, ...(!told.dashboard ? [] : local || !/^https?:\/\/(localhost|127\.|\[::1\])/.test(told.dashboard)
       ? [make("a", { href: told.dashboard, target: "_blank", rel: "noopener noreferrer" }, "Dask's own dashboard"), ` on ${told.host}`]
-      : [`Dask's own dashboard asks for no password, and so it is on the loopback interface of ${told.host} alone: ${told.dashboard}`]));
+      : [`Dask's own dashboard has no password and therefore listens only on ${told.host} itself: ${told.dashboard}`]));
     buttons();
   });
   const begin = async () => {
     if (here.control !== "yes") return;
     try { [who, vocabulary] = await Promise.all([ask("/session"), ask("/vocabulary")]); } catch (error) { $("begin-words").textContent = error.message; return; }
     $("begin").hidden = !may();
-    $("begin-words").textContent = may() ? "It goes on when this page is closed, and when its server ends." : "An administrator begins, pauses and resumes campaigns.";
+    $("begin-words").textContent = may() ? "The campaign continues when this page is closed, and when the server stops." : "Only an administrator can start, pause and resume campaigns.";
     if (who.name !== "you") {
       $("nav").hidden = false;
       $("nav").replaceChildren(make("a", { href: "/review" }, "Review"), make("a", { href: "/explore" }, "Explore"), make("a", { href: "/account" }, "Account"));
@@ -81,23 +81,23 @@ addEventListener("DOMContentLoaded", () => {
   $("begin")?.addEventListener("submit", (event) => {
     event.preventDefault();
     const { run, families, workers } = event.target.elements;
-    doing("Beginning", async () => {
+    doing("Starting", async () => {
       const body = { run: run.value, families: families.value.split(",").map((name) => name.trim()), workers: Number(workers.value) };
       await ask("/campaigns", body);
       location.search = new URLSearchParams({ run: run.value });
     });
   });
-  $("resume")?.addEventListener("click", () => doing("Starting again", () => ask("/campaigns", { run: here.run })));
-  $("pause")?.addEventListener("click", () => doing("Asked to stop", () => ask(`/campaigns/${encodeURIComponent(here.run)}/pause`, {})));
+  $("resume")?.addEventListener("click", () => doing("Resuming", () => ask("/campaigns", { run: here.run })));
+  $("pause")?.addEventListener("click", () => doing("Pausing", () => ask(`/campaigns/${encodeURIComponent(here.run)}/pause`, {})));
   on("all", ({ rows }) => {
     const line = ([run, ...rest]) => make("tr", {}, make("th", { scope: "row" }, make("a", { href: `?${new URLSearchParams({ run })}`, ...(run === here.run && { "aria-current": "page" }) }, run)), ...rest.map((cell) => make("td", {}, cell)));
-    $("all").replaceChildren(rows.length ? make("table", { class: "left" }, make("thead", {}, make("tr", {}, ...["run", "state", "scored", "begun", "last worked on", "networks"].map((h) => make("th", { scope: "col" }, h)))), make("tbody", {}, ...rows.map(line))) : make("p", { class: "soft" }, "None yet."));
+    $("all").replaceChildren(rows.length ? make("table", { class: "left" }, make("thead", {}, make("tr", {}, ...["run", "state", "scored", "started", "last update", "networks"].map((h) => make("th", { scope: "col" }, h)))), make("tbody", {}, ...rows.map(line))) : make("p", { class: "soft" }, "None yet."));
   });
   on("quarantine", ({ reasons, total, rows }) => {
     const words = Object.entries(reasons).map(([reason, n]) => `${count(n)} ${reason}`).join(", ");
     $("quarantine").replaceChildren(
-      ...(total ? [make("p", { class: "soft small" }, `${count(total)} input${total === 1 ? "" : "s"} could not become a cutout: ${words}.${total > rows.length ? ` The first ${rows.length}:` : ""}`)] : []),
-      table(["source", "night", "reason", "detail"], rows, "Every input became a cutout."));
+      ...(total ? [make("p", { class: "soft small" }, `${count(total)} input${total === 1 ? "" : "s"} were refused: ${words}.${total > rows.length ? ` The first ${rows.length}:` : ""}`)] : []),
+      table(["source", "night", "reason", "detail"], rows, "No input was refused."));
   });
   $("run")?.addEventListener("change", (event) => { location.search = new URLSearchParams({ run: event.target.value }); });
   $("repeat")?.addEventListener("change", (event) => send({ do: "repeat", on: event.target.checked }));
@@ -107,7 +107,7 @@ addEventListener("DOMContentLoaded", () => {
       $("copy-words").textContent = "Copied. Paste it into a terminal.";
     } catch {
       getSelection().selectAllChildren($("command"));
-      $("copy-words").textContent = "The browser does not let this page copy: it is selected, copy it with Ctrl+C.";
+      $("copy-words").textContent = "The browser does not allow this page to copy. The command is selected: press Ctrl+C.";
     }
   });
 });

@@ -6,7 +6,7 @@ addEventListener("DOMContentLoaded", () => {
     select.replaceChildren(...pairs.map(([value, words]) => make("option", { value, selected: value === chosen }, words)));
   };
   const fresh = (id, ...children) => $(id).replaceChildren(...children);
-  // What has the shape that is there already takes its place piece by piece: quicker, and the focus stays.
+  // Elements of the same structure are updated in place: faster, and the focus stays.
   const renew = (id, ...children) => {
     const place = $(id);
     if (children.length !== place.childNodes.length || !children.every((child, k) => adopt(place.childNodes[k], child))) place.replaceChildren(...children);
@@ -23,7 +23,7 @@ addEventListener("DOMContentLoaded", () => {
   const rows = {}; // threshold rows by member or family
   let latest = 0, answered = 0, queued = null, settled = 0;
 
-  // One move of a threshold is under way at a time; of those that wait only the last one counts.
+  // One move of a threshold is sent at a time; of the moves that wait only the last one is sent.
   const move = (name, value) => {
     queued = { name, value };
     flush();
@@ -55,7 +55,7 @@ addEventListener("DOMContentLoaded", () => {
     $("what").textContent = span;
     fresh("families", ...families.map((family) => make("fieldset", {},
       make("legend", {}, `${family.name} `, make("span", {}, family.description)),
-      slider(family.name, family.name, family.members.length > 1 ? "all that follow" : family.members[0]),
+      slider(family.name, family.name, family.members.length > 1 ? "all members" : family.members[0]),
       ...(family.members.length > 1 ? family.members.map((member) => slider(member, family.name, member)) : []))));
     options($("filter"), [["*", "all filters"], ...filters.map((f) => [f, f || "not known"])], "*");
     const several = families.filter((f) => f.members.length > 1);
@@ -97,8 +97,8 @@ addEventListener("DOMContentLoaded", () => {
       const cell = (key, kind, words, truth, plausible) => make("td", { class: kind }, make("button", { type: "button", "data-cell": key, onclick: () => select({ truth, plausible }, words) }, make("b", {}, count(confusion[key][0])), make("span", {}, confusion[key][1])));
       renew("confusion", make("table", {},
         make("tr", {}, make("th", {}, ""), make("th", { scope: "col" }, "found plausible"), make("th", { scope: "col" }, "rejected")),
-        make("tr", {}, make("th", { scope: "row" }, "labelled plausible"), cell("tp", "right", "True positives", 1, true), cell("fn", "wrong", "Missed", 1, false)),
-        make("tr", {}, make("th", { scope: "row" }, "labelled other"), cell("fp", "wrong", "False positives", 0, true), cell("tn", "right", "Rightly rejected", 0, false))));
+        make("tr", {}, make("th", { scope: "row" }, "labelled plausible"), cell("tp", "right", "True positives", 1, true), cell("fn", "wrong", "False negatives", 1, false)),
+        make("tr", {}, make("th", { scope: "row" }, "labelled other"), cell("fp", "wrong", "False positives", 0, true), cell("tn", "right", "True negatives", 0, false))));
     } else renew("confusion", make("p", { class: "soft" }, "No labels to measure the decision against."));
     const widest = Math.max(1, ...venn.regions.map((r) => r.count));
     renew("venn", ...venn.regions.map(({ region, count: size }) => {
@@ -157,7 +157,7 @@ addEventListener("DOMContentLoaded", () => {
   $("joint-clear").addEventListener("click", () => send({ do: "clear" }));
   $("curves").addEventListener("change", (event) => send({ do: "curves", of: event.target.value }));
   $("drift-name").addEventListener("change", (event) => {
-    fresh("drift-table", make("p", { class: "soft busy" }, "Comparing each night with the others"));
+    fresh("drift-table", make("p", { class: "soft busy" }, "Comparing each night with all others"));
     send({ do: "drift", name: event.target.value });
   });
   on("drift", ({ rows: table, of }) => {
@@ -169,14 +169,14 @@ addEventListener("DOMContentLoaded", () => {
       make("p", { class: "soft" }, `None of ${count(of)} nights is flagged.`));
   });
   $("compare-run").addEventListener("change", (event) => {
-    fresh("compare", make("p", { class: event.target.value ? "busy soft" : "soft" }, event.target.value ? "Loading the other run" : "Choose a run above to see which cutouts change sides."));
+    fresh("compare", make("p", { class: event.target.value ? "busy soft" : "soft" }, event.target.value ? "Loading the other run" : "Choose a run above to see which cutouts it decides differently."));
     send({ do: "compare", run: event.target.value });
   });
   on("compare", ({ run, other, table, members }) => {
     const words = { 1: "labelled plausible", 0: "labelled other", "-1": "no label" };
     const cell = (row, key, title) => make("td", {}, row[key] ? make("button", { type: "button", class: "link", "data-change": `${key}${row.truth}`, onclick: () => { send({ do: "changed", key, truth: row.truth, words: `${title}, ${words[row.truth]}` }); $("gallery-title").scrollIntoView({ block: "center", behavior: "smooth" }); } }, count(row[key])) : "0");
     fresh("compare",
-      make("h3", {}, `What changes sides from ${other} to ${run}`),
+      make("h3", {}, `Decided differently by ${other} and ${run}`),
       make("div", { class: "scroll" }, make("table", {},
         make("tr", {}, ...["", "plausible in both", "gained", "lost", "in neither"].map((w) => make("th", { scope: "col" }, w))),
         ...table.map((row) => make("tr", {}, make("th", { scope: "row" }, words[row.truth]), make("td", {}, count(row.both)), cell(row, "gained", `Plausible in ${run} only`), cell(row, "lost", `Plausible in ${other} only`), make("td", {}, count(row.neither)))))),
@@ -196,7 +196,7 @@ addEventListener("DOMContentLoaded", () => {
   const within = (low, high, n) => (low === null ? "not known" : `${digits(low, n)} to ${digits(high, n)}`);
   on("searching", () => {
     $("search").querySelector("button").disabled = true;
-    fresh("found", make("p", { class: "soft busy" }, "Searching, and searching again on resampled nights"));
+    fresh("found", make("p", { class: "soft busy" }, "Searching, then again on resampled nights for intervals"));
   });
   on("found", ({ words, thresholds, rates, target }) => {
     $("search").querySelector("button").disabled = false;
@@ -204,15 +204,15 @@ addEventListener("DOMContentLoaded", () => {
     const heads = (...names) => make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, name)));
     const cells = (...values) => make("tr", {}, ...values.map((value) => make("td", {}, String(value))));
     fresh("found",
-      make("div", { class: "row" }, make("h3", {}, "What was found"), make("button", { type: "button", class: "main", id: "use", onclick: () => send({ do: "use" }) }, "Use these thresholds")),
-      make("div", { class: "scroll" }, make("table", {}, heads("nights", "TPR", "95 %", "FPR", "95 %", "candidates a night", "95 %", `nights over ${target}`),
+      make("div", { class: "row" }, make("h3", {}, "Best thresholds"), make("button", { type: "button", class: "main", id: "use", onclick: () => send({ do: "use" }) }, "Use these thresholds")),
+      make("div", { class: "scroll" }, make("table", {}, heads("nights", "TPR", "95 %", "FPR", "95 %", "candidates per night", "95 %", `nights over ${target}`),
         ...rates.map((r) => cells(`${count(r.nights)} ${r.part}`, digits(r.tpr), within(r.tpr_low, r.tpr_high, 4), digits(r.fpr), within(r.fpr_low, r.fpr_high, 4), digits(r.candidates, 1), within(r.candidates_low, r.candidates_high, 1), count(r.over))))),
-      make("p", { class: "soft small" }, "Nights searched were used to choose, and flatter the thresholds: expect what the nights not used say. Intervals: nights drawn with replacement."),
-      make("div", { class: "scroll" }, make("table", {}, heads("threshold of", "value", "95 %, searching again on resampled nights"),
+      make("p", { class: "soft small" }, "The thresholds were chosen on the nights searched, whose rates are therefore optimistic: expect the rates of the held-out nights. Intervals: bootstrap over nights."),
+      make("div", { class: "scroll" }, make("table", {}, heads("threshold of", "value", "95 %, from searches on resampled nights"),
         ...thresholds.map((t) => cells(t.name, Number(t.threshold.toPrecision(6)), within(t.low, t.high, 4))))));
   });
 
-  // The gallery, and one cutout large
+  // The gallery, and the dialog of one cutout
   let items = [], at = 0;
   const picture = (item, side) => (item.png ? make("img", { src: `data:image/png;base64,${item.png}`, alt: `cutout ${item.id}`, width: side, height: side, loading: "lazy" }) : make("span", { class: "unread" }, "pixels cannot be read"));
   const chips = (list) => list.map(([name, score, pass]) => make("span", { class: pass ? "chip pass" : "chip" }, `${name} ${score === null ? "none" : score.toFixed(3)}`));
@@ -232,10 +232,10 @@ addEventListener("DOMContentLoaded", () => {
     at = Math.min(Math.max(k, 0), items.length - 1);
     const item = items[at];
     $("large-title").textContent = item.id;
-    const asked = make("select", { id: "explain" }, make("option", { value: "" }, "the cutout as it is"), ...item.members.map(([name]) => make("option", { value: name }, `what ${name} reacted to`)));
-    asked.addEventListener("change", () => explain(item, asked.value));
+    const mapSelect = make("select", { id: "explain" }, make("option", { value: "" }, "Cutout"), ...item.members.map(([name]) => make("option", { value: name }, `Attribution map: ${name}`)));
+    mapSelect.addEventListener("change", () => explain(item, mapSelect.value));
     $("explained").textContent = "";
-    fresh("large-body", picture(item, 432), make("div", {}, make("label", { class: "field" }, "Show ", asked), make("p", { class: "soft small" }, item.where),
+    fresh("large-body", picture(item, 432), make("div", {}, make("label", { class: "field" }, "Show ", mapSelect), make("p", { class: "soft small" }, item.where),
       make("table", {}, make("tr", {}, ...["member", "score", "threshold"].map((w) => make("th", {}, w))),
         ...item.members.map(([name, score, pass, limit]) => make("tr", {}, make("td", {}, ...chips([[name, score, pass]]).map((chip) => { chip.textContent = name; return chip; })), make("td", {}, digits(score)), make("td", {}, limit.toFixed(3))))),
       make("table", {}, ...item.facts.map(([name, value]) => make("tr", {}, make("td", { class: "soft" }, name), make("td", {}, value))))));
@@ -246,11 +246,11 @@ addEventListener("DOMContentLoaded", () => {
   const large = (png) => { const image = $("large-body").querySelector("img"); if (image) image.src = `data:image/png;base64,${png}`; };
   const explain = (item, member) => {
     large(item.png);
-    $("explained").textContent = member ? `Asking ${member}. That takes some seconds.` : "";
+    $("explained").textContent = member ? `Computing the attribution map of ${member}. This takes some seconds.` : "";
     if (member) send({ do: "explain", place: item.place, member });
   };
   on("explained", ({ place, member, png, logits, words }) => {
-    if (items[at]?.place !== place || $("explain")?.value !== member) return; // something else is looked at by now
+    if (items[at]?.place !== place || $("explain")?.value !== member) return; // another cutout or map was chosen meanwhile
     if (png) large(png);
     $("explained").textContent = words ?? `${$("explained").dataset.words} Logit ${logits[0].toFixed(1)}, of an empty sky ${logits[1].toFixed(1)}.`;
   });
@@ -277,7 +277,7 @@ addEventListener("DOMContentLoaded", () => {
       $("cell-words").textContent = "Copied. Paste it into a notebook.";
     } catch {
       getSelection().selectAllChildren($("code"));
-      $("cell-words").textContent = "The browser does not let this page copy: the cell is selected beneath, copy it with Ctrl+C.";
+      $("cell-words").textContent = "The browser does not allow this page to copy. The cell is selected below: press Ctrl+C.";
     }
   });
   if (matchMedia("(max-width: 980px)").matches) $("panel").open = false;

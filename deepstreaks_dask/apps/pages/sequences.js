@@ -16,7 +16,7 @@ addEventListener("DOMContentLoaded", () => {
   on("ready", ({ members, classes }) => {
     options($("member"), members.map((name) => [name, name]));
     const any = [["*", "any"], ...classes.map((name) => [name, name])];
-    options($("truth"), [...any, ["", "not known"]]);
+    options($("truth"), [...any, ["", "unknown"]]);
     options($("taken"), [...any, ["", "not scored"]]);
   });
   on("member", ({ name, tiles, classes }) => {
@@ -40,7 +40,7 @@ addEventListener("DOMContentLoaded", () => {
   $("follow").addEventListener("click", () => {
     clearProblem();
     $("follow").disabled = true;
-    $("follow-words").textContent = "Following";
+    $("follow-words").textContent = "Computing";
     $("follow-words").classList.add("busy");
     send({ do: "follow" });
   });
@@ -52,11 +52,11 @@ addEventListener("DOMContentLoaded", () => {
 
   on("list", ({ objects, total }) => {
     listed = objects;
-    $("list-words").textContent = total > objects.length ? `The surest ${count(objects.length)} of ${count(total)}.` : `${count(total)} objects, the surest first.`;
+    $("list-words").textContent = total > objects.length ? `The ${count(objects.length)} objects with the highest scores, of ${count(total)}.` : `${count(total)} objects, highest score first.`;
     $("list").replaceChildren(...objects.map((one) => make("li", {}, make("button", {
       type: "button", "data-row": one.row, class: one.kind && one.taken && one.kind !== one.taken ? "wrong" : "right",
       onclick: () => choose(one.row),
-    }, make("b", {}, one.id), make("span", {}, `${one.kind || "class not known"} · ${one.taken ? `${one.taken} ${one.sure.toFixed(2)}` : "not scored"}`)))));
+    }, make("b", {}, one.id), make("span", {}, `${one.kind || "class unknown"} · ${one.taken ? `${one.taken} ${one.sure.toFixed(2)}` : "not scored"}`)))));
   });
   const choose = (row) => {
     clearProblem();
@@ -79,7 +79,7 @@ addEventListener("DOMContentLoaded", () => {
     shown = { ...message, online: {} };
     for (const button of $("list").querySelectorAll("button")) button.setAttribute("aria-current", button.dataset.row === String(message.row));
     $("player").hidden = false;
-    $("player-title").textContent = `${message.id}: ${message.kind || "class not known"}`;
+    $("player-title").textContent = `${message.id}: ${message.kind || "class unknown"}`;
     $("epoch").max = message.epochs.length - 1;
     $("strip").replaceChildren(...message.epochs.map((_, k) => {
       const button = make("button", { type: "button", "aria-label": `Epoch ${k + 1}`, onclick: () => go(k) });

@@ -33,8 +33,8 @@ class ScoresTab(Tab):
         self._drawn: tuple[Distribution, str | None] | None = None
 
     def begin(self) -> None:
-        """Choose the first member."""
-        self.session.distribution = Distribution(self.session.exploration.members[0])
+        """Choose the name that the page's selector shows first: the one after the decision."""
+        self.session.distribution = Distribution(self.session.exploration.names[1])
 
     def follow(self) -> None:
         """Follow the thresholds and the filter."""
