@@ -15,6 +15,7 @@ from .report.run_report import write_report
 from .scoring.campaign import score
 from .scoring.cluster import connect
 from .scoring.decision import Decision
+from .scoring.ensemble import Ensemble
 from .scoring.runs import open_run
 from .simulation.archives import simulate
 from .training.members import train
@@ -22,6 +23,7 @@ from .training.members import train
 __all__ = [
     "Decision",
     "DeepStreaksError",
+    "Ensemble",
     "Zoo",
     "calibrate",
     "connect",

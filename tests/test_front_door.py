@@ -9,6 +9,7 @@ import urllib.request
 
 import holoviews as hv
 import numpy as np
+import pandas as pd
 import pytest
 
 import deepstreaks_dask as ds
@@ -16,7 +17,7 @@ from deepstreaks_dask.simulation.nights import Night, write_images
 
 PACKAGES = {"evaluation", "models", "plots", "readers", "review", "scoring", "training"}
 NAMES = {
-    *("Decision", "DeepStreaksError", "Zoo", "calibrate", "connect", "create_archive"),
+    *("Decision", "DeepStreaksError", "Ensemble", "Zoo", "calibrate", "connect", "create_archive"),
     *("evaluate", "explain", "explore", "export_candidates", "ingest", "open_archive", "open_run"),
     *("score", "search_thresholds", "simulate", "train", "verify", "write_report"),
 }
@@ -38,11 +39,40 @@ SIGNATURES = {
     "explore": {"archive": ..., "run": "default"},
     "connect": {"scheduler": None, "workers": None, "adapt": None},
     "open_archive": {"url": ...},
+    "score": {"archive": ..., "ensemble": None, "client": None, "run": "default", "mode": "all"},
     "train": {"archive": ..., "families": ..., "recipe": "duev2019", "out": ...},
     "open_run": {"url": ..., "run": "default"},
     "verify": {"url": ...},
     "Zoo": {"url": None},
 }
+
+
+EXAMPLE = """
+import deepstreaks_dask as ds
+
+ds.simulate("week.zarr", nights=7, per_night=300, seed=1)   # or ds.ingest("cutouts/20260101", "week.zarr")
+cutouts = ds.open_archive("week.zarr")
+cutouts.streaks.gallery()
+scores = ds.score("week.zarr")                              # interrupted? call it again
+found = ds.evaluate(scores)                                 # rates with 95 % intervals
+best = ds.search_thresholds("week.zarr", fpr=0.01)
+decided = best.decision.apply(scores)
+decided.streaks.plot.nights()
+ds.export_candidates(decided, "candidates.csv")
+ds.write_report("week.zarr", "report.html", thresholds=best.decision.thresholds)
+"""
+
+
+def test_the_example_of_the_front_door_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(EXAMPLE, names)
+    found, decided = names["found"], names["decided"]
+    assert found.cutouts == found.decided == 2100
+    assert found.joint.tpr.low > 0.9
+    assert found.joint.fpr.high < 0.05
+    assert len(pd.read_csv("candidates.csv")) == int(decided["plausible"].sum()) > 0
+    assert (tmp_path / "report.html").stat().st_size > 100_000
 
 
 def test_all_and_dir_have_the_names_of_the_front_door():
@@ -208,6 +238,7 @@ def test_results_have_tables_for_notebooks_that_load_nothing(scored, scores):
         "ThresholdSearch": best,
         "Calibration": ds.calibrate(scores),
         "Decision": best.decision,
+        "Ensemble": ds.Ensemble.from_zoo(),
         "Zoo": ds.Zoo(),
     }
     for name, one in shown.items():

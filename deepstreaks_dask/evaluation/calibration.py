@@ -328,7 +328,7 @@ def calibrate(
     labels = {member: _labels(scores, member) for member in members}
     known = np.any([label >= 0 for label in labels.values()], axis=0)
     if leave_out is None:
-        of_run = "members" in scores.attrs
+        of_run = "members" in provenance_of(scores)
         leave_out = seen_in_training(scores) if of_run else np.zeros(len(nights), bool)
     seen = leave_out
     usable_nights = np.unique(nights[known & ~seen])

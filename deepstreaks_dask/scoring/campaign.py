@@ -123,9 +123,12 @@ def score(
 
     Examples
     --------
-    >>> from deepstreaks_dask.scoring import connect, score
-    >>> with connect(workers=2) as client:  # doctest: +SKIP
-    ...     scores = score("week.zarr", client=client)
+    >>> import deepstreaks_dask as ds
+    >>> scores = ds.score("week.zarr", run="again")  # with the shipped networks, on this machine
+    >>> int(scores["scores"].notnull().all("model").sum())
+    60
+    >>> with ds.connect("local", workers=1) as client:  # safe to re-run: nothing is scored twice
+    ...     scores = ds.score("week.zarr", ensemble=ds.Ensemble.from_zoo(), client=client, run="again")
     """
     options = options or CampaignOptions()
     with _naming_faults(os.fspath(archive), run):

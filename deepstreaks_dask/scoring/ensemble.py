@@ -15,6 +15,7 @@ from deepstreaks_dask.errors import CampaignError, ModelError
 from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
 from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.decision import family_of
+from deepstreaks_dask.utils.html import html_table
 from deepstreaks_dask.utils.validation import ListOf, StrictModel, validate
 from deepstreaks_dask.vocabulary import DECIDING_FAMILIES, FAMILY_DESCRIPTIONS
 
@@ -53,15 +54,46 @@ class Family:
         return self.question or FAMILY_DESCRIPTIONS.get(self.name, self.name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ensemble:
-    """Families of networks and the zoo that their members come from."""
+    """Families of networks and the zoo that their members come from.
+
+    Attributes
+    ----------
+    families : tuple of Family
+        Families in order, each with its members.
+    zoo : str or None
+        Path or URL of the zoo; None is the zoo that ships with the package.
+
+    Examples
+    --------
+    >>> import deepstreaks_dask as ds
+    >>> ensemble = ds.Ensemble.from_zoo()
+    >>> [member.ref for member in ensemble.members]
+    ['rb_vgg6@1', 'sl_vgg6@1', 'kd_vgg6@1']
+    """
 
     families: tuple[Family, ...]
     zoo: str | None = None
 
     def __iter__(self) -> Iterator[Family]:
         return iter(self.families)
+
+    def __repr__(self) -> str:
+        members = ", ".join(member.ref for member in self.members)
+        return f"<Ensemble: {members}, from {self._label()}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (member.ref, family.name, family.description, member.sha256[:12])
+            for family in self.families
+            for member in family.members
+        ]
+        header = ("member", "family", "question", "sha256")
+        return html_table(f"Members from {self._label()}", rows, header=header)
+
+    def _label(self) -> str:
+        return "the zoo of this package" if self.zoo is None else f"the zoo at {self.zoo}"
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -32,6 +32,7 @@ from pydantic import Field
 from scipy.stats import beta, binomtest
 
 from deepstreaks_dask.errors import TriageError
+from deepstreaks_dask.utils.html import html_facts
 from deepstreaks_dask.utils.storage import locate, write_whole
 from deepstreaks_dask.utils.validation import STRICT, validate_json
 
@@ -96,7 +97,7 @@ class Checked:
         return cls(tuple(map(int, nights)), plausible, lost, float(low), float(high))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Triage:
     """A first look, its threshold, and what is known of the loss.
 
@@ -157,6 +158,24 @@ class Triage:
     histograms: tuple[tuple[_Count, ...], ...]
     archive: str = ""
     run: str = ""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Triage: {self.first} rejects below {self.threshold:.6g}; fewer than {self.loss:.1%} of the plausible "
+            f"lost with {self.confidence:.0%} confidence>"
+        )
+
+    def _repr_html_(self) -> str:
+        share = self.rejected / self.cutouts if self.cutouts else float("nan")
+        facts = {
+            "first look": self.first,
+            "threshold": f"{self.threshold:.6g}",
+            "rejected": f"{self.rejected:,} of {self.cutouts:,} calibration cutouts ({share:.1%})",
+            "plausible lost": f"{self.lost:,} of {self.plausible:,}",
+            "calibration nights": len(self.nights),
+            "members": ", ".join(self.members),
+        }
+        return html_facts("Triage", facts, note=f"{self.guarantee} {self.seen}")
 
     @property
     def guarantee(self) -> str:
