@@ -19,10 +19,10 @@ from deepstreaks_dask.models.sequence.preprocessing import FEATURES, Batch, Begu
 from deepstreaks_dask.models.sequence.recurrent import (
     STAMP_SIZE,
     Arcsinh,
+    Changes,
+    OneChange,
     Photometry,
     Recurrent,
-    TemporalChanges,
-    TemporalChangesStep,
     apertures,
     encode,
 )
@@ -76,7 +76,7 @@ def rcnn(classes: int) -> keras.Model:
         measured
     )
     waves = Periodogram()(fluxes, epochs)
-    x = layers.Concatenate()([x, measured, TemporalChanges()(measured), waves])
+    x = layers.Concatenate()([x, measured, Changes()(measured), waves])
     x = layers.Dense(_UNITS, activation="relu", name="changed")(x)
     for name in ("first", "second"):  # layers of cells, whose names a step of one epoch needs apart
         cell = layers.GRUCell(_UNITS, name=f"{name}_cell")
@@ -185,7 +185,7 @@ class Rcnn(Recurrent):
         epoch = layers.Concatenate()([seen, features])
         x = layer("epoch")(epoch)
         measured = layers.Add()([Photometry(_APERTURES)(epoch), layer("corrections")(x)])
-        changes, changed = TemporalChangesStep()(measured, changed)
+        changes, changed = OneChange()(measured, changed)
         waves, sums = OnePeriodogram()(layer("fluxes")(measured), epoch, sums)
         x = layer("changed")(layers.Concatenate()([x, measured, changes, waves]))
         first, _ = layer("first").cell(x, [first])

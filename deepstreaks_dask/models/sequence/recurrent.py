@@ -159,7 +159,7 @@ class Arcsinh(layers.Layer):
         return ops.sign(inputs) * ops.log(size + ops.sqrt(ops.square(size) + 1.0))
 
 
-class TemporalChanges(layers.Layer):
+class Changes(layers.Layer):
     """How a sequence of numbers has changed so far: (object, epoch, n) to (object, epoch, 4 n).
 
     For each number and epoch: how far it is from the epoch before, how far from the mean of all epochs so far, their
@@ -181,8 +181,8 @@ class TemporalChanges(layers.Layer):
         return (*inputs_shape[:-1], 4 * (inputs_shape[-1] or 0))
 
 
-class TemporalChangesStep(layers.Layer):
-    """:class:`TemporalChanges` for one new epoch: (object, n) and a memory (object, 5 n + 1) to (object, 4 n).
+class OneChange(layers.Layer):
+    """:class:`Changes` for one new epoch: (object, n) and a memory (object, 5 n + 1) to (object, 4 n).
 
     The new memory is returned, too. The memory of an object without epochs is zero.
     """

@@ -25,10 +25,10 @@ from deepstreaks_dask.models.sequence.preprocessing import FEATURES
 from deepstreaks_dask.models.sequence.recurrent import (
     STAMP_SIZE,
     Arcsinh,
+    Changes,
     Photometry,
     Recurrent,
     Shape,
-    TemporalChanges,
     apertures,
     encode,
     feature,
@@ -81,7 +81,7 @@ def taonet(classes: int) -> keras.Model:
     x = layers.Dense(_UNITS, activation="relu", name="epoch")(epochs)
     corrections = layers.Dense(_APERTURES, name="corrections")(x)
     measured = layers.Add()([Photometry(_APERTURES)(epochs), corrections])
-    centroids = Centroids(name="centroids")(stamps)
+    centroids = Centroids(name="place")(stamps)
     visits = Visits(name="visits")(layers.Concatenate()([measured, stars]), features, mask)
     told = [
         *_described("", measured, visits[..., :_APERTURES], features, mask),
@@ -91,7 +91,7 @@ def taonet(classes: int) -> keras.Model:
         Drift(name="drift")(centroids, features, mask),
         _encoder((STAMP_SIZE, STAMP_SIZE, 1), "mean", 12)(mean),
     ]
-    x = layers.Concatenate()([x, measured, centroids, visits, TemporalChanges()(measured)])
+    x = layers.Concatenate()([x, measured, centroids, visits, Changes()(measured)])
     x = layers.Dense(_UNITS, activation="relu", name="changed")(x)
     x = layers.Bidirectional(layers.GRU(_UNITS, return_sequences=True), name="both")(x, mask=mask)
     told = layers.Concatenate(name="told")([Pool()(x, mask), *told])
