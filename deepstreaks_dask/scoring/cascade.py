@@ -96,7 +96,7 @@ def _cheapest_members(
     return min(options)
 
 
-def cascade(
+def run_cascade(
     cutouts: np.ndarray, looks: Sequence[Look], limits: np.ndarray, order: Order
 ) -> np.ndarray:
     """Score cutouts until their decision is fixed.

@@ -23,7 +23,7 @@ from deepstreaks_dask.models.inference import Forward, compile_forward, set_prec
 from deepstreaks_dask.models.sequence.classifier import Classifier
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.scoring.cascade import Cascade, Look, cascade
+from deepstreaks_dask.scoring.cascade import Cascade, Look, run_cascade
 
 _loading = threading.Lock()
 
@@ -79,14 +79,14 @@ class Networks:
             )
         return self._alone[ref]
 
-    def score(self, cutouts: np.ndarray, plan: Cascade | None) -> np.ndarray:
-        """Score cutouts ``(cutout, y, x)``: float32 (cutout, member), NaN where a plan spares a look.
+    def score(self, cutouts: np.ndarray, cascade: Cascade | None) -> np.ndarray:
+        """Score cutouts ``(cutout, y, x)``: float32 (cutout, member), NaN where a cascade spares a look.
 
         Parameters
         ----------
         cutouts : ndarray
             uint8 ``(cutout, y, x)``.
-        plan : Cascade, optional
+        cascade : Cascade, optional
             Who looks when; all look by default.
 
         Returns
@@ -94,9 +94,9 @@ class Networks:
         ndarray
             float32 ``(cutout, member)``.
         """
-        if plan is None:
+        if cascade is None:
             return _finite(self.together(cutouts), list(self.models))
-        return cascade(cutouts, self.looks, np.array(plan.limits, np.float32), plan.order)
+        return run_cascade(cutouts, self.looks, np.array(cascade.limits, np.float32), cascade.order)
 
     def sample(self, cutouts: np.ndarray) -> Sample:
         """Score cutouts, uint8 ``(n, y, x)``, by each member; its last batch tells its cost, since the first warms up."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from deepstreaks_dask.scoring.cascade import cascade, cheapest_order
+from deepstreaks_dask.scoring.cascade import cheapest_order, run_cascade
 from deepstreaks_dask.scoring.decision import Decision
 
 MEMBERS = [f"{family}_{k}" for family in ("rb", "sl", "kd") for k in range(3)]
@@ -46,7 +46,7 @@ class Looks:
 def run(scores, limits, order):
     looks = Looks(scores)
     rows = np.arange(len(scores))[:, None, None]
-    return cascade(rows, looks, limits, order), looks.counts
+    return run_cascade(rows, looks, limits, order), looks.counts
 
 
 def decide(scores, limits):
