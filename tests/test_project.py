@@ -125,6 +125,12 @@ def test_readme_has_its_two_commands_as_one_line_each():
         assert len(block.strip().splitlines()) == 1
 
 
+def test_no_module_is_longer_than_650_lines():
+    modules = (ROOT / "deepstreaks_dask").rglob("*.py")
+    lengths = {path: len(path.read_text().splitlines()) for path in modules}
+    assert {path.name: length for path, length in lengths.items() if length > 650} == {}
+
+
 def test_shipped_weights_are_whole_small_and_described():
     zoo = Zoo()
     assert zoo.verify() == []

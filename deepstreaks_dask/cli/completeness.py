@@ -80,7 +80,7 @@ def inject(
 
     Example: deepstreaks inject survey.zarr --out injected.zarr --magnitudes 16,17,18 --lengths 5,20
     """
-    from deepstreaks_dask.simulation.injection import NOISE_LEVEL
+    from deepstreaks_dask.simulation.injection import NOISE_LEVEL, HostOptions, InjectionGrid
     from deepstreaks_dask.simulation.injection import inject as run
     from deepstreaks_dask.simulation.nights import ZERO_POINT
 
@@ -88,12 +88,16 @@ def inject(
     result = run(
         archive,
         out,
-        parse_numbers("--magnitudes", grid.magnitudes),
-        parse_numbers("--lengths", grid.lengths),
-        each=grid.each,
-        where=where,
-        noise=NOISE_LEVEL if exposure.noise is None else exposure.noise,
-        zero_point=ZERO_POINT if exposure.zero_point is None else exposure.zero_point,
+        InjectionGrid(
+            parse_numbers("--magnitudes", grid.magnitudes),
+            parse_numbers("--lengths", grid.lengths),
+            grid.each,
+        ),
+        hosts=HostOptions(
+            where=where,
+            noise=NOISE_LEVEL if exposure.noise is None else exposure.noise,
+            zero_point=ZERO_POINT if exposure.zero_point is None else exposure.zero_point,
+        ),
         seed=grid.seed,
         overwrite=overwrite,
     )

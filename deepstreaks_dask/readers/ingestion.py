@@ -113,7 +113,7 @@ class IngestReport:
         return html_facts(f"Ingested into {self.archive}", facts)
 
 
-def ingest(
+def ingest(  # noqa: PLR0913 -- the front door's signature
     source: str | os.PathLike[str],
     archive: str | os.PathLike[str],
     *,

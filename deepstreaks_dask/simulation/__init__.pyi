@@ -1,6 +1,6 @@
 from .archives import simulate, simulate_archive, simulate_into
 from .camera import Conditions, Scene
-from .injection import CONTROL_KIND, NOISE_LEVEL, inject, paint
+from .injection import CONTROL_KIND, NOISE_LEVEL, HostOptions, InjectionGrid, inject, paint
 from .nights import ZERO_POINT, Night, calendar, simulate_nights, write_images
 from .products import write_depot
 from .sequences import LAYOUT, simulate_object, simulate_sequences
@@ -11,6 +11,8 @@ from .surveys import SURVEYS, ObservingLog, Shift, SimulationError, get_survey
 from .tasks import TASKS, get_task
 
 __all__ = [
+    "HostOptions",
+    "InjectionGrid",
     "CONTROL_KIND",
     "Conditions",
     "KINDS",

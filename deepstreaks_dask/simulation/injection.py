@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -54,16 +55,51 @@ _MAX_NIGHTS = 28
 _MAX_STREAKS = 1_000_000  # streaks in a grid
 
 
+@dataclass(frozen=True)
+class InjectionGrid:
+    """Which streaks are injected: all combinations of magnitude and length.
+
+    Attributes
+    ----------
+    magnitudes : sequence of float
+        Of the whole streak, mag.
+    lengths : sequence of float
+        In pixels of the detector.
+    each : int
+        Streaks per combination, and cutouts without a streak.
+    """
+
+    magnitudes: Sequence[float]
+    lengths: Sequence[float]
+    each: int = 50
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """Which cutouts streaks are put into, and their exposure.
+
+    Attributes
+    ----------
+    where : str
+        Filter on the archive's columns; by default the cutouts labelled bogus, and all where there are no labels. An
+        artefact that is there already may hide a streak.
+    noise : float
+        Noise of a pixel in electrons; of real cutouts only.
+    zero_point : float
+        Magnitude of one electron in the exposure.
+    """
+
+    where: str = ""
+    noise: float = NOISE_LEVEL
+    zero_point: float = ZERO_POINT
+
+
 def inject(
     archive: str | os.PathLike[str] | None,
     out: str | os.PathLike[str],
-    magnitudes: Sequence[float],
-    lengths: Sequence[float],
+    grid: InjectionGrid,
     *,
-    each: int = 50,
-    where: str = "",
-    noise: float = NOISE_LEVEL,
-    zero_point: float = ZERO_POINT,
+    hosts: HostOptions | None = None,
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = True,
@@ -73,22 +109,13 @@ def inject(
     Parameters
     ----------
     archive : str or path, optional
-        Whose cutouts to put them into; None simulates cutouts, night by night.
+        Archive whose cutouts the streaks are put into; None simulates cutouts, night by night.
     out : str or path
         The new archive.
-    magnitudes : sequence of float
-        Of the whole streak, mag.
-    lengths : sequence of float
-        In pixels of the detector.
-    each : int
-        Streaks a cell of the grid, and cutouts without one.
-    where : str
-        Filter on the archive's columns, for the cutouts to put them into; by default those labelled bogus, and all where
-        there are no labels. An artefact that is there already may hide a streak.
-    noise : float
-        Electrons; of real cutouts only.
-    zero_point : float
-        Magnitude of one electron in the exposure.
+    grid : InjectionGrid
+        Magnitudes, lengths, and streaks for each of their combinations.
+    hosts : HostOptions, optional
+        Which cutouts, and their exposure; the defaults of :class:`HostOptions` if not given.
     seed : int
         Equal seeds give equal archives.
     overwrite : bool
@@ -108,6 +135,9 @@ def inject(
     ArchiveError
         If ``out`` is there already and is not to be replaced.
     """
+    chosen = hosts or HostOptions()
+    magnitudes, lengths, each = grid.magnitudes, grid.lengths, grid.each
+    noise, zero_point = chosen.noise, chosen.zero_point
     cells = [(float(m), float(length)) for m in magnitudes for length in lengths]
     if not cells or each < 1 or len(cells) * each > _MAX_STREAKS:
         raise InjectionError(
@@ -118,9 +148,9 @@ def inject(
         raise InjectionError(
             f"lengths are 1 to {CUTOUT_SIZE} pixels, magnitudes and the noise are numbers"
         )
-    hosts = None if archive is None else _Hosts(archive, where, noise)
+    painter = None if archive is None else _Hosts(archive, chosen.where, noise)
     plan = [(cell, k) for cell in range(len(cells)) for k in range(each)]
-    controls = each if hosts is None else min(each, len(hosts.rows))
+    controls = each if painter is None else min(each, len(painter.rows))
     plan += [(-1, k) for k in range(controls)]
     create_archive(out, overwrite=overwrite)
     with progress_bar("inject", len(plan), show=progress) as bar:
@@ -133,10 +163,10 @@ def inject(
                     mag, length = cells[cell] if cell >= 0 else (np.nan, np.nan)
                     rng = np.random.default_rng((seed, cell + 1, k))
                     flux = 10 ** (0.4 * (zero_point - mag)) if cell >= 0 else 0.0
-                    if hosts is None:
+                    if painter is None:
                         made.append(_simulated(mag, length, flux, k, seed, rng))
                     else:
-                        made.append(hosts.painted(mag, length, flux, k, rng))
+                        made.append(painter.painted(mag, length, flux, k, rng))
                 yield _batch(made)
                 bar.advance(len(some))
 

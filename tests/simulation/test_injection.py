@@ -17,7 +17,14 @@ from deepstreaks_dask.evaluation.completeness import recovery
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.simulation.camera import Conditions, Scene
-from deepstreaks_dask.simulation.injection import CONTROL_KIND, _smoothing, inject, paint
+from deepstreaks_dask.simulation.injection import (
+    CONTROL_KIND,
+    HostOptions,
+    InjectionGrid,
+    _smoothing,
+    inject,
+    paint,
+)
 from deepstreaks_dask.simulation.nights import simulate_nights
 from deepstreaks_dask.simulation.streaks import add_asteroid
 
@@ -70,8 +77,8 @@ def survey(tmp_path_factory):
 @pytest.mark.parametrize("real", [True, False])
 def test_an_archive_of_injected_streaks(survey, tmp_path, real):
     out = tmp_path / "injected.zarr"
-    grid = {"magnitudes": [15, 18.5], "lengths": [8, 30]}
-    done = inject(survey if real else None, out, **grid, each=6, seed=4, progress=False)
+    grid = InjectionGrid([15, 18.5], [8, 30], each=6)
+    done = inject(survey if real else None, out, grid, seed=4, progress=False)
     assert done.total == 30
     dataset = open_archive(out)
     kinds = dataset["kind"].values.astype(object)
@@ -89,7 +96,7 @@ def test_an_archive_of_injected_streaks(survey, tmp_path, real):
     if real:
         assert set(dataset["night"].values) == {20260101, 20260102}
     again = tmp_path / "again.zarr"
-    inject(survey if real else None, again, **grid, each=6, seed=4, progress=False)
+    inject(survey if real else None, again, grid, seed=4, progress=False)
     np.testing.assert_array_equal(
         open_archive(again)["digest"].values, open_archive(out)["digest"].values
     )
@@ -97,7 +104,7 @@ def test_an_archive_of_injected_streaks(survey, tmp_path, real):
 
 def test_recovery_is_counted_cell_by_cell(survey, tmp_path):
     out = tmp_path / "injected.zarr"
-    inject(survey, out, [15, 18], [10], each=8, progress=False)
+    inject(survey, out, InjectionGrid([15, 18], [10], each=8), progress=False)
     dataset = open_archive(out)
     mag = np.nan_to_num(dataset["mag"].values)
     scores = np.zeros((dataset.sizes["cutout"], 3), np.float32)
@@ -139,17 +146,17 @@ def test_recovery_is_counted_cell_by_cell(survey, tmp_path):
 def test_mistakes_are_named(survey, tmp_path, archive):
     out = tmp_path / "o.zarr"
     with pytest.raises(InjectionError, match="1 to 144"):
-        inject(survey, out, [15], [500])
+        inject(survey, out, InjectionGrid([15], [500]))
     with pytest.raises(InjectionError, match="magnitudes"):
-        inject(survey, out, [], [5])
+        inject(survey, out, InjectionGrid([], [5]))
     with pytest.raises(InjectionError, match="passes the filter"):
-        inject(survey, out, [15], [5], where="night == 1")
+        inject(survey, out, InjectionGrid([15], [5]), hosts=HostOptions("night == 1"))
     assert not out.exists()
     with pytest.raises(ArchiveError, match="exists"):
-        inject(survey, survey, [15], [5])
+        inject(survey, survey, InjectionGrid([15], [5]))
     create_archive(tmp_path / "small.zarr", shape=(24, 24))
     with pytest.raises(InjectionError, match="144 x 144"):
-        inject(tmp_path / "small.zarr", out, [15], [5])
+        inject(tmp_path / "small.zarr", out, InjectionGrid([15], [5]))
     write_run(archive, "default", ["rb_vgg6"], np.zeros((150, 1)))
     with pytest.raises(InjectionError, match="no injected"):
         recovery(Decision().apply(open_run(archive)))
