@@ -1,7 +1,7 @@
 """The two layouts of an archive: single cutouts, and sequences of stamps of objects.
 
-A row of :class:`CutoutLayout` is a cutout. A row of :class:`SequenceLayout` is an object, whose stamps follow each other
-along ``epoch`` as CF's contiguous ragged arrays do. All that differs between the two is here.
+A row of :data:`CUTOUTS` is a cutout. A row of :data:`SEQUENCES` is an object, whose stamps follow each other along
+``epoch`` as CF's contiguous ragged arrays do. All that differs between the two is here.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class DigestCheck(ABC):
         first, last : int
             Cutouts ``[first, last)`` of the shard.
         pixels : ndarray or None
-            ``(last - first, …)``; None where they cannot be read.
+            ``(n, …)``; None where they cannot be read.
 
         Returns
         -------
@@ -201,7 +201,7 @@ class DigestCheck(ABC):
         """
 
 
-class CutoutLayout(Layout):
+class _CutoutLayout(Layout):
     """Single cutouts: a row is a cutout, and a shard of pixels holds those of a shard of rows."""
 
     row = pixels = "cutout"
@@ -246,7 +246,7 @@ class CutoutLayout(Layout):
         return _CutoutDigests(group, lost.get("digest", []))
 
 
-class SequenceLayout(Layout):
+class _SequenceLayout(Layout):
     """Sequences: a row is an object, whose stamps lie along ``epoch``, in one shard of pixels or several."""
 
     row, pixels = "object", "epoch"
@@ -321,8 +321,11 @@ class SequenceLayout(Layout):
         )
 
 
-CUTOUTS = CutoutLayout()
-SEQUENCES = SequenceLayout()
+CUTOUTS: Layout = _CutoutLayout()
+"""A row is a cutout."""
+
+SEQUENCES: Layout = _SequenceLayout()
+"""A row is an object with its stamps."""
 
 
 def layout_of(dimension: str) -> Layout:

@@ -81,6 +81,16 @@ def get_array(group: zarr.Group, path: str) -> zarr.Array:
 def locate_archive(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system and the root of an archive.
 
+    Parameters
+    ----------
+    url : str or path
+        The archive.
+
+    Returns
+    -------
+    fsspec.AbstractFileSystem, str
+        To be used together.
+
     Raises
     ------
     ArchiveError
@@ -100,6 +110,16 @@ def zarr_location(url: str | os.PathLike[str]) -> str:
 
 def read_root_metadata(url: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the root ``zarr.json`` of an archive.
+
+    Parameters
+    ----------
+    url : str or path
+        The archive.
+
+    Returns
+    -------
+    dict
+        Its content.
 
     Raises
     ------
@@ -188,6 +208,16 @@ class CommitRecord:
 
 def read_commit_record(url: str | os.PathLike[str]) -> CommitRecord:
     """Read the commit record of an archive.
+
+    Parameters
+    ----------
+    url : str or path
+        The archive.
+
+    Returns
+    -------
+    CommitRecord
+        What is committed.
 
     Raises
     ------
@@ -311,6 +341,16 @@ def _record_lock(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[None]:
 def write_lock(url: str | os.PathLike[str]) -> Iterator[None]:
     """Lock an archive against other writers, and write empty chunks, so that a missing object is a damaged one.
 
+    Parameters
+    ----------
+    url : str or path
+        The archive.
+
+    Yields
+    ------
+    None
+        While the lock is held.
+
     Raises
     ------
     ArchiveError
@@ -335,6 +375,16 @@ def write_lock(url: str | os.PathLike[str]) -> Iterator[None]:
 @contextmanager
 def name_damage(url: str | os.PathLike[str]) -> Iterator[None]:
     """Wrap errors of codecs and stores in a message that names the archive.
+
+    Parameters
+    ----------
+    url : str or path
+        The archive.
+
+    Yields
+    ------
+    None
+        While the errors are wrapped.
 
     Raises
     ------
