@@ -103,7 +103,7 @@ def score(
     -------
     xarray.Dataset
         ``scores(cutout, model)`` or ``scores(object, member, class)`` as
-        :func:`~deepstreaks_dask.scoring.runs.open_run` returns it; ``attrs["failures"]`` lists rows that could not be
+        :func:`~deepstreaks_dask.scoring.runs.open_run` returns it; its provenance ``failures`` lists rows that could not be
         read, ``[first, last, why]``. Where a batch was too large for the memory of a GPU it was halved, and the smallest
         batch scored is in ``attrs["halved"]``: then scores may differ in their last bits from those of whole batches.
 
@@ -362,7 +362,7 @@ class _Execution:
         units = [replace(look, shards=(one,)) for one in plan.first_look.shards]
         self._run_tasks(units, f"first look {plan.run}")  # failures are listed when members score
         if not self.stopped:
-            nights = open_archive(plan.archive)["night"].values[: plan.rows]
+            nights = open_archive(plan.archive, cache=True)["night"].values[: plan.rows]
             _reject(self.stored, triage, nights, plan.shard)
             self.plan = replace(plan, todo=self.stored.missing(plan.rows, plan.shard))
 
