@@ -365,7 +365,7 @@ class _Execution:
         units = [replace(look, shards=(one,)) for one in plan.first_look.shards]
         self._run_tasks(units, f"first look {plan.run}")  # failures are listed when members score
         if not self.stopped:
-            nights = open_archive(plan.archive)["night"].values[: plan.rows]
+            nights = open_archive(plan.archive, cache=True)["night"].values[: plan.rows]
             _reject(self.stored, triage, nights, plan.shard)
             self.plan = replace(plan, todo=self.stored.missing(plan.rows, plan.shard))
 

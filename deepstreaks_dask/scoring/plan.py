@@ -57,7 +57,7 @@ class CampaignOptions:
         Of the mode ``triage``, as :func:`~deepstreaks_dask.training.distillation.fit_triage` makes it. A run keeps the
         triage it began with, which need not be given again.
     order : sequence of sequence of str, optional
-        Members in the order in which they score, family by family: ``attrs["order"]`` of an earlier run, say. By
+        Members in the order in which they score, family by family: the ``order`` of an earlier run, say. By
         default a triage's, or learned from an earlier run of the same members in this archive, or else from a
         sample. The order changes the cost of a campaign, never its decision.
     precision : str, optional
