@@ -26,6 +26,7 @@ from deepstreaks_dask.archive.schema import (
     VERSION,
 )
 from deepstreaks_dask.errors import ArchiveError
+from deepstreaks_dask.utils.optional import missing_extra
 from deepstreaks_dask.utils.storage import is_local, locate, write_whole
 
 
@@ -99,7 +100,8 @@ def locate_archive(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSyst
     try:
         return locate(url)
     except (ImportError, ValueError) as error:
-        raise ArchiveError(f"cannot reach {url}: {error}") from error
+        missing = missing_extra(error)
+        raise ArchiveError(f"cannot reach {url}: {missing or error}") from error
 
 
 def zarr_location(url: str | os.PathLike[str]) -> str:

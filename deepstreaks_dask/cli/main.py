@@ -29,6 +29,7 @@ from deepstreaks_dask.cli import (  # noqa: F401 -- they register their commands
 from deepstreaks_dask.cli.app import INTERRUPTED_STATUS, app
 from deepstreaks_dask.cli.native_log import DEBUG_VARIABLE, NativeLog
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.utils.optional import extras_named
 
 
 def main() -> None:
@@ -47,7 +48,8 @@ def main() -> None:
             # ends. Escapes: a console or log of another encoding than UTF-8 is no reason to fail.
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        app()
+        with extras_named():
+            app()
     except DeepStreaksError as error:
         log.remove()
         print(f"deepstreaks: {error}", file=sys.stderr)

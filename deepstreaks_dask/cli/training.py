@@ -351,7 +351,7 @@ def sweep(
 ) -> None:
     """Search for better settings on Dask workers, one network a worker. Killed? Run it again.
 
-    Needs Optuna: pip install 'deepstreaks-dask[sweep]'.
+    Needs Optuna: pip install 'deepstreaks-dask[train]'.
 
     Example: deepstreaks sweep week.zarr --family rb --search learning_rate=1e-4:1e-2 --trials 20
     """

@@ -28,18 +28,21 @@ def open_review(archive: str | None, database: str | None) -> Any:
 
 def reviewed_cutouts(archive: str, database: str | None) -> list[str]:
     """Name the cutouts that somebody has judged, where there is a review."""
+    review = _existing_review(archive, database)
+    if review is None:
+        return []
     from deepstreaks_dask.review.database import archive_key
 
-    review = _existing_review(archive, database)
-    return [one.cutout for one in review.verdicts.current(archive_key(archive))] if review else []
+    return [one.cutout for one in review.verdicts.current(archive_key(archive))]
 
 
 def reviewed_labels(archive: str, database: str | None) -> pd.DataFrame:
     """Give what reviewers say as labels; somebody must have said something."""
-    from deepstreaks_dask.review.database import archive_key
+    labels = None
+    if (review := _existing_review(archive, database)) is not None:
+        from deepstreaks_dask.review.database import archive_key
 
-    review = _existing_review(archive, database)
-    labels = review.verdicts.labels(archive_key(archive)) if review else None
+        labels = review.verdicts.labels(archive_key(archive))
     if labels is None or labels.empty:
         raise DeepStreaksError(
             f"nobody has judged cutouts of {archive}: 'deepstreaks dashboard {archive} --app review' is for that; "
@@ -50,11 +53,12 @@ def reviewed_labels(archive: str, database: str | None) -> pd.DataFrame:
 
 def _existing_review(archive: str, database: str | None) -> Review | None:
     """Open the review of an archive, unless there is none: to ask must not make one."""
-    from deepstreaks_dask.review.database import Review, default_url
     from deepstreaks_dask.utils.storage import is_local, locate
 
     if database is None:
         fs, root = locate(archive)
         if not is_local(fs) or not fs.exists(f"{root}.review.sqlite"):
             return None
+    from deepstreaks_dask.review.database import Review, default_url  # an extra, not needed before
+
     return Review(database or default_url(archive))

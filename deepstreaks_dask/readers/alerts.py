@@ -20,7 +20,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import fastavro
 import numpy as np
 from astropy.io import fits
 
@@ -294,6 +293,8 @@ def _packet(data: bytes) -> dict[str, Any]:
     """Read the one alert of an Avro file, once its schema is one that can do no harm."""
     if not data.startswith(b"Obj\x01"):
         raise UnreadableError("not an alert", "not an Avro file")
+    import fastavro  # an extra: archives of other formats need none of it
+
     reader = fastavro.reader(io.BytesIO(data))
     if reader.codec != "null":
         raise UnreadableError(

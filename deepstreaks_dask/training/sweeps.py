@@ -29,6 +29,7 @@ from deepstreaks_dask.training.fit import fit_members
 from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.training.records import lock_folder
 from deepstreaks_dask.training.workers import on_workers
+from deepstreaks_dask.utils.optional import extras_named
 from deepstreaks_dask.utils.progress import progress_bar
 from deepstreaks_dask.utils.storage import write_text
 
@@ -119,13 +120,11 @@ def sweep(
     Raises
     ------
     TrainingError
-        If a setting cannot be searched so, Optuna is not installed, the folder holds another sweep, or all trials fail.
+        If a setting cannot be searched so, the folder holds another sweep, or all trials fail.
     """
     recipe = recipe or Recipe()
-    try:
+    with extras_named():
         import optuna
-    except ImportError:
-        raise TrainingError("sweeps need Optuna: pip install 'deepstreaks-dask[sweep]'") from None
     space = {name: _distribution(name, spec) for name, spec in search.settings.items()}
     if not space:
         raise TrainingError("say what to search, like learning_rate=1e-4:1e-2")

@@ -19,11 +19,12 @@ import uvicorn
 from fastapi import Cookie, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from deepstreaks_dask.apps.server.addresses import is_loopback
 from deepstreaks_dask.apps.server.auth import SESSION_COOKIE, csrf_of
 from deepstreaks_dask.apps.server.context import Site, site_of
 from deepstreaks_dask.apps.server.options import Listener, SiteOptions
 from deepstreaks_dask.apps.server.session_api import session_routes
-from deepstreaks_dask.apps.server.site import add_guard, is_loopback, listen, make_app, run_app
+from deepstreaks_dask.apps.server.site import add_guard, listen, make_app, run_app
 from deepstreaks_dask.apps.server.streak_api import streak_routes
 from deepstreaks_dask.apps.server.verdict_api import verdict_routes
 from deepstreaks_dask.apps.server.vocabulary_api import vocabulary

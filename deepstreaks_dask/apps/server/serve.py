@@ -7,6 +7,7 @@ import socket
 import threading
 from contextlib import suppress
 
+from deepstreaks_dask.apps.server.addresses import is_loopback
 from deepstreaks_dask.apps.server.options import Listener, SiteOptions
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.scoring.runs import list_runs
@@ -42,8 +43,6 @@ def serve(
     DeepStreaksError
         If the archive, the dashboard or the address cannot be served.
     """
-    from deepstreaks_dask.apps.server.site import is_loopback
-
     options, listener = options or SiteOptions(), listener or Listener()
     if app not in APP_NAMES:
         raise DeepStreaksError(f"no dashboard {app!r}: there are {', '.join(APP_NAMES)}")

@@ -6,7 +6,6 @@ Dashboards made with Panel, and their websockets, are mounted behind the same gu
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import secrets
 import socket
 import webbrowser
@@ -261,12 +260,3 @@ def run_app(
         ws_max_size=20 * 2**20,
     )
     uvicorn.Server(config).run(sockets=[listening])
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether an address can be reached from this machine alone."""
-    try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(address, None)}
-    except (OSError, UnicodeError):
-        return False
-    return bool(found) and all(ipaddress.ip_address(ip.split("%")[0]).is_loopback for ip in found)

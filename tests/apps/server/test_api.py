@@ -328,6 +328,7 @@ def test_campaigns_are_begun_and_paused_by_administrators(of, started, reviewed)
 
 def test_schemathesis_finds_nothing(app, of):
     schemathesis = pytest.importorskip("schemathesis")
+    pytest.importorskip("schemathesis.specs.openapi.checks")  # which not every version loads itself
     import hypothesis
 
     schema = schemathesis.openapi.from_asgi(
