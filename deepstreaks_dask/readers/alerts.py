@@ -39,6 +39,7 @@ from deepstreaks_dask.readers.folder import (
 )
 from deepstreaks_dask.readers.tables import Metadata, read_metadata
 from deepstreaks_dask.readers.tarballs import count_members, is_tarball, members
+from deepstreaks_dask.utils.optional import MissingExtraError, extras_named
 
 AVRO_SUFFIX = ".avro"
 ALERT_STAMP_SIZE = 63
@@ -105,7 +106,7 @@ class Alert:
 
 
 def decode_packet(data: bytes) -> Alert | Refused:
-    """Decode a packet, or say why not. Never raises.
+    """Decode a packet, or return why that cannot be done.
 
     Parameters
     ----------
@@ -118,6 +119,11 @@ def decode_packet(data: bytes) -> Alert | Refused:
         The triplet's pixels as they were measured; the networks' normalisation is theirs. NaN is where
         there is no number: masked pixels, and those that fill up cutouts smaller than 63 x 63, which begin at
         the first row and column, as with braai.
+
+    Raises
+    ------
+    MissingExtraError
+        If fastavro is not installed.
     """
     if not data:
         return Refused("empty", "no bytes")
@@ -130,6 +136,8 @@ def decode_packet(data: bytes) -> Alert | Refused:
         return Alert(planes, _columns(packet), zero_point)
     except UnreadableError as error:
         return error.refused
+    except MissingExtraError:
+        raise
     except Exception as error:  # fastavro and astropy raise many kinds on damaged data
         return Refused("damaged", f"{type(error).__name__}: {error}")
 
@@ -293,7 +301,8 @@ def _packet(data: bytes) -> dict[str, Any]:
     """Read the one alert of an Avro file, once its schema is one that can do no harm."""
     if not data.startswith(b"Obj\x01"):
         raise UnreadableError("not an alert", "not an Avro file")
-    import fastavro  # an extra: archives of other formats need none of it
+    with extras_named():
+        import fastavro
 
     reader = fastavro.reader(io.BytesIO(data))
     if reader.codec != "null":

@@ -2,9 +2,10 @@ import socket
 
 import pytest
 
+from deepstreaks_dask.apps.server.addresses import is_loopback
 from deepstreaks_dask.apps.server.options import Listener
 from deepstreaks_dask.apps.server.serve import serve
-from deepstreaks_dask.apps.server.site import is_loopback, listen
+from deepstreaks_dask.apps.server.site import listen
 from deepstreaks_dask.errors import DeepStreaksError
 
 
