@@ -29,7 +29,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from deepstreaks_dask.archive.attributes import encode_attributes, provenance_of
 from deepstreaks_dask.archive.dataset import open_archive, row_block, shard_bounds
-from deepstreaks_dask.archive.store import record_runs
+from deepstreaks_dask.archive.store import record_runs, zarr_location
 from deepstreaks_dask.errors import ArchiveError, CampaignError, did_you_mean
 from deepstreaks_dask.utils.storage import is_local, locate
 
@@ -114,7 +114,10 @@ class Run:
             Nothing of it is read yet.
         """
         path = f"runs/{name}"
-        group = zarr.open_group(url, path=path, mode="r+" if write else "r", use_consolidated=False)
+        # an absolute path: what is read later may be read by a worker in another working directory
+        group = zarr.open_group(
+            zarr_location(url), path=path, mode="r+" if write else "r", use_consolidated=False
+        )
         return cls(url, name, group)
 
     @classmethod
