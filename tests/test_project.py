@@ -125,6 +125,17 @@ def test_readme_has_its_two_commands_as_one_line_each():
         assert len(block.strip().splitlines()) == 1
 
 
+def test_ways_through_the_code_are_short_and_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    section = text.split("### Five ways through the code")[1].split("\n## ")[0]
+    ways = [re.findall(r"`([\w/]+\.(?:py|js))`", line) for line in section.splitlines()]
+    ways = [way for way in ways if way]
+    assert len(ways) == 5
+    for way in ways:
+        assert len(way) <= 12
+        assert [f for f in way if not (ROOT / "deepstreaks_dask" / f).is_file()] == []
+
+
 def test_no_module_is_longer_than_650_lines():
     modules = (ROOT / "deepstreaks_dask").rglob("*.py")
     lengths = {path: len(path.read_text().splitlines()) for path in modules}

@@ -384,9 +384,9 @@ def test_scores_are_explained(of, client, monkeypatch):
     assert ask("rb_vgg6", "nowhere").status_code == 404
     assert (ask("os_vgg6").status_code, "no member" in ask("os_vgg6").text) == (400, True)
     assert client.get(f"/api/v1/explanation?id={one}&member=rb_vgg6").status_code == 401
-    monkeypatch.setattr(explanations, "_places", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(explanations, "_waiting", threading.BoundedSemaphore(1))
     monkeypatch.setattr(explanations, "_maps", OrderedDict())
-    with explanations._places:
+    with explanations._waiting:
         busy = ask("rb_vgg6")
     assert (busy.status_code, busy.headers["retry-after"]) == (503, "5")
     assert ask("rb_vgg6").status_code == 200
