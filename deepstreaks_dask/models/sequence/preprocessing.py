@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepstreaks_dask.archive.sequences import Sequences, read_objects
+from deepstreaks_dask.archive.sequences import Sequences
 
 STAMPS_PER_BATCH = 1024
 """Stamps in a batch, padding included, at most; an object that has more is alone in its batch."""
@@ -235,32 +235,6 @@ def padding(counts: np.ndarray, stamps: int = STAMPS_PER_BATCH) -> float:
     ordered = np.sort(counts)
     sizes = [len(ordered[part]) * int(ordered[part][-1]) for part in cut(ordered, stamps)]
     return 1 - float(ordered.sum()) / sum(sizes) if sizes else 0.0
-
-
-def read_batches(
-    url: str, total: int, shard: int, stamps: int = STAMPS_PER_BATCH
-) -> Iterator[Batch]:
-    """Read an archive of sequences shard by shard, and give its batches as they are needed.
-
-    Parameters
-    ----------
-    url : str
-        The archive's store.
-    total, shard : int
-        Objects in the archive, and in one of its shards.
-    stamps : int
-        In a batch, at most.
-
-    Yields
-    ------
-    Batch
-        ``rows`` are the archive's. What cannot be used is left out; a campaign names it.
-    """
-    for first in range(0, total, shard):
-        stretch = read_objects(url, first, min(first + shard, total))
-        if stretch.sequences is not None:
-            for batch in batched(prepare(stretch.sequences), stamps):
-                yield Batch(stretch.rows[batch.rows], batch.stamps, batch.features, batch.mask)
 
 
 def _background(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
