@@ -60,8 +60,8 @@ def test_ctrl_c_says_how_to_go_on(arguments, words, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("deepstreaks_dask.readers.registry.sniff", interrupt)
-    monkeypatch.setattr("deepstreaks_dask.archive.create.create_archive", interrupt)
+    monkeypatch.setattr("deepstreaks_dask.readers.ingestion.find_reader", interrupt)
+    monkeypatch.setattr("deepstreaks_dask.simulation.archives.simulate_archive", interrupt)
     monkeypatch.setattr("deepstreaks_dask.models.zoo.store.Zoo.list", interrupt)
     monkeypatch.setattr("deepstreaks_dask.training.recipe.read_recipe", interrupt)
     done = CliRunner().invoke(app, arguments)
