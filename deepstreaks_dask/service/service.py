@@ -427,7 +427,8 @@ def _create_once(archive: str, shard: int) -> None:
     shutil.rmtree(begun, ignore_errors=True)
     create_archive(begun, shard=shard)
     begun.rename(place)
-    Path(f"{begun}.lock").unlink(missing_ok=True)
+    for lock in ("lock", "commit.lock"):
+        Path(f"{begun}.{lock}").unlink(missing_ok=True)
 
 
 def _check(file: Path) -> Refused | None:

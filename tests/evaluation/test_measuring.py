@@ -32,7 +32,7 @@ def measured(tmp_path_factory):
     create_archive(archive, **LAYOUT)
     append_batches(archive, simulate_sequences(98, "hits", "rcnn", seed=4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forest, "TREES", 30)
+        patch.setattr(forest, "TREE_COUNT", 30)
         done = command(
             "train", archive, "--architecture", "forest", "--family", "hits", "--zoo", zoo,
             "--out", folder / "training", "--json",

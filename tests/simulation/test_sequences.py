@@ -11,7 +11,12 @@ from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.readers.sequences import STAMP_SIZE
 from deepstreaks_dask.simulation import variables
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_object, simulate_sequences
-from deepstreaks_dask.simulation.source import Sersic, Source
+from deepstreaks_dask.simulation.source import (
+    Sersic,
+    Source,
+    damped_random_walk,
+    fourier_light_curve,
+)
 from deepstreaks_dask.simulation.stamps import expose
 from deepstreaks_dask.simulation.surveys import (
     SURVEYS,
@@ -164,7 +169,7 @@ def test_pulsators_rise_faster_than_they_fall():
     log = log_of(np.linspace(57000, 57000.5, 2000))
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        curve = variables._fourier(
+        curve = fourier_light_curve(
             rng, log, 0.5, 1.0, np.array([0.46, 0.33, 0.2]), np.array([4.0, 2.0, 6.1])
         )
         rising = (np.diff(curve) < 0).mean()  # brighter is smaller
@@ -175,7 +180,7 @@ def test_pulsators_rise_faster_than_they_fall():
 def test_a_damped_random_walk_has_its_structure_function():
     rng = np.random.default_rng(6)
     times = np.arange(0, 40000, 10.0)
-    walk = variables._walk(rng, times, 100.0, 0.4)
+    walk = damped_random_walk(rng, times, 100.0, 0.4)
     for lag in (5, 20, 60):
         found = np.sqrt(np.mean((walk[lag:] - walk[:-lag]) ** 2))
         assert found == pytest.approx(0.4 * np.sqrt(1 - np.exp(-10 * lag / 100)), rel=0.15)

@@ -21,7 +21,7 @@ from deepstreaks_dask.simulation.tasks import get_task
 @pytest.fixture(autouse=True, scope="module")
 def few_trees():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forest, "TREES", 40)
+        patch.setattr(forest, "TREE_COUNT", 40)
         yield
 
 
