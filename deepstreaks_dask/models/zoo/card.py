@@ -46,12 +46,18 @@ def _checked_name(value: str) -> str:
 
 
 def _one_of(noun: str, known: Sequence[str]) -> AfterValidator:
-    def check(value: str) -> str:
-        if value not in known:
-            raise ValueError(f"no {noun} {value!r}; choose one of {', '.join(filter(None, known))}")
-        return value
+    return AfterValidator(lambda value: _chosen(noun, value, known))
 
-    return AfterValidator(check)
+
+def _chosen(noun: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ValueError(f"no {noun} {value!r}; choose one of {', '.join(filter(None, known))}")
+    return value
+
+
+def _known_architecture(value: str) -> str:
+    """Accept an architecture that is registered now: classifiers may be added while Python runs."""
+    return _chosen("architecture", value, (*ARCHITECTURES, *CLASSIFIERS, KERAS_FILE))
 
 
 def _like(pattern: re.Pattern[str]) -> AfterValidator:
@@ -113,9 +119,7 @@ class Card:
 
     name: _Name
     version: _Name
-    architecture: Annotated[
-        str, _one_of("architecture", (*ARCHITECTURES, *CLASSIFIERS, KERAS_FILE))
-    ]
+    architecture: Annotated[str, AfterValidator(_known_architecture)]
     family: str = ""
     input_shape: Annotated[
         tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)  # a file has a list
