@@ -167,8 +167,7 @@ def fit_curve(labels: np.ndarray, scores: np.ndarray, method: str = "temperature
     CalibrationError
         If there is no such method, or one class is missing.
     """
-    if method not in METHODS:
-        raise CalibrationError(f"no method {method!r}: choose one of {', '.join(METHODS)}")
+    _check_method(method)
     truth, values = usable(labels, scores)
     if truth.all() or not truth.any():
         raise CalibrationError("the nights to fit on hold labels of one class only: give more")
@@ -278,6 +277,11 @@ def measure(
     )
 
 
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise CalibrationError(f"no method {method!r}: choose one of {', '.join(METHODS)}")
+
+
 def calibrate(
     scores: xr.Dataset,
     method: str = "temperature",
@@ -318,6 +322,7 @@ def calibrate(
     >>> sorted(made.curves)
     ['kd_vgg6', 'rb_vgg6', 'sl_vgg6']
     """
+    _check_method(method)
     if provenance_of(scores).get("decided") is not None:
         raise CalibrationError(
             "the run was scored for its decision only, so that each member saw what others left: "
