@@ -337,7 +337,7 @@ def test_pages_fit_and_are_lit(enter, address, width, dark):
 def test_a_reviewers_campaign_page_offers_nothing_that_is_refused(enter):
     page = enter("anna")
     page.click("nav >> text=Campaign")
-    page.wait_for_selector("text=An administrator begins, pauses and resumes campaigns")
+    page.wait_for_selector("text=Only an administrator can start, pause and resume campaigns")
     assert not page.is_visible("#begin")
     assert not page.is_visible("#control")
     page.click("#nav >> text=Account")
