@@ -183,7 +183,7 @@ def test_a_campaign_is_begun_paused_and_resumed_to_the_end(visit, fresh, hold):
     assert process.cmdline()[-2:] == ["--", str(fresh)]
     with served("dashboard", fresh, "--app", "review", *CAMPAIGN[2:]) as address:
         looker = enter(visit, address, "vera")
-        looker.wait_for_selector("text=An administrator begins, pauses and resumes")
+        looker.wait_for_selector("text=Only an administrator can start, pause and resume")
         page = enter(visit, address, "root")
         until(page, "/^[1-9]/.test(document.querySelectorAll('.tile .value')[1]?.textContent)")
         status(page, "at work")
