@@ -159,7 +159,8 @@ def _timed(
     scores = score(
         archive, ensemble=families, client=client, run="timed", progress=False, **options
     )
-    return scores, (now() - start) / scores.sizes["cutout"]
+    costs = (now() - start) / scores.sizes["cutout"]
+    return scores.load(), costs  # before the archive is gone
 
 
 def _costs(ratios: np.ndarray) -> dict[str, float]:
