@@ -6,6 +6,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import uuid
 
+import dask
 import hypothesis
 import keras
 import pytest
@@ -63,7 +64,8 @@ def client():
     """Client of one worker process, which once it has imported TensorFlow serves all tests that kill none."""
     from deepstreaks_dask.scoring.cluster import connect
 
-    with connect(workers=1) as client:
+    # what tests read lazily is read in their own process, which has their credentials and stores in memory
+    with connect(workers=1) as client, dask.config.set(scheduler="threads"):
         yield client
 
 

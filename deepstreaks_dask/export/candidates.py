@@ -283,7 +283,8 @@ def _record(row: dict[Any, Any], submission: Submission, taken: set[str]) -> ade
         optional |= photometry
     remarks = "middle of the streak at mid-exposure"
     ends = [row[name] for name in ("ra1", "dec1", "ra2", "dec2")]
-    if all(math.isfinite(value) for value in ends) and ends[:2] != ends[2:]:
+    on_sky = all(0 <= ra <= 360 and abs(dec) <= 90 for ra, dec in (ends[:2], ends[2:]))
+    if on_sky and ends[:2] != ends[2:]:
         remarks += "; ends {:.6f} {:+.6f} and {:.6f} {:+.6f}, in what order is not known".format(
             *ends
         )

@@ -89,7 +89,7 @@ def test_the_rcnn_and_what_a_killed_call_leaves_is_not_done_again(tmp_path, monk
     options = ["rcnn", "--out", folder, "--objects", 30, "--epochs", 1, "--seed", 2]
     whole = reproduce.score
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(reproduce, "score", killed)
