@@ -26,8 +26,8 @@ napoleon_google_docstring = False
 napoleon_use_ivar = True
 # types are named without their modules, where two may have one name
 suppress_warnings = ["ref.python"]
-# what is of another package has no page here
-nitpick_ignore_regex = [("py:.*", r"(?!deepstreaks_dask).*")]
+# what is of another package, and what is private, has no page here
+nitpick_ignore_regex = [("py:.*", r"(?!deepstreaks_dask).*"), ("py:.*", r".*\._\w+")]
 
 nb_execution_mode = "off"  # build.py has executed them
 nb_output_stderr = "remove"  # TensorFlow greets each kernel there

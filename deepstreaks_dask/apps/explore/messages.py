@@ -275,7 +275,7 @@ class SelectedCutouts(Message):
     Attributes
     ----------
     night, truth, plausible, region, ranges
-        As for :class:`~deepstreaks_dask.evaluation.interactive.Selection`.
+        As for :class:`~deepstreaks_dask.evaluation.selection.Selection`.
     """
 
     night: int | None = None
