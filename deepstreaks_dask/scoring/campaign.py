@@ -20,6 +20,7 @@ above.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -187,10 +188,19 @@ def execute(
         stored.touch(failures)
 
 
+def _is_not_sync_cancellation(record: logging.LogRecord) -> bool:
+    """Drop what Dask logs when Ctrl-C comes before the call that it should cancel has begun.
+
+    ``distributed.utils.sync`` schedules its ``cancel`` all the same, which then fails with a NameError in the event loop.
+    """
+    return "function sync.<locals>.cancel" not in record.getMessage()
+
+
 @contextmanager
 def _naming_faults(url: str, run: str, client: Client | None = None) -> Iterator[None]:
     """Wrap errors from workers, schedulers and stores in a message that names the run and says the scores are safe."""
     safe = "what is scored is stored, and the same command goes on from there"
+    logging.getLogger("tornado.application").addFilter(_is_not_sync_cancellation)
     try:
         yield
     except DeepStreaksError:

@@ -74,3 +74,32 @@ def test_a_campaign_that_waits_for_workers_can_be_stopped(tmp_path, zoo):
             progress=False,
         )
     assert np.isnan(scored["scores"].values).all()
+
+
+_INTERRUPTED_EARLY = """
+import os, signal, threading, time
+from dask.distributed import Client
+from deepstreaks_dask.scoring.campaign import _naming_faults
+
+async def answer():
+    pass
+
+with Client(processes=False, n_workers=1, dashboard_address=None) as client:
+    client.loop.add_callback(time.sleep, 1)  # so that what is called next has not begun when Ctrl-C comes
+    time.sleep(0.1)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        with _naming_faults("survey.zarr", "default"):
+            client.sync(answer)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt)
+    time.sleep(1)
+"""
+
+
+def test_ctrl_c_before_a_call_has_begun_is_not_logged():
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_EARLY], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.startswith("run 'default' of survey.zarr was interrupted: what is scored")
+    assert "sync" not in done.stderr, done.stderr
