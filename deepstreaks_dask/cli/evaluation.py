@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -139,7 +140,8 @@ def queue(
 ) -> None:
     """List the cutouts without a label or a verdict whose verdict would teach the networks most.
 
-    The review shows them too: 'What would teach most' in 'deepstreaks dashboard survey.zarr --app review'.
+    At a terminal a table of the first ones; into a pipe all of them as CSV. The review shows them too:
+    'What would teach most' in 'deepstreaks dashboard survey.zarr --app review'.
 
     Example: deepstreaks queue survey.zarr --by spread --most 200 -o to-label.csv
     """
@@ -150,6 +152,8 @@ def queue(
     from deepstreaks_dask.review.catalogue import Catalogue
     from deepstreaks_dask.utils.storage import write_text
 
+    if output is None and not as_json and not sys.stdout.isatty():
+        output = STANDARD_OUTPUT
     with open_output(output, ".csv", as_json=as_json) as path:
         scores = decision.open(archive)
         chosen = decision.decision(scores)
@@ -163,7 +167,7 @@ def queue(
     if as_json:
         print_json(json.loads(table.to_json(orient="records")))
         return
-    if output != STANDARD_OUTPUT:
+    if output != STANDARD_OUTPUT and sys.stdout.isatty():
         print_frame(table.head(LISTED_CUTOUTS), importance=["id", *table.columns[::-1]])
     written = f" written to {output}" if output and output != STANDARD_OUTPUT else ""
     print_remark(f"{len(table):,} cutouts{written}", output=output)

@@ -160,10 +160,11 @@ def test_decide_at_a_terminal(scored, stdout, monkeypatch):
     assert "100 plausible of 150 cutouts" in said
 
 
-def test_queue_to_standard_output(scored):
-    done = run("queue", scored, "--most", "5", "-o", "-")
-    assert len(pd.read_csv(io.StringIO(done.stdout))) == 5
-    assert "5 cutouts" in done.stderr
+@pytest.mark.parametrize("output", [[], ["-o", "-"]], ids=["pipe", "standard output"])
+def test_queue_into_a_pipe_is_csv_of_all(scored, output):
+    done = run("queue", scored, "--most", "50", *output)
+    assert len(pd.read_csv(io.StringIO(done.stdout))) == 50
+    assert "50 cutouts" in done.stderr
 
 
 def test_report_to_standard_output(scored):

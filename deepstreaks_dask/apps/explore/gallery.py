@@ -22,7 +22,8 @@ from deepstreaks_dask.apps.explore.updates import Busy, Explained, GalleryCards
 from deepstreaks_dask.apps.messages import Handlers
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.evaluation.interactive import DECISION_NAME, Selection
+from deepstreaks_dask.evaluation.interactive import DECISION_NAME
+from deepstreaks_dask.evaluation.selection import Selection
 from deepstreaks_dask.report.explanation_maps import explanation_map
 from deepstreaks_dask.scoring.decision import Decision
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from deepstreaks_dask import plots
-from deepstreaks_dask.evaluation.interactive import Counts
 from deepstreaks_dask.evaluation.metrics import Estimate
+from deepstreaks_dask.evaluation.selection import Counts
 
 
 def headline_rates(counts: Counts) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, Strict
 
 from deepstreaks_dask.apps.messages import Hello, Message, MessageSchema, Theme
-from deepstreaks_dask.evaluation.interactive import Selection
+from deepstreaks_dask.evaluation.selection import Selection
 
 MAX_TITLE_LENGTH = 200
 """Characters of a gallery's title; longer ones are cut."""

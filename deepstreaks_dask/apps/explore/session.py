@@ -17,13 +17,8 @@ from deepstreaks_dask.apps.figures import Figures
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.provenance import begins_simulated
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.evaluation.interactive import (
-    DECISION_NAME,
-    Counts,
-    Cut,
-    Exploration,
-    Selection,
-)
+from deepstreaks_dask.evaluation.interactive import DECISION_NAME, Cut, Exploration
+from deepstreaks_dask.evaluation.selection import Counts, Selection
 from deepstreaks_dask.evaluation.threshold_search import ThresholdSearch
 from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.scoring.runs import Run, list_runs

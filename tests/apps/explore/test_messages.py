@@ -11,7 +11,7 @@ from deepstreaks_dask.apps.bridge import Bridge
 from deepstreaks_dask.apps.campaign import messages as campaign
 from deepstreaks_dask.apps.explore import messages, sequence_messages, updates
 from deepstreaks_dask.apps.messages import MAX_REFUSAL_LENGTH, MessageError, Update
-from deepstreaks_dask.evaluation.interactive import Selection
+from deepstreaks_dask.evaluation.selection import Selection
 from deepstreaks_dask.evaluation.threshold_search import SEARCH_LEVELS
 
 SCRIPTS = Path(common.__file__).parent / "pages"

@@ -16,7 +16,8 @@ from deepstreaks_dask.apps.explore.session import Session, check_choice
 from deepstreaks_dask.apps.explore.tab import Tab
 from deepstreaks_dask.apps.explore.updates import Words
 from deepstreaks_dask.apps.figures import render_figure
-from deepstreaks_dask.evaluation.interactive import DECISION_NAME, Selection
+from deepstreaks_dask.evaluation.interactive import DECISION_NAME
+from deepstreaks_dask.evaluation.selection import Selection
 from deepstreaks_dask.scoring.decision import family_of
 
 NIGHT_TITLES = {"tpr": "Labelled plausible", "fpr": "False positives", "candidates": "Candidates"}

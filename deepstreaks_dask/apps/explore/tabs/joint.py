@@ -18,7 +18,8 @@ from deepstreaks_dask.apps.explore.messages import ChooseAxis, ClearSelection
 from deepstreaks_dask.apps.explore.session import Session
 from deepstreaks_dask.apps.explore.tab import Tab
 from deepstreaks_dask.apps.explore.updates import JointNames, Words
-from deepstreaks_dask.evaluation.interactive import Exploration, Selection
+from deepstreaks_dask.evaluation.interactive import Exploration
+from deepstreaks_dask.evaluation.selection import Selection
 
 PLOT_SIZE = 320
 """Pixels on a side of the images of cutouts."""

@@ -11,7 +11,8 @@ from deepstreaks_dask.apps.explore.gallery import GalleryPanel
 from deepstreaks_dask.apps.explore.messages import ChooseScores
 from deepstreaks_dask.apps.explore.session import Distribution, Session
 from deepstreaks_dask.apps.explore.tab import Tab
-from deepstreaks_dask.evaluation.interactive import HISTOGRAM_BINS, Selection
+from deepstreaks_dask.evaluation.interactive import HISTOGRAM_BINS
+from deepstreaks_dask.evaluation.selection import Selection
 
 HIDDEN_LINE_SCORE = 0.5
 """Where the hidden line of a threshold is drawn while members have different ones."""
