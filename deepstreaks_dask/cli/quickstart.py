@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -159,11 +157,12 @@ def _check_earlier(folder: Path, mark: Path, settings: dict[str, int]) -> None:
 def _simulate(images: Path, week: list[Night], cutouts: int) -> list[Path]:
     """Write the pictures of a week, and two damaged files; return the table of each night."""
     from deepstreaks_dask.simulation.nights import write_images
+    from deepstreaks_dask.utils.processes import process_pool
     from deepstreaks_dask.utils.progress import progress_bar
 
     with (
         progress_bar("simulate", len(week) * cutouts) as bar,
-        ProcessPoolExecutor(mp_context=get_context("spawn")) as processes,
+        process_pool() as processes,
     ):
         jobs = [processes.submit(write_images, images, night, cutouts) for night in week]
         tables = []

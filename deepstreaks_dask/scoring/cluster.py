@@ -21,8 +21,8 @@ from distributed.deploy.cluster import Cluster
 from distributed.utils import silence_logging_cmgr
 
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.scoring.main_guard import check_main_guard
 from deepstreaks_dask.scoring.worker_logs import WorkerLogs
+from deepstreaks_dask.utils.processes import check_main_guard
 
 _THREADS_PER_WORKER = 2  # of Dask's in a worker: one reads while the other computes
 _SCHEDULER_TIMEOUT = "10s"  # for a running scheduler to answer
@@ -113,7 +113,8 @@ def connect(
     if jobs is not None and where == "local" and workers is None:
         workers = min(jobs, _cores())
     first, most = adapt or (workers, workers)
-    if where in _CLUSTERS_OF_PROCESSES:
+    method = dask.config.get("distributed.worker.multiprocessing-method", "spawn")
+    if where in _CLUSTERS_OF_PROCESSES and method == "spawn":
         check_main_guard()
     try:
         cluster = _CLUSTER_STARTERS[where](first, most, memory_limit)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from multiprocessing import get_context
 
 from deepstreaks_dask.archive.append import AppendSummary, append_batches
 from deepstreaks_dask.archive.create import create_archive
@@ -15,6 +13,7 @@ from deepstreaks_dask.simulation.nights import simulate_nights
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 from deepstreaks_dask.simulation.surveys import Survey, get_survey
 from deepstreaks_dask.simulation.tasks import get_task
+from deepstreaks_dask.utils.processes import process_pool
 from deepstreaks_dask.utils.progress import progress_bar
 from deepstreaks_dask.utils.storage import locate
 
@@ -95,13 +94,14 @@ def simulate_archive(
     ArchiveError
         If there is an archive already and ``overwrite`` is false, ``url`` is something else, or there can be no such
         shard.
+    MainGuardError
+        If there are so many cutouts that processes simulate them, and the script that calls has no main guard.
     """
-    create_archive(url, shard=shard, overwrite=overwrite)
     with ExitStack() as stack:
         executor = None
         if nights * per_night >= _PROCESS_POOL_CUTOUTS:
-            pool = ProcessPoolExecutor(mp_context=get_context("spawn"))
-            executor = stack.enter_context(pool)
+            executor = stack.enter_context(process_pool())
+        create_archive(url, shard=shard, overwrite=overwrite)
         bar = stack.enter_context(progress_bar("simulate", nights * per_night))
         batches = simulate_nights(nights, per_night, seed=seed, first=first, executor=executor)
         done = append_batches(url, bar.over(batches, lambda batch: batch.rows))
@@ -150,10 +150,7 @@ def simulate_into(
     if not _exists(archive):
         create_archive(archive, **LAYOUT)
     done = []
-    with (
-        progress_bar(what, objects, unit="objects") as bar,
-        ProcessPoolExecutor(mp_context=get_context("spawn")) as executor,
-    ):
+    with progress_bar(what, objects, unit="objects") as bar, process_pool() as executor:
         for start in range(first, first + objects, _OBJECTS_PER_COMMIT):
             number = min(_OBJECTS_PER_COMMIT, first + objects - start)
             batches = simulate_sequences(

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.scoring.main_guard import MainGuardError, check_main_guard
+from deepstreaks_dask.utils.processes import MainGuardError, check_main_guard
 
 WITHOUT = """
 from deepstreaks_dask.scoring.cluster import connect
@@ -25,6 +25,12 @@ def main():
 main()
 """
 
+SIMULATING = """
+import deepstreaks_dask as ds
+
+ds.simulate("week.zarr", nights=1, per_night=4096)
+"""
+
 GUARDED = """
 from deepstreaks_dask.scoring.cluster import connect
 
@@ -33,7 +39,7 @@ if __name__ == "__main__":
         print(client.submit(sum, [1, 2]).result())
 """
 
-CHECK = "from deepstreaks_dask.scoring.main_guard import check_main_guard as check\n"
+CHECK = "from deepstreaks_dask.utils.processes import check_main_guard as check\n"
 
 
 def run(tmp_path, text, *options):
@@ -45,14 +51,15 @@ def run(tmp_path, text, *options):
     )
 
 
-@pytest.mark.parametrize("text", [WITHOUT, WITHIN_A_FUNCTION])
+@pytest.mark.parametrize("text", [WITHOUT, WITHIN_A_FUNCTION, SIMULATING])
 def test_a_script_without_a_guard_ends_in_one_line(tmp_path, text):
     script, done = run(tmp_path, text)
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"deepstreaks: {script} starts workers outside of a main guard")
+    assert line.startswith(f"deepstreaks: {script} starts processes outside of a main guard")
     assert 'if __name__ == "__main__":' in line
+    assert not list(tmp_path.glob("*.zarr"))
 
 
 def test_a_script_with_a_guard_gets_workers_and_prints_nothing_else(tmp_path):
@@ -68,12 +75,17 @@ def test_a_script_with_a_guard_gets_workers_and_prints_nothing_else(tmp_path):
         'import sys\nif __name__ != "__main__":\n    sys.exit()\ncheck()\n',
         'if __name__ != "__main__":\n    raise SystemExit\ncheck()\n',
         "import threading\nthread = threading.Thread(target=check)\nthread.start()\nthread.join()\n",
-        'import dask\ndask.config.set({"distributed.worker.multiprocessing-method": "fork"})\ncheck()\n',
     ],
 )
 def test_guards_of_other_kinds_are_seen(tmp_path, text):
     _, done = run(tmp_path, CHECK + text)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_workers_that_are_forked_need_no_guard(tmp_path):
+    fork = 'import dask\ndask.config.set({"distributed.worker.multiprocessing-method": "fork"})\n'
+    _, done = run(tmp_path, fork + WITHOUT.replace("workers=2", "workers=1"))
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
 
 
 def test_a_guard_elsewhere_is_none(tmp_path):

@@ -1,8 +1,8 @@
-"""Whether a script can start processes: without a main guard each of them would run the script again.
+"""Processes of one's own, and whether a script can start them: without a main guard each would run the script again.
 
-Processes that are spawned import the main module anew. A script that starts workers outside of
-``if __name__ == "__main__":`` would start them in every worker, too; Python refuses that with hundreds of lines of
-tracebacks, one for each worker. So the script is looked at before any process starts.
+Processes that are spawned import the main module anew. A script that starts some outside of
+``if __name__ == "__main__":`` would start more in each of them; Python refuses that with hundreds of lines of
+tracebacks, one for each process. So the script is looked at before any process starts.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from multiprocessing import current_process
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from types import CodeType, FrameType
-
-import dask
 
 from deepstreaks_dask.errors import DeepStreaksError
 
 
 class MainGuardError(DeepStreaksError, SystemExit):
-    """A script starts workers outside of its main guard.
+    """A script starts processes outside of its main guard.
 
     Where nobody catches it, Python ends with its one line and no traceback, since it is a :class:`SystemExit` too.
 
@@ -32,14 +31,26 @@ class MainGuardError(DeepStreaksError, SystemExit):
 
     def __init__(self, script: str) -> None:
         super().__init__(
-            f"{script} starts workers outside of a main guard, and every worker would run it again: put the code "
+            f"{script} starts processes outside of a main guard, and each of them would run it again: put the code "
             "beneath 'if __name__ == \"__main__\":' (a notebook or an interactive session needs none)"
         )
         self.code = f"deepstreaks: {self}"
 
 
+def process_pool() -> ProcessPoolExecutor:
+    """Return a pool of as many spawned processes as there are processors.
+
+    Raises
+    ------
+    MainGuardError
+        If the script that runs has no main guard around the present call.
+    """
+    check_main_guard()
+    return ProcessPoolExecutor(mp_context=get_context("spawn"))
+
+
 def check_main_guard() -> None:
-    """Check that processes can be started from here.
+    """Check that processes can be spawned from here.
 
     Raises
     ------
@@ -51,8 +62,6 @@ def check_main_guard() -> None:
     main = sys.modules.get("__main__")
     script = getattr(main, "__file__", None)
     if script is None:  # a notebook, or an interactive session: nothing is imported anew
-        return
-    if dask.config.get("distributed.worker.multiprocessing-method", "spawn") != "spawn":
         return
     name = getattr(getattr(main, "__spec__", None), "name", "")
     if name == "__main__" or name.endswith(".__main__"):  # 'python -m package': never imported anew
