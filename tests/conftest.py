@@ -21,6 +21,13 @@ hypothesis.settings.register_profile("no-deadline", deadline=None)
 hypothesis.settings.load_profile("no-deadline")
 
 
+@pytest.fixture(autouse=True)
+def _lazy_reads():
+    """Read what is lazy in the tests' own process, which has their credentials and stores in memory."""
+    with dask.config.set(scheduler="threads"):
+        yield
+
+
 @pytest.fixture
 def archive(tmp_path):
     """An archive of 150 cutouts of noise in shards of 64, the last one not full."""
@@ -64,8 +71,7 @@ def client():
     """Client of one worker process, which once it has imported TensorFlow serves all tests that kill none."""
     from deepstreaks_dask.scoring.cluster import connect
 
-    # what tests read lazily is read in their own process, which has their credentials and stores in memory
-    with connect(workers=1) as client, dask.config.set(scheduler="threads"):
+    with connect(workers=1) as client:
         yield client
 
 

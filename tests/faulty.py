@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import dask
+import dask.array
 import keras
 import numpy as np
 
@@ -25,9 +26,11 @@ from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.schema import EPOCHS
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.models.sequence.rcnn import Rcnn
+from deepstreaks_dask.models.zoo import serialization
 from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
 from deepstreaks_dask.models.zoo.store import Zoo
-from deepstreaks_dask.scoring import worker
+from deepstreaks_dask.scoring import campaign as campaign_module
+from deepstreaks_dask.scoring import cluster, networks, worker
 from deepstreaks_dask.scoring.decision import Decision
 
 SHARD = 64
@@ -37,13 +40,7 @@ ORDER = [["rb_tiny"], ["kd_tiny"]]
 
 warm = multiprocessing.get_context("forkserver")
 warm.set_forkserver_preload(
-    [
-        *(
-            f"deepstreaks_dask.{name}"
-            for name in ("campaign", "cluster", "networks", "models.files")
-        ),
-        "dask.array",
-    ]
+    [module.__name__ for module in (campaign_module, cluster, networks, serialization, dask.array)]
 )
 
 
