@@ -82,7 +82,7 @@ SCHEMA = {
 def stamp(pixels):
     out = io.BytesIO()
     fits.PrimaryHDU(pixels).writeto(out)
-    return {"fileName": "x.fits.gz", "stampData": gzip.compress(out.getvalue())}
+    return {"fileName": "x.fits.gz", "stampData": gzip.compress(out.getvalue(), mtime=0)}
 
 
 def pixels_of(candid, shape=(63, 63)):
@@ -253,6 +253,7 @@ def test_what_is_wrong_is_named(name):
             "wrong shape",
         ),
     ],
+    ids=["empty", "not gzip", "cut short", "bomb", "header without end", "shape of a bomb"],
 )
 def test_damaged_cutouts_are_named(stamp_data, reason):
     broken = packet()

@@ -143,7 +143,7 @@ def packet(name, candid, jd, science=None, **candidate):
     def stamp(pixels):
         out = io.BytesIO()
         fits.PrimaryHDU(pixels).writeto(out)
-        return {"fileName": "x.fits.gz", "stampData": gzip.compress(out.getvalue())}
+        return {"fileName": "x.fits.gz", "stampData": gzip.compress(out.getvalue(), mtime=0)}
 
     pixels = images(3, 63, candid)
     record = {"jd": jd, "fid": 2, "ra": 10.5, "dec": -20.25, "magpsf": 18.5}
