@@ -40,6 +40,11 @@ class MainGuardError(DeepStreaksError, SystemExit):
 def process_pool() -> ProcessPoolExecutor:
     """Return a pool of as many spawned processes as there are processors.
 
+    Returns
+    -------
+    ProcessPoolExecutor
+        Its processes start when work is given to it.
+
     Raises
     ------
     MainGuardError

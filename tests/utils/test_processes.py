@@ -45,7 +45,8 @@ CHECK = "from deepstreaks_dask.utils.processes import check_main_guard as check\
 def run(tmp_path, text, *options):
     script = tmp_path / "script.py"
     script.write_text(text)
-    command = [sys.executable, *(options or (script,))]
+    # other packages' deprecations are not what is looked at
+    command = [sys.executable, "-W", "ignore", *(options or (script,))]
     return script, subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, timeout=300
     )

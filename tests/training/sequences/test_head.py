@@ -13,11 +13,15 @@ from deepstreaks_dask.models.sequence.taonet import TaoNet
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 from deepstreaks_dask.training.harness import TrainingOptions
 from deepstreaks_dask.training.recipe import Recipe
+from deepstreaks_dask.training.sequences import fit
 from deepstreaks_dask.training.sequences import head as heads
 from deepstreaks_dask.training.sequences.batches import SequenceFeed
 from deepstreaks_dask.training.sequences.fit import max_epochs, train_classifier
-from deepstreaks_dask.training.sequences.head import HEAD_EPOCHS, fit_head
+from deepstreaks_dask.training.sequences.head import fit_head
 from deepstreaks_dask.training.sequences.labelled import LabelledObjects
+
+PASSES = 4
+"""Through what the head learns from, instead of 25."""
 
 RECIPE = Recipe(
     name="sequences", epochs=1, batch=8, patience=5, test=0.2, validation=0.25, by="id", seed=4
@@ -58,13 +62,19 @@ def loss(network, feed):
     return total / count
 
 
-def test_the_last_pass_is_what_the_network_has_afterwards(given):
+@pytest.fixture
+def few_passes(monkeypatch):
+    monkeypatch.setattr(heads, "HEAD_EPOCHS", PASSES)
+    monkeypatch.setattr(fit, "HEAD_EPOCHS", PASSES)
+
+
+def test_the_last_pass_is_what_the_network_has_afterwards(given, few_passes):
     network, train, held_out = given
     before = loss(network, held_out)
     kept = network.model.get_layer("stamp").get_weights()
     told = []
     losses = fit_head(network, train, held_out, before, on_epoch=lambda *it: told.append(it))
-    assert [epoch for epoch, _ in told] == list(range(1, 1 + HEAD_EPOCHS))
+    assert [epoch for epoch, _ in told] == list(range(1, 1 + PASSES))
     assert [one["val_loss"] for _, one in told] == pytest.approx(losses["val_loss"])
     assert losses["val_loss"][-1] < before
     again = TaoNet.from_arrays(network.classes, network.to_arrays())  # rounded, and compiled anew
@@ -85,7 +95,7 @@ def test_what_is_worse_changes_nothing(given, monkeypatch):
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_a_training_that_was_killed_at_its_head_goes_on_there(labelled, tmp_path):
+def test_a_training_that_was_killed_at_its_head_goes_on_there(labelled, tmp_path, few_passes):
     class KilledError(Exception):
         pass
 
@@ -102,13 +112,13 @@ def test_a_training_that_was_killed_at_its_head_goes_on_there(labelled, tmp_path
     (card,) = train_classifier(tmp_path, labelled.archive, "taonet", **options)["cards"]
     history = card["recipe"]["history"]
     assert len(history["loss"]) == RECIPE.epochs == card["recipe"]["epochs_run"]
-    assert len(history["head_val_loss"]) == HEAD_EPOCHS
+    assert len(history["head_val_loss"]) == PASSES
     ended = [*history["loss"], history["head_loss"][0]]
     assert [loss for _, loss in told] == pytest.approx(ended, abs=1e-5)
 
 
 def test_only_a_network_that_begins_anew_gets_a_new_head():
-    assert max_epochs("taonet", RECIPE) == 1 + HEAD_EPOCHS
+    assert max_epochs("taonet", RECIPE) == 1 + heads.HEAD_EPOCHS
     assert max_epochs("taonet", RECIPE, start="crts_taonet@4") == 1
     assert max_epochs("rcnn", RECIPE) == max_epochs("forest", RECIPE) == 1
     assert Recurrent.head == ""

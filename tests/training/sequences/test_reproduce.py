@@ -70,7 +70,7 @@ def small(client, monkeypatch):
 
     monkeypatch.setattr(reproduce, "write_evaluation", write)
     monkeypatch.setattr(reproduce, "connect", connect)
-    monkeypatch.setattr(archives, "ProcessPoolExecutor", here)
+    monkeypatch.setattr(archives, "process_pool", here)
     monkeypatch.setattr(reproduce, "SHIFTED_OBJECTS", 50)
     monkeypatch.setattr(reproduce, "SAMPLES_PER_CLASS", (1,))
     monkeypatch.setattr(reproduce, "REPEAT_COUNT", 2)
