@@ -41,8 +41,9 @@ def seeded(seed: int) -> Iterator[None]:
         return (own.randint if threading.get_ident() == mine else common)(a, b)
 
     with _one:
-        common = random.randint
+        common, state = random.randint, random.getstate()
         keras.utils.set_random_seed(seed)
+        random.setstate(state)  # so that other threads go on, and do not draw the same numbers again
         random.randint = randint
         try:
             yield

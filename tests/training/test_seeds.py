@@ -47,4 +47,4 @@ def test_weights_depend_on_the_seed_alone():
         over.set()
         thread.join()
     assert random.randint == original
-    assert len(set(drawn)) > len(drawn) // 2  # the other thread goes on as it was
+    assert len(set(drawn)) > 0.9 * len(drawn)  # the other thread goes on as it was
