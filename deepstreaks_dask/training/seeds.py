@@ -43,7 +43,7 @@ def seeded(seed: int) -> Iterator[None]:
     with _one:
         common, state = random.randint, random.getstate()
         keras.utils.set_random_seed(seed)
-        random.setstate(state)  # so that other threads go on, and do not draw the same numbers again
+        random.setstate(state)  # other threads go on, and do not draw the same numbers again
         random.randint = randint
         try:
             yield
