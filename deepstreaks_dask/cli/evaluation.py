@@ -24,6 +24,7 @@ from deepstreaks_dask.cli.options import (
 from deepstreaks_dask.cli.output import (
     STANDARD_OUTPUT,
     open_output,
+    output_of_rows,
     print_frame,
     print_json,
     print_remark,
@@ -152,8 +153,7 @@ def queue(
     from deepstreaks_dask.review.catalogue import Catalogue
     from deepstreaks_dask.utils.storage import write_text
 
-    if output is None and not as_json and not sys.stdout.isatty():
-        output = STANDARD_OUTPUT
+    output = output_of_rows(output, as_json=as_json)
     with open_output(output, ".csv", as_json=as_json) as path:
         scores = decision.open(archive)
         chosen = decision.decision(scores)

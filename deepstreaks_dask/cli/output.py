@@ -156,6 +156,26 @@ def print_remark(text: str, *, output: object = None) -> None:
     print(text, file=sys.stderr if str(output) == STANDARD_OUTPUT else sys.stdout)
 
 
+def output_of_rows(output: str | None, *, as_json: bool) -> str | None:
+    """Return where the rows of a command go: into a pipe as CSV, if nothing else was asked for.
+
+    Parameters
+    ----------
+    output : str, optional
+        Path or URL, or ``-`` for standard output, as given on the command line.
+    as_json : bool
+        Whether JSON is printed instead.
+
+    Returns
+    -------
+    str, optional
+        ``-`` where standard output is no terminal; otherwise `output`.
+    """
+    if output is None and not as_json and not sys.stdout.isatty():
+        return STANDARD_OUTPUT
+    return output
+
+
 @contextmanager
 def open_output(
     output: str | Path | None,

@@ -27,6 +27,7 @@ from deepstreaks_dask.cli.options import (
 from deepstreaks_dask.cli.output import (
     STANDARD_OUTPUT,
     open_output,
+    output_of_rows,
     print_json,
     print_remark,
     print_table,
@@ -267,8 +268,7 @@ def decide(
     from deepstreaks_dask.scoring.decision import Decision
     from deepstreaks_dask.scoring.threshold_sets import read_thresholds
 
-    if output is None and not as_json and not sys.stdout.isatty():
-        output = STANDARD_OUTPUT
+    output = output_of_rows(output, as_json=as_json)
     with open_output(output, ".csv", as_json=as_json) as path:
         scores = decision.open(archive)
         named = read_thresholds(thresholds) if thresholds else Decision.of_run(scores)

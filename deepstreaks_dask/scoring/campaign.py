@@ -191,7 +191,8 @@ def execute(
 def _is_not_sync_cancellation(record: logging.LogRecord) -> bool:
     """Drop what Dask logs when Ctrl-C comes before the call that it should cancel has begun.
 
-    ``distributed.utils.sync`` schedules its ``cancel`` all the same, which then fails with a NameError in the event loop.
+    ``distributed.utils.sync`` schedules its ``cancel`` all the same, which then fails with a NameError in the event loop;
+    perhaps after the campaign has ended, so that the filter stays.
     """
     return "function sync.<locals>.cancel" not in record.getMessage()
 

@@ -142,15 +142,17 @@ def simulate_into(
     ------
     SimulationError
         If there is no such survey or task; then no archive is made.
+    MainGuardError
+        If the script that calls has no main guard; then no archive is made, either.
     ArchiveError
         If the archive is none of sequences.
     """
     survey = get_survey(survey) if isinstance(survey, str) else survey
     get_task(task)
-    if not _exists(archive):
-        create_archive(archive, **LAYOUT)
     done = []
-    with progress_bar(what, objects, unit="objects") as bar, process_pool() as executor:
+    with process_pool() as executor, progress_bar(what, objects, unit="objects") as bar:
+        if not _exists(archive):
+            create_archive(archive, **LAYOUT)
         for start in range(first, first + objects, _OBJECTS_PER_COMMIT):
             number = min(_OBJECTS_PER_COMMIT, first + objects - start)
             batches = simulate_sequences(

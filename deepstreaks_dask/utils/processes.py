@@ -1,4 +1,4 @@
-"""Processes of one's own, and whether a script can start them: without a main guard each would run the script again.
+"""Pools of processes, and a check that a script can start them: without a main guard each would run the script again.
 
 Processes that are spawned import the main module anew. A script that starts some outside of
 ``if __name__ == "__main__":`` would start more in each of them; Python refuses that with hundreds of lines of

@@ -23,7 +23,7 @@ def zoo(tmp_path_factory):
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, zoo):
-    url = small_archive(tmp_path / "large.zarr", 600)
+    url = small_archive(tmp_path / "large.zarr", 3000)
     command = [
         *(sys.executable, "-m", "deepstreaks_dask", "score", str(url), "--zoo", zoo),
         *("--families", "rb,kd", "--workers", "1", "--scheduler", "local"),
