@@ -159,10 +159,12 @@ class CampaignPage:
             self.bridge.send(AllRuns(rows=found.runs))
         if found.refused is not None:
             self.bridge.send(_refused_inputs(found.refused))
-        state = found.state
-        self.bridge.send(_activity(state, found.campaign))
-        if state is None:
-            return
+        if found.state is not None:
+            self._show_progress(found.state)
+        # Last, so that no state is shown beside the figures of an earlier one.
+        self.bridge.send(_activity(found.state, found.campaign))
+
+    def _show_progress(self, state: Standing) -> None:
         self.bridge.send(_progress(state, self.archive))
         counts = len(state.written), state.cutouts
         if counts != self._drawn_counts:
