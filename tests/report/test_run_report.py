@@ -96,15 +96,34 @@ def labelled_scores(batch):
     return values
 
 
-@pytest.fixture
-def labelled(tmp_path):
-    """A scored, labelled archive."""
-    url = tmp_path / "labelled.zarr"
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A scored, labelled archive; not to be changed."""
+    url = tmp_path_factory.mktemp("report") / "labelled.zarr"
     create_archive(url, shard=64)
     batch = labelled_batch()
     append_batches(url, [batch])
     write_run(url, "default", MODELS, labelled_scores(batch))
     return url
+
+
+@pytest.fixture(scope="module")
+def reported(labelled, tmp_path_factory):
+    """The evaluation of that archive, the path of its report in a new folder, and the page."""
+    path = tmp_path_factory.mktemp("reported") / "new folder" / "page.html"
+    evaluation = write_report(labelled, path)
+    return evaluation, path, Page(path.read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(reported):
+    return reported[2]
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Make the plots, but do not draw them: that is most of the time, and these tests read the words."""
+    monkeypatch.setattr(report, "chart_item", lambda chart: {"made of": type(chart).__name__})
 
 
 def written(url, tmp_path, **options):
@@ -113,11 +132,9 @@ def written(url, tmp_path, **options):
     return Page(path.read_text("utf-8"))
 
 
-def test_page_shows_what_was_measured(labelled, tmp_path):
-    path = tmp_path / "new folder" / "page.html"
-    result = write_report(labelled, path)
-    page = Page(path.read_text("utf-8"))
-    joint = result.joint
+def test_page_shows_what_was_measured(reported):
+    evaluation, _, page = reported
+    joint = evaluation.joint
     # row 58 is a cosmic ray with rb, sl and kd all high
     assert (joint.tp, joint.fn, joint.fp, joint.tn) == (19, 1, 1, 39)
     assert "True-positive rate 0.9500 95 %: 0.7639 to 0.9911 19 of 20" in page.text
@@ -131,14 +148,14 @@ def test_page_shows_what_was_measured(labelled, tmp_path):
     assert not page.open
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_thresholds_are_those_of_the_decision(labelled, tmp_path):
     page = written(labelled, tmp_path, thresholds={"sl": 0.05})
     assert "20 of 20" in page.text
     assert "threshold 0.05" in page.text
 
 
-def test_page_loads_nothing(labelled, tmp_path):
-    page = written(labelled, tmp_path)
+def test_page_loads_nothing(page):
     for name in ("src", "srcset", "data", "poster", "action", "background"):
         assert all(value.startswith("data:image/png;base64,") for value in page.attributes(name))
     assert page.attributes("src")
@@ -153,8 +170,7 @@ def test_page_loads_nothing(labelled, tmp_path):
     assert "http" not in policies[0]
 
 
-def test_every_chart_has_its_place(labelled, tmp_path):
-    page = written(labelled, tmp_path)
+def test_every_chart_has_its_place(page):
     targets = [target for target, _ in page.items]
     assert len(targets) == len(set(targets)) == 12
     assert set(targets) <= set(page.attributes("id"))
@@ -169,8 +185,7 @@ def test_every_chart_has_its_place(labelled, tmp_path):
         assert words in titles
 
 
-def test_galleries_show_the_right_cutouts(labelled, tmp_path):
-    page = written(labelled, tmp_path)
+def test_galleries_show_the_right_cutouts(labelled, page):
     pictures = {a["alt"]: a["src"] for tag, a in page.tags if tag == "img"}
     order = [a["alt"] for tag, a in page.tags if tag == "img"]
     assert order[0] == "cutout c57"  # the highest row of an asteroid
@@ -207,6 +222,7 @@ def test_user_data_never_becomes_markup(tmp_path):
     assert len(hostile.items) == len(tame.items)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_labels_it_says_so(archive, tmp_path):
     values = np.random.default_rng(0).random((150, 3))
     write_run(archive, "default", MODELS, values)
@@ -241,6 +257,7 @@ def test_labels_of_one_class_only(tmp_path):
     assert "False-positive rate 1.0000 95 %: 0.8865 to 1.0000 30 of 30" in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_missing_scores_and_failures_are_said(archive, tmp_path):
     values = np.full((150, 3), 0.9)
     values[64:128] = np.nan
@@ -251,17 +268,20 @@ def test_missing_scores_and_failures_are_said(archive, tmp_path):
     assert "Plausible candidates 86 of 86 decided cutouts" in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_shard_damaged_since_leaves_the_rest(labelled, tmp_path):
-    for shard in (labelled / "cutouts" / "c").rglob("*"):
+    url = shutil.copytree(labelled, tmp_path / "damaged.zarr")
+    for shard in (url / "cutouts" / "c").rglob("*"):
         if shard.is_file():
             data = bytearray(shard.read_bytes())
             data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
             shard.write_bytes(data)
-    page = written(labelled, tmp_path)
+    page = written(url, tmp_path)
     assert "pixels cannot be read" in page.text
     assert "19 of 20" in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_quarantine_is_counted_and_cut(tmp_path):
     url = tmp_path / "refused.zarr"
     create_archive(url, shard=64)
@@ -275,6 +295,7 @@ def test_quarantine_is_counted_and_cut(tmp_path):
     assert page.text.count(".jpg") == report.MAX_QUARANTINE_ROWS
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("kinds", "source", "simulated"),
     [
@@ -326,6 +347,7 @@ def test_a_hundred_thousand_scores_fit_a_small_page(labelled, tmp_path, monkeypa
     assert sum(tag == "img" for tag, _ in page.tags) == 3 * report.GALLERY_SIZE
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_place_that_cannot_be_written_is_named(labelled, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DeepStreaksError, match=r"page\.html"):
@@ -339,6 +361,7 @@ def test_a_place_that_cannot_be_written_is_named(labelled, tmp_path):
 WRITERS = ("run", "recovery", "sequences", "exposures")
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("writer", WRITERS)
 def test_every_page_goes_to_a_url(labelled, tmp_path, monkeypatch, writer):
     """In memory, as at any fsspec URL, and never in a folder named ``memory:`` on the disk."""
@@ -361,6 +384,7 @@ def test_every_page_goes_to_a_url(labelled, tmp_path, monkeypatch, writer):
     assert not list(tmp_path.glob("memory*"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_protocol_that_is_not_there_is_named(labelled):
     with pytest.raises(DeepStreaksError, match=r"page\.html.*nowhere.*name another file"):
         write_report(labelled, "nowhere://page.html")
@@ -371,8 +395,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_draws_every_chart(labelled, tmp_path, scheme):
-    written(labelled, tmp_path)
+def test_a_browser_draws_every_chart(reported, tmp_path, scheme):
+    _, path, _ = reported
     done = subprocess.run(
         [
             *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
@@ -383,7 +407,7 @@ def test_a_browser_draws_every_chart(labelled, tmp_path, scheme):
                 "--enable-logging=stderr",
             ),
             f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
-            *("--virtual-time-budget=20000", "--dump-dom", (tmp_path / "page.html").as_uri()),
+            *("--virtual-time-budget=20000", "--dump-dom", path.as_uri()),
         ],
         capture_output=True,
         text=True,
@@ -395,8 +419,8 @@ def test_a_browser_draws_every_chart(labelled, tmp_path, scheme):
     assert not [line for line in console if re.search("refused|violates|error:", line, re.I)]
 
 
-def test_colours_of_the_page_are_those_of_the_charts(labelled, tmp_path):
-    style = "".join(written(labelled, tmp_path).styles)
+def test_colours_of_the_page_are_those_of_the_charts(page):
+    style = "".join(page.styles)
     for light, dark in DARK.items():
         if light in style:
             assert dark in style
