@@ -66,11 +66,14 @@ _MAIN = "from deepstreaks_dask.cli.main import main; main()"
 
 
 @contextmanager
-def served(*arguments):
-    """Run ``deepstreaks`` with arguments that serve, and give the address that it prints."""
+def served(*arguments, before=""):
+    """Run ``deepstreaks`` with arguments that serve, and give the address that it prints.
+
+    ``before`` is Python that the process runs first.
+    """
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", _MAIN, *map(str, arguments)],
+        [sys.executable, "-c", f"{before}\n{_MAIN}", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -89,7 +92,7 @@ def served(*arguments):
         yield f"http://127.0.0.1:{found[1]}{found[2] or ''}".rstrip("/")
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
         # a browser that leaves in the middle of a handshake is none of our failures
         ours = [line for line in lines if "/deepstreaks_dask/" in line and "File" in line]
         assert not ours, "".join(lines)

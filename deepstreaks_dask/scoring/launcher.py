@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.store import read_commit_record
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.scoring.heartbeat import read_pulse
 from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, check_name, list_runs
@@ -125,10 +125,9 @@ def start_campaign(
         If the run is at work already, cannot have this name, or began with other families or another zoo.
     """
     check_name(run)
-    dataset = open_archive(archive)
-    url = str(dataset.attrs["url"])
+    cutouts, url = read_commit_record(archive).total, os.fspath(archive)
     fs, root = locate(url)
-    if not dataset["id"].size:
+    if not cutouts:
         raise CampaignError(f"{os.fspath(archive)} holds no cutouts: ingest some first")
     if wrong := [name for name in families if not _FAMILY_NAME.fullmatch(name)]:
         raise CampaignError(f"no family {wrong[0]!r}: name them in letters and digits, like rb")
@@ -198,7 +197,8 @@ def pause_campaign(archive: str | os.PathLike[str], run: str = "default") -> Lau
         If it is not at work, or was started elsewhere.
     """
     check_name(run)
-    url = str(open_archive(archive).attrs["url"])
+    read_commit_record(archive)  # an error if there is no archive
+    url = os.fspath(archive)
     campaign = _read(_folder(url), run)
     process = campaign._process() if campaign is not None else None
     if campaign is None or process is None:
@@ -215,7 +215,8 @@ def pause_campaign(archive: str | os.PathLike[str], run: str = "default") -> Lau
 
 def launched_campaigns(archive: str | os.PathLike[str]) -> dict[str, LaunchedCampaign]:
     """Give the campaigns that were last started here, by run, whether they are at work or not."""
-    folder = _folder(str(open_archive(archive).attrs["url"]))
+    read_commit_record(archive)  # an error if there is no archive
+    folder = _folder(os.fspath(archive))
     found = (_read(folder, path.stem) for path in sorted(folder.glob("*.json")))
     return {campaign.run: campaign for campaign in found if campaign is not None}
 

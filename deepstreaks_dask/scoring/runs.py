@@ -29,7 +29,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from deepstreaks_dask.archive.attributes import encode_attributes, provenance_of
 from deepstreaks_dask.archive.dataset import open_archive, row_block, shard_bounds
-from deepstreaks_dask.archive.store import record_runs, zarr_location
+from deepstreaks_dask.archive.store import read_commit_record, record_runs, zarr_location
 from deepstreaks_dask.errors import ArchiveError, CampaignError, did_you_mean
 from deepstreaks_dask.utils.storage import is_local, locate
 
@@ -84,7 +84,7 @@ class Run:
         CampaignError
             If there is no such run.
         """
-        return cls._find(archive, open_archive(archive).attrs["url"], name, write)
+        return cls._find(archive, _located(archive), name, write)
 
     @classmethod
     def _find(cls, archive: str | os.PathLike[str], url: str, name: str, write: bool) -> Run:
@@ -499,7 +499,13 @@ def check_name(name: str) -> None:
 
 def list_runs(archive: str | os.PathLike[str]) -> list[str]:
     """Name the runs that an archive holds, in order."""
-    return _runs_at(open_archive(archive).attrs["url"])
+    return _runs_at(_located(archive))
+
+
+def _located(archive: str | os.PathLike[str]) -> str:
+    """Return the URL of an archive that is there."""
+    read_commit_record(archive)
+    return os.fspath(archive)
 
 
 def _list_in_archive(url: str) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepstreaks_dask.archive.dataset import open_archive, shard_bounds
+from deepstreaks_dask.archive.dataset import shard_bounds
+from deepstreaks_dask.archive.store import read_commit_record
 from deepstreaks_dask.scoring.heartbeat import Pulse, read_pulse
 from deepstreaks_dask.scoring.runs import Run
 from deepstreaks_dask.utils.storage import locate
@@ -88,9 +89,10 @@ def run_status(archive: str | os.PathLike[str], run: str = "default") -> Standin
     CampaignError
         If there is no such run.
     """
-    dataset = open_archive(archive)
-    url, total = dataset.attrs["url"], dataset["id"].size
+    total, url = read_commit_record(archive).total, os.fspath(archive)
     stored = Run.open(archive, run)
+    # before what is stored: else a campaign that ends meanwhile would seem to have stopped short
+    pulse = read_pulse(url, run)
     array, provenance = stored.scores, stored.provenance
     bounds = shard_bounds(total, array.chunks[0])
     times = _times(url, run)
@@ -121,7 +123,7 @@ def run_status(archive: str | os.PathLike[str], run: str = "default") -> Standin
         written=written,
         rate=rate,
         seconds_left=left / rate if left else 0.0,
-        pulse=read_pulse(url, run),
+        pulse=pulse,
         failures=failures,
         provenance=provenance,
     )

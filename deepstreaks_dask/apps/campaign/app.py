@@ -35,7 +35,6 @@ from deepstreaks_dask.apps.server.campaign_api import (
 )
 from deepstreaks_dask.apps.template import archive_name, page_template
 from deepstreaks_dask.archive.store import quarantine
-from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.scoring.launcher import LaunchedCampaign
 from deepstreaks_dask.scoring.status import Standing
 from deepstreaks_dask.vocabulary import DECIDING_FAMILIES, CampaignState
@@ -141,19 +140,19 @@ class CampaignPage:
         self._refreshes += 1
         self.bridge.later(lambda: self._read(full), self._show)
 
-    def _read(self, full: bool) -> Snapshot | DeepStreaksError:
+    def _read(self, full: bool) -> Snapshot | Exception:
         try:
             state, campaign = campaign_status(self.archive, self.run)
             if not full:
                 return Snapshot(state, campaign)
             rows = [_run_row(self.archive, run) for run in campaign_names(self.archive)]
             return Snapshot(state, campaign, rows, quarantine(self.archive))
-        except DeepStreaksError as error:  # raised by _show; the next refresh may succeed
+        except Exception as error:  # raised by _show; the next refresh may succeed
             return error
 
-    def _show(self, found: Snapshot | DeepStreaksError) -> None:
+    def _show(self, found: Snapshot | Exception) -> None:
         self._refreshing = False
-        if isinstance(found, DeepStreaksError):
+        if isinstance(found, Exception):
             raise found
         if found.runs is not None:
             self.bridge.send(AllRuns(rows=found.runs))
