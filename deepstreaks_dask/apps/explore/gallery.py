@@ -101,14 +101,22 @@ class GalleryPanel:
         follows = (selection.plausible, selection.region) != (None, None)
         self.open(Choice(find, words, follows, selection))
 
-    def open(self, choice: Choice) -> None:
-        """Open the gallery of a choice, in the order of the gallery before it."""
+    def open(self, choice: Choice, order: GalleryOrder | None = None) -> None:
+        """Open the gallery of a choice.
+
+        Parameters
+        ----------
+        choice : Choice
+            What the gallery shows.
+        order : str, optional
+            ``"surest"``, ``"doubtful"`` or ``"time"``; by default the order of the gallery before it.
+        """
         session = self.session
         session.selection, session.selected = choice.selection, 0
-        order: GalleryOrder = self.shown.order if self.shown else "surest"
+        order = order or (self.shown.order if self.shown else "surest")
         self.shown = Gallery(session, choice, order)
         session.bridge.send(Busy(words=f"{choice.words}: looking for cutouts"))
-        self._begin(self.shown)
+        self._read(self.shown, self.shown.first, append=False)
 
     def follow(self) -> None:
         """Search again for cutouts that depend on what has changed: the filter, or the thresholds."""
@@ -121,8 +129,18 @@ class GalleryPanel:
         elif choice.follows and self.shown.decision != session.cut.decision:
             self.open(choice)
 
-    def _begin(self, gallery: Gallery) -> None:
-        self.session.bridge.later(gallery.first, lambda cards: self._show(gallery, cards, False))
+    def _read(
+        self, gallery: Gallery, read: Callable[[], list[dict[str, object]]], *, append: bool
+    ) -> None:
+        gallery.reading = True
+
+        def work() -> list[dict[str, object]]:
+            try:
+                return read()
+            finally:
+                gallery.reading = False
+
+        self.session.bridge.later(work, lambda cards: self._show(gallery, cards, append))
 
     def _show(self, gallery: Gallery, cards: list[dict[str, object]], append: bool) -> None:
         if self.shown is not gallery:
@@ -146,13 +164,12 @@ class GalleryPanel:
 
     def _order(self, message: OrderGallery) -> None:
         if self.shown is not None:
-            self.shown.order = message.value
-            self._begin(self.shown)
+            self.open(self.shown.choice, message.value)
 
     def _show_more(self, message: ShowMore) -> None:
         gallery = self.shown
-        if gallery is not None:
-            self.session.bridge.later(gallery.next, lambda cards: self._show(gallery, cards, True))
+        if gallery is not None and not gallery.reading:
+            self._read(gallery, gallery.next, append=True)
 
     def _explain(self, message: ExplainScore) -> None:
         session = self.session
@@ -205,6 +222,8 @@ class Gallery:
         Cutouts that the gallery shows, int ``(cutout,)``, in the exploration.
     total, read : int
         How many cutouts were found, and how many of them are read.
+    reading : bool
+        Cutouts are being read: what asks for more of them meanwhile asks twice.
     """
 
     def __init__(self, session: Session, choice: Choice, order: GalleryOrder) -> None:
@@ -212,6 +231,7 @@ class Gallery:
         self.decision: Decision = session.cut.decision
         self.places = np.empty(0, np.int64)
         self.total = self.read = 0
+        self.reading = False
 
     def first(self) -> list[dict[str, object]]:
         """Find the cutouts, and return the cards of the first of them."""

@@ -128,6 +128,8 @@ class Drift(Update):
 
     Attributes
     ----------
+    name : str
+        Whose scores have drifted; the page shows the name that is chosen, and no other.
     rows : list of dict
         A flagged night each.
     of : int
@@ -135,6 +137,7 @@ class Drift(Update):
     """
 
     what: Literal["drift"] = "drift"
+    name: str
     rows: list[Row]
     of: int
 

@@ -28,19 +28,25 @@ addEventListener("DOMContentLoaded", () => {
     queued = { name, value };
     flush();
   };
-  const flush = () => {
-    if (!queued || answered < latest) return;
+  const post = () => {
     latest += 1;
     performance.mark("threshold-sent");
     send({ do: "threshold", n: latest, ...queued });
     queued = null;
+  };
+  const flush = () => {
+    if (queued && answered >= latest) post();
+  };
+  const decide = (message) => { // never before a move that still waits: that would undo it
+    if (queued) post();
+    send(message);
   };
 
   const slider = (name, family, words) => {
     const range = make("input", { type: "range", min: 0, max: 1, step: 0.005, id: `range-${name}`, "aria-label": `Threshold of ${name}` });
     const number = make("input", { type: "number", min: 0, max: 1, step: "any", id: `number-${name}`, "aria-label": `Threshold of ${name} as a number` });
     const passed = make("span");
-    const own = make("button", { type: "button", class: "link own", hidden: true, onclick: () => send({ do: "follow", name }) }, `follow ${family}`);
+    const own = make("button", { type: "button", class: "link own", hidden: true, onclick: () => decide({ do: "follow", name }) }, `follow ${family}`);
     range.addEventListener("input", () => { number.value = Number(range.value); move(name, Number(range.value)); });
     number.addEventListener("change", () => {
       if (number.value !== "" && number.checkValidity()) { range.value = number.value; move(name, Number(number.value)); }
@@ -64,6 +70,8 @@ addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll("select.night").forEach((select) => options(select, nights));
     options($("scores-name"), names.map((n) => [n, n]), names[1]);
     options($("drift-name"), names.map((n) => [n, n]), names[0]);
+    const tab = document.querySelector("[role=tab][aria-selected=true]").dataset.name;
+    if (tab !== "decision") send({ do: "tab", name: tab }); // opened while the scores were loading
   });
 
   const tile = ({ title, value, note, counts, scale }) => {
@@ -126,10 +134,10 @@ addEventListener("DOMContentLoaded", () => {
   });
   on("words", ({ id, words }) => { $(id).textContent = words; });
 
-  $("reset").addEventListener("click", () => send({ do: "reset" }));
-  $("toml").addEventListener("click", () => send({ do: "toml", name: $("set-name").value }));
-  $("save").addEventListener("submit", (event) => { event.preventDefault(); clearProblem(); send({ do: "save", name: $("set-name").value }); });
-  $("saved").addEventListener("change", (event) => event.target.value && send({ do: "load", name: event.target.value }));
+  $("reset").addEventListener("click", () => decide({ do: "reset" }));
+  $("toml").addEventListener("click", () => decide({ do: "toml", name: $("set-name").value }));
+  $("save").addEventListener("submit", (event) => { event.preventDefault(); clearProblem(); decide({ do: "save", name: $("set-name").value }); });
+  $("saved").addEventListener("change", (event) => event.target.value && decide({ do: "load", name: event.target.value }));
   $("filter").addEventListener("change", (event) => send({ do: "filter", value: event.target.value }));
   $("run").addEventListener("change", (event) => { location.search = new URLSearchParams({ run: event.target.value }); });
 
@@ -160,7 +168,8 @@ addEventListener("DOMContentLoaded", () => {
     fresh("drift-table", make("p", { class: "soft busy" }, "Comparing each night with all others"));
     send({ do: "drift", name: event.target.value });
   });
-  on("drift", ({ rows: table, of }) => {
+  on("drift", ({ name, rows: table, of }) => {
+    if (name !== $("drift-name").value) return; // another one was chosen meanwhile
     fresh("drift-table", table.length ? make("table", {},
       make("tr", {}, ...["night", "cutouts", "PSI", "KS distance", "KS probability", ""].map((words) => make("th", { scope: "col" }, words))),
       ...table.map((r) => make("tr", {}, make("td", {}, r.words), make("td", {}, count(r.cutouts)), make("td", {}, r.psi.toFixed(3)), make("td", {}, r.ks.toFixed(3)), make("td", {}, r.p.toExponential(1)),
@@ -173,6 +182,7 @@ addEventListener("DOMContentLoaded", () => {
     send({ do: "compare", run: event.target.value });
   });
   on("compare", ({ run, other, table, members }) => {
+    if (other !== $("compare-run").value) return; // another one was chosen meanwhile
     const words = { 1: "labelled plausible", 0: "labelled other", "-1": "no label" };
     const cell = (row, key, title) => make("td", {}, row[key] ? make("button", { type: "button", class: "link", "data-change": `${key}${row.truth}`, onclick: () => { send({ do: "changed", key, truth: row.truth, words: `${title}, ${words[row.truth]}` }); $("gallery-title").scrollIntoView({ block: "center", behavior: "smooth" }); } }, count(row[key])) : "0");
     fresh("compare",
@@ -204,7 +214,7 @@ addEventListener("DOMContentLoaded", () => {
     const heads = (...names) => make("tr", {}, ...names.map((name) => make("th", { scope: "col" }, name)));
     const cells = (...values) => make("tr", {}, ...values.map((value) => make("td", {}, String(value))));
     fresh("found",
-      make("div", { class: "row" }, make("h3", {}, "Best thresholds"), make("button", { type: "button", class: "main", id: "use", onclick: () => send({ do: "use" }) }, "Use these thresholds")),
+      make("div", { class: "row" }, make("h3", {}, "Best thresholds"), make("button", { type: "button", class: "main", id: "use", onclick: () => decide({ do: "use" }) }, "Use these thresholds")),
       make("div", { class: "scroll" }, make("table", {}, heads("nights", "TPR", "95 %", "FPR", "95 %", "candidates per night", "95 %", `nights over ${target}`),
         ...rates.map((r) => cells(`${count(r.nights)} ${r.part}`, digits(r.tpr), within(r.tpr_low, r.tpr_high, 4), digits(r.fpr), within(r.fpr_low, r.fpr_high, 4), digits(r.candidates, 1), within(r.candidates_low, r.candidates_high, 1), count(r.over))))),
       make("p", { class: "soft small" }, "The thresholds were chosen on the nights searched, whose rates are therefore optimistic: expect the rates of the held-out nights. Intervals: bootstrap over nights."),
@@ -268,7 +278,7 @@ addEventListener("DOMContentLoaded", () => {
   $("more").addEventListener("click", () => send({ do: "more" }));
   $("order").addEventListener("change", (event) => send({ do: "order", value: event.target.value }));
 
-  $("cell").addEventListener("click", () => send({ do: "cell" }));
+  $("cell").addEventListener("click", () => decide({ do: "cell" }));
   on("cell", async ({ code }) => {
     $("code").textContent = code;
     $("code").hidden = false;

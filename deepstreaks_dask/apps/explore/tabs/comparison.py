@@ -27,6 +27,8 @@ class CompareTab(Tab):
         super().__init__(session, gallery)
         self.handlers = {CompareRun: self._choose, ShowChanged: self._show_changed}
         self._change: Change | None = None
+        self._chosen = ""
+        self._asked = 0
 
     def open(self) -> None:
         """Compare at the thresholds in use, if there is a run to compare with."""
@@ -39,28 +41,36 @@ class CompareTab(Tab):
 
     def _choose(self, message: CompareRun) -> None:
         session = self.session
-        if not message.run:
-            session.other = None
+        run = check_choice(message.run, session.source.runs) if message.run else ""
+        self._chosen, session.other, self._change = run, None, None
+        if not run:
             return
-        run = check_choice(message.run, session.source.runs)
 
         def show(exploration: Exploration) -> None:
-            session.other = exploration.begin()
-            self.open()
+            if run == self._chosen:  # else another run was chosen meanwhile
+                session.other = exploration.begin()
+                self.open()
 
         session.bridge.later(lambda: open_exploration(session.source.archive, run), show)
 
     def _compare(self, other: Cut) -> None:
-        session, decision = self.session, self.session.cut.decision
+        session = self.session
+        self._asked += 1
+        number = self._asked
         known = {*other.exploration.members, *other.exploration.families}
-        shared = {name: value for name, value in decision.thresholds.items() if name in known}
 
         def work() -> Change:
-            with session.lock:
+            with session.lock:  # both at the thresholds of this moment
+                decision = session.cut.decision
+                shared = {
+                    name: value for name, value in decision.thresholds.items() if name in known
+                }
                 other.decide(replace(decision, thresholds=shared))
                 return compare_cuts(session.cut, other)
 
         def show(change: Change) -> None:
+            if other is not session.other or number != self._asked:
+                return  # compared again meanwhile, or with another run
             self._change = change
             session.bridge.send(
                 Comparison(

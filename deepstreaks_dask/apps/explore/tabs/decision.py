@@ -46,7 +46,7 @@ class DecisionTab(Tab):
         """Draw one figure after the other, each shown as soon as it is there."""
         for key in NIGHT_TITLES:
             self.session.bridge.soon(partial(self._draw_nights_first, key))
-        self.session.bridge.later(self._curves, self._draw_curves)
+        self._begin_curves()
 
     def follow(self) -> None:
         """Follow the thresholds."""
@@ -119,8 +119,17 @@ class DecisionTab(Tab):
 
     # Curves
 
-    def _curves(self) -> dict[str, pd.DataFrame]:
-        exploration, of = self.session.exploration, self._curves_of
+    def _begin_curves(self) -> None:
+        of = self._curves_of
+
+        def draw(curves: dict[str, pd.DataFrame]) -> None:
+            if of == self._curves_of:  # else other curves were chosen meanwhile
+                self._draw_curves(curves)
+
+        self.session.bridge.later(lambda: self._curves(of), draw)
+
+    def _curves(self, of: str) -> dict[str, pd.DataFrame]:
+        exploration = self.session.exploration
         names = exploration.families
         if of != ALL_FAMILIES:
             names = [of, *(m for m in exploration.members if family_of(m) == of)]
@@ -130,7 +139,7 @@ class DecisionTab(Tab):
     def _choose_curves(self, message: ChooseCurves) -> None:
         families = self.session.exploration.families
         self._curves_of = check_choice(message.of, (ALL_FAMILIES, *families))
-        self.session.bridge.later(self._curves, self._draw_curves)
+        self._begin_curves()
 
     def _draw_curves(self, curves: dict[str, pd.DataFrame]) -> None:
         roc = render_figure(plots.roc(curves))

@@ -46,6 +46,6 @@ class DriftTab(Tab):
             flagged = table[table["flagged"]].sort_values("psi", ascending=False)
             listed = flagged.head(MAX_LISTED_NIGHTS).drop(columns="flagged")
             listed["words"] = [plots.night_name(night) for night in listed["night"]]
-            session.bridge.send(Drift(rows=table_rows(listed), of=len(table)))
+            session.bridge.send(Drift(name=name, rows=table_rows(listed), of=len(table)))
 
         session.bridge.later(lambda: session.exploration.drift(name), draw)

@@ -240,12 +240,16 @@ class JointTab(Tab):
 
     def _draw(self, view: int) -> None:
         session, joint = self.session, self._views[view]
-        pair, spans, dark = session.pairs[view], joint.spans, session.figures.dark
+        wanted = pair, spans, dark = self._wanted(view)
         session.bridge.later(
             lambda: shade(session.exploration, *pair, spans, dark=dark),
-            lambda image: joint.show(0, image, spans) if pair == session.pairs[view] else None,
+            lambda image: joint.show(0, image, spans) if wanted == self._wanted(view) else None,
         )
         self._mark(view)
+
+    def _wanted(self, view: int) -> tuple[tuple[str, str], Any, bool]:
+        """Return the scores, the spans and the colours that a view is drawn for."""
+        return self.session.pairs[view], self._views[view].spans, self.session.figures.dark
 
     def _mark_all(self) -> None:
         for view in range(len(self._views)):
@@ -256,7 +260,7 @@ class JointTab(Tab):
         if not box:
             joint.hide()
             return
-        pair, spans, dark = session.pairs[view], joint.spans, session.figures.dark
+        wanted = pair, spans, dark = self._wanted(view)
 
         def draw() -> tuple[np.ndarray, int]:
             with session.lock:
@@ -265,7 +269,7 @@ class JointTab(Tab):
             return image, len(places)
 
         def show(drawn: tuple[np.ndarray, int]) -> None:
-            if box == self._box:
+            if box == self._box and wanted == self._wanted(view):
                 image, selected = drawn
                 joint.show(1, image, spans)
                 words = f"{selected:,} cutouts are selected (purple)."
