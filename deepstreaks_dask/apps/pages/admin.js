@@ -20,20 +20,25 @@
       make("td", {}, make("button", { type: "button", "aria-label": `${user.active ? "Disable" : "Enable"} ${user.name}`, onclick: () => change(user.name, { active: !user.active }, `${user.name} is ${user.active ? "disabled" : "enabled"}.`) }, user.active ? "Disable" : "Enable"), " ", make("span", { class: "soft small" }, user.active ? "active" : "disabled")),
       make("td", {}, form));
   };
-  const older = async () => {
-    const log = await ask(`/audit?limit=${PAGE}&offset=${shown}`);
+  let asked = 0, listed = 0;
+  const audit = async (offset) => {
+    const number = ++asked;
+    const log = await ask(`/audit?limit=${PAGE}&offset=${offset}`);
+    if (number !== asked) return; // asked again meanwhile
     const lines = log.map((one) => make("tr", {}, ...[time(one.at), one.who, one.what, one.detail, one.address].map((words) => make("td", {}, words))));
-    if (!shown) get("audit").replaceChildren();
+    if (!offset) get("audit").replaceChildren();
     get("audit").append(...lines);
-    shown += log.length;
+    shown = offset + log.length;
     get("older").hidden = log.length < PAGE;
   };
   const refresh = async () => {
-    get("users").replaceChildren(...(await ask("/users")).map(line));
-    shown = 0;
-    await older();
+    const number = ++listed;
+    const users = await ask("/users");
+    if (number !== listed) return;
+    get("users").replaceChildren(...users.map(line));
+    await audit(0);
   };
-  get("older").addEventListener("click", () => older().catch(show));
+  get("older").addEventListener("click", () => audit(shown).catch(show));
   get("new-user").addEventListener("submit", async (event) => {
     event.preventDefault();
     const { user, password, role } = event.target.elements;

@@ -138,21 +138,23 @@
     if (event.target.tagName === "IMG") event.target.alt = "These pixels cannot be read";
   }, true);
 
-  // Verdicts
+  // Verdicts: they are sent one after the other in the order of the keys, so that no answer is older than one before it
 
-  const judge = async (id, change) => {
-    const row = rows.find((one) => one.id === id);
+  let last = Promise.resolve();
+  const inTurn = (work) => (last = last.then(work, work));
+  const judge = (id, change) => inTurn(async () => {
     try {
-      const said = await ask("/verdicts", { method: "POST", body: { id, ...change } });
+      const said = await ask("/verdicts", { method: "POST", body: { id, ...(typeof change === "function" ? change() : change) } });
       site.clear();
+      const row = rows.find((one) => one.id === id);
       const first = !row?.mine?.verdict && said.verdict;
       if (row) { row.mine = said; refresh(row); }
       if (detail?.streak.id === id) { if (first) await open(id); else { detail.mine = said; paint(); } }
       progress();
       return true;
     } catch (error) { show(error); return false; }
-  };
-  const undo = async () => {
+  });
+  const undo = () => inTurn(async () => {
     try {
       const said = await ask("/undo", { method: "POST" });
       site.clear();
@@ -162,22 +164,25 @@
       get("found").textContent = `Undone: ${said.cutout}`;
       progress();
     } catch (error) { show(error); }
-  };
+  });
 
   // The detail
 
+  let opened = 0;
   const open = async (id) => {
+    const number = ++opened;
     get("detail").hidden = false;
     document.body.classList.add("detailed");
     if (detail?.streak.id !== id) get("detail").setAttribute("aria-busy", "true");
     try {
       const answer = await ask(`/streak?id=${encodeURIComponent(id)}`);
-      if (rows[chosen] && rows[chosen].id !== id && rows.some((one) => one.id === id)) return; // moved on meanwhile
+      if (number !== opened) return; // moved on, asked again or closed meanwhile
       detail = answer;
       paint();
     } catch (error) { show(error); }
   };
   const close = () => {
+    opened += 1;
     get("detail").hidden = true;
     document.body.classList.remove("detailed");
     detail = null;
@@ -285,9 +290,13 @@
 
   // Progress
 
+  let counted = 0;
   const progress = async () => {
+    const number = ++counted;
     try {
-      nights = await ask("/nights");
+      const answer = await ask("/nights");
+      if (number !== counted) return; // asked again meanwhile
+      nights = answer;
     } catch (error) { show(error); return; }
     const select = get("night");
     const before = select.options.length > 1 || select.value === "*" ? select.value : null;
@@ -371,10 +380,12 @@
     const position = field.selectionStart;
     const found = await ask(`/completions?${new URLSearchParams({ text: field.value, position })}`).catch(() => []);
     if (number !== typed || document.activeElement !== field) return;
+    const before = offered[at]?.text;
     offered = found.slice(0, 12);
-    at = -1;
+    at = before === undefined ? -1 : offered.findIndex((one) => one.text === before);
     list.replaceChildren(...offered.map((one, k) => make("li", { role: "option", id: `completion-${k}`, "aria-selected": "false", onpointerdown: (event) => { event.preventDefault(); take(k); } }, one.text, make("span", {}, one.what))));
     list.hidden = !offered.length;
+    mark();
     field.setAttribute("aria-expanded", !list.hidden);
   };
   field.addEventListener("input", () => { wrong(null); suggest(); });
@@ -411,11 +422,11 @@
     else if (!may || event.repeat) return;
     else if (event.key === "z") undo();
     else if (!here) return;
-    else if (event.key === "m") judge(here, { marked: !(rows.find((one) => one.id === here)?.mine ?? detail?.mine)?.marked });
+    else if (event.key === "m") judge(here, () => ({ marked: !(rows.find((one) => one.id === here)?.mine ?? detail?.mine)?.marked }));
     else if (event.key === "n") {
       event.preventDefault();
       if (detail?.streak.id !== here) { opening = true; await open(here); opening = false; }
-      get("note")?.focus();
+      if (detail?.streak.id === here) get("note")?.focus();
     }
     else if (KEYS[event.key]) {
       const change = KEYS[event.key];
