@@ -351,7 +351,7 @@ def test_schemathesis_finds_nothing(app, of):
 
         @hypothesis.given(case=operation.as_strategy())
         @hypothesis.settings(
-            max_examples=8,
+            max_examples=5,
             deadline=None,
             database=None,
             derandomize=True,
