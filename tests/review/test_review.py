@@ -299,7 +299,7 @@ def test_what_one_says_in_one_breath_is_all_kept(review):
         )
 
 
-def test_guessing_at_once_gains_nothing(review):
+def test_guessing_at_once_gains_nothing(review, clock):
     guesses = [
         partial(review.accounts.log_in, "anna", f"wrong {k}", address=f"10.0.0.{k}")
         for k in range(12)

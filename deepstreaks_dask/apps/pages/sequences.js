@@ -21,7 +21,6 @@ addEventListener("DOMContentLoaded", () => {
   });
   on("member", ({ name, tiles, classes }) => {
     $("member").value = name;
-    $("truth").value = $("taken").value = "*";
     $("tiles").replaceChildren(...tiles.map((tile) => make("div", { class: "card tile" },
       make("h3", {}, tile.title), make("div", { class: "value" }, tile.value), make("p", {}, tile.note))));
     const cells = (row) => [
@@ -33,7 +32,10 @@ addEventListener("DOMContentLoaded", () => {
       make("tr", {}, ...["class", "objects", "recall [95 %]", "F1 [95 %]"].map((words) => make("th", {}, words))),
       ...classes.map((row) => make("tr", {}, ...cells(row).map((cell) => make("td", {}, cell))))) : "No object has a class.");
   });
-  $("member").addEventListener("change", (event) => send({ do: "member", name: event.target.value }));
+  $("member").addEventListener("change", (event) => {
+    $("truth").value = $("taken").value = "*"; // now, since an answer would undo what is chosen meanwhile
+    send({ do: "member", name: event.target.value });
+  });
   for (const id of ["truth", "taken"]) {
     $(id).addEventListener("change", () => send({ do: "list", truth: $("truth").value, taken: $("taken").value }));
   }

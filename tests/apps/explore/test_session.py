@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from deepstreaks_dask.apps.bridge import Bridge
 from deepstreaks_dask.apps.explore.notebook_cell import notebook_cell
 from deepstreaks_dask.apps.explore.session import ScoredArchive
 from deepstreaks_dask.apps.explore.updates import (
@@ -19,6 +20,8 @@ from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation.decision_metrics import evaluate
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import open_run
+
+KINDS = (Comparison, Drift, GalleryCards)
 
 
 def test_an_archive_without_scores_names_the_command(tmp_path):
@@ -143,6 +146,48 @@ def test_the_gallery_has_the_cutouts_and_scores_of_the_archive(page, sent, score
     page(do="more")
     assert sent[-1].append
     assert len(sent[-1].cards) == min(24, len(chosen) - 24)
+
+
+def test_what_was_chosen_last_is_shown_whatever_is_done_last(page, sent, monkeypatch):
+    """Work on other threads ends in any order: here the first to begin is the last to end."""
+    working = []
+    later = lambda bridge, work, then, long=False: working.append((work, then))  # noqa: E731
+    monkeypatch.setattr(Bridge, "later", later)
+
+    def done():
+        while working:
+            for work, then in [working.pop() for _ in range(len(working))]:
+                then(work())
+        shown = {kind: [one for one in sent if isinstance(one, kind)] for kind in KINDS}
+        sent.clear()
+        return shown
+
+    sent.clear()
+    for run in ("other", "default", "other"):
+        page(do="compare", run=run)
+    assert [one.other for one in done()[Comparison]] == ["other"]
+    page(do="compare", run="default")
+    page(do="compare", run="")
+    assert done()[Comparison] == []
+    page(do="tab", name="drift")
+    for name in ("rb_vgg6", "kd_vgg6"):
+        page(do="drift", name=name)
+    assert [one.name for one in done()[Drift]] == ["kd_vgg6"]
+    page(do="show", selection={}, words="All")
+    assert [len(one.cards) for one in done()[GalleryCards]] == [24]
+    page(do="more")
+    page(do="more")  # twice, before the first is answered
+    assert [(len(one.cards), one.append) for one in done()[GalleryCards]] == [(24, True)]
+    for order in ("time", "doubtful"):
+        page(do="order", value=order)
+    (cards,) = done()[GalleryCards]
+    assert page.page.gallery.shown.order == "doubtful"
+    assert (len(cards.cards), cards.append) == (24, False)
+    for of in ("rb", "families"):
+        page(do="curves", of=of)
+    done()
+    legend = page.page.figures.drawn["roc"].legend[0].items
+    assert "rb_vgg6" not in [item.label.value for item in legend]
 
 
 def test_a_hostile_place_is_refused(page, sent):

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import threading
+import time
 from collections import OrderedDict
 
 import numpy as np
@@ -19,6 +20,7 @@ from deepstreaks_dask.apps.server.options import Listener, SiteOptions
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.report import explanation_maps as explanations
+from deepstreaks_dask.review import accounts
 from deepstreaks_dask.review.database import default_url
 
 PASSWORD = "correct horse battery"
@@ -53,7 +55,9 @@ def test_log_in_and_out(client):
     assert client.get("/api/v1/nights").status_code == 401
 
 
-def test_wrong_passwords_are_refused_and_slowed(client):
+def test_wrong_passwords_are_refused_and_slowed(client, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(accounts, "current_time", lambda: now)
     answers = [
         client.post("/api/v1/login", json={"name": "anna", "password": f"wrong {k}"})
         for k in range(7)
