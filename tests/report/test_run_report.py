@@ -207,8 +207,8 @@ def test_user_data_never_becomes_markup(tmp_path):
         )
         batch.quarantined = [Quarantined(text, text, text)]
         append_batches(url, [batch])
-        models = [*MODELS, f"os_{text}"]
-        scores = np.column_stack([labelled_scores(batch), np.ones(60)])
+        models = ["rb_vgg6", f"os_{text}"]
+        scores = np.column_stack([labelled_scores(batch)[:, 0], np.ones(60)])
         write_run(url, "default", models, scores, failures=[[0, 64, text]])
         return written(url, tmp_path)
 
