@@ -166,6 +166,10 @@ def test_what_was_chosen_last_is_shown_whatever_is_done_last(page, sent, monkeyp
     for run in ("other", "default", "other"):
         page(do="compare", run=run)
     assert [one.other for one in done()[Comparison]] == ["other"]
+    page(do="tab", name="compare")
+    page(do="compare", run="other")  # what is shown meanwhile is what a notebook cell has
+    assert "compare_cuts" in notebook_cell(page.page.session)
+    assert [one.other for one in done()[Comparison]] == ["other"]
     page(do="compare", run="default")
     page(do="compare", run="")
     assert done()[Comparison] == []

@@ -42,7 +42,11 @@ class CompareTab(Tab):
     def _choose(self, message: CompareRun) -> None:
         session = self.session
         run = check_choice(message.run, session.source.runs) if message.run else ""
-        self._chosen, session.other, self._change = run, None, None
+        self._chosen = run
+        if session.other is not None and session.other.exploration.attrs["run"] == run:
+            self.open()
+            return
+        session.other = self._change = None
         if not run:
             return
 
