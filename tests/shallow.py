@@ -11,6 +11,10 @@ resnet50.STAGES = tuple((2 if k == 0 else 1, *stage[1:]) for k, stage in enumera
 """Run by a process that builds shallow networks from then on."""
 
 
+QUICK_XLA = "--xla_backend_optimization_level=0"
+"""For a process on JAX, which would take longer to optimise what it compiles than to run it a few times."""
+
+
 @contextmanager
 def shallow():
     """Build shallow networks meanwhile."""

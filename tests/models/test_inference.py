@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from shallow import SHALLOW, shallow
+from shallow import QUICK_XLA, SHALLOW, shallow
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models.inference import compile_forward, resizing, set_precision
@@ -199,7 +199,7 @@ before = look(images)
 one.predict(images, verbose=0)  # changes where JAX has the network's arrays
 np.testing.assert_array_equal(look(images), before)
 """
-    environment = {**os.environ, "KERAS_BACKEND": backend}
+    environment = {**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": QUICK_XLA}
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), backend], env=environment, check=True
     )
