@@ -19,8 +19,11 @@ QUICK_XLA = "--xla_backend_optimization_level=0"
 def shallow():
     """Build shallow networks meanwhile."""
     from deepstreaks_dask.models.architectures import densenet121, resnet50
+    from deepstreaks_dask.models.registry import weight_shapes
 
     stages, blocks = resnet50.STAGES, densenet121.BLOCK_SIZES
     with patch.object(resnet50, "STAGES", stages), patch.object(densenet121, "BLOCK_SIZES", blocks):
         exec(SHALLOW, {})
+        weight_shapes.cache_clear()
         yield
+    weight_shapes.cache_clear()
