@@ -355,9 +355,19 @@ def campaigns(url, turns, barrier, said):
         os._exit(0)
 
 
-def search(folder, *asked, **options):
-    """Search for the settings of a recipe in one process."""
+def search(folder, *asked, hold, **options):
+    """Search for the settings of a recipe in one process; stay at the first checkpoint of one trial until it is killed."""
+    from deepstreaks_dask.training.checkpoints import Checkpoints
     from deepstreaks_dask.training.sweeps import sweep
+
+    save = Checkpoints.on_epoch_end
+
+    def stay(self, epoch, logs=None):
+        save(self, epoch, logs)
+        if self.path.parent.name == hold:
+            time.sleep(600)
+
+    Checkpoints.on_epoch_end = stay
 
     with threads(1) as client:
         sweep(folder, *asked, client, progress=False, **options)

@@ -196,7 +196,7 @@ def resnet50():
     return w.model("ResNet50"), w.shapes
 
 
-def densenet121():
+def densenet121(sizes=(6, 12, 24, 16)):
     def normal(name, below, planes):
         x = w.norm(f"{name}bn", below, planes, epsilon=1.001e-5)
         return w.relu(x, f"{name}relu")
@@ -207,7 +207,7 @@ def densenet121():
     x = w.pad(normal("conv1/", x, 64), 1)
     x = w.pool("MaxPooling2D", "pool1", x, 3, 2)
     planes = 64
-    for stage, blocks in enumerate((6, 12, 24, 16), 2):
+    for stage, blocks in enumerate(sizes, 2):
         for block in range(1, blocks + 1):
             name = f"conv{stage}_block{block}"
             y = normal(f"{name}_0_", x, planes)

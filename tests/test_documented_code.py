@@ -6,12 +6,13 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
+from dask.distributed import Client
 from typer.testing import CliRunner
 
 from deepstreaks_dask.archive.append import append_batches
@@ -138,11 +139,10 @@ def survey(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def workers(survey):
-    """Workers at work in the folder, since the pages' paths are relative."""
-    with chdir(survey):
-        client = cluster.connect("local", workers=1)
-    with client:
+def workers():
+    """Client of a worker in this process, which is where the test is, since the pages' paths are relative."""
+    here = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with Client(processes=False, **here) as client:
         yield client
 
 

@@ -6,13 +6,16 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from contextlib import nullcontext
 
 import holoviews as hv
 import numpy as np
 import pandas as pd
 import pytest
+from dask.distributed import Client
 
 import deepstreaks_dask as ds
+from deepstreaks_dask.scoring import campaign, cluster
 from deepstreaks_dask.simulation.nights import Night, write_images
 
 PACKAGES = {"evaluation", "models", "plots", "readers", "review", "scoring", "training"}
@@ -64,11 +67,13 @@ ds.write_report("week.zarr", "report.html", thresholds=best.decision.thresholds)
 
 
 def test_the_example_of_the_front_door_runs(tmp_path, monkeypatch):
+    """With fewer cutouts, and a worker in place of one a core."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "_cores", lambda: 1)
     names = {}
-    exec(EXAMPLE, names)
+    exec(EXAMPLE.replace("nights=7, per_night=300", "nights=4, per_night=100"), names)
     found, decided = names["found"], names["decided"]
-    assert found.cutouts == found.decided == 2100
+    assert found.cutouts == found.decided == 400
     assert found.joint.tpr.low > 0.9
     assert found.joint.fpr.high < 0.05
     assert len(pd.read_csv("candidates.csv")) == int(decided["plausible"].sum()) > 0
@@ -114,7 +119,15 @@ def test_names_take_what_the_front_door_says(name):
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory):
+def worker():
+    """Client of a worker in this process, which has imported Keras and is where the test is."""
+    here = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with Client(processes=False, **here) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory, worker):
     """What examples take for granted: a scored archive ``week.zarr``, a folder ``cutouts`` and its table."""
     folder = tmp_path_factory.mktemp("front")
     table = write_images(folder / "pictures", Night.draw(20260101, 5), 8)
@@ -122,14 +135,14 @@ def scored(tmp_path_factory):
     text = table.read_text().replace("label_rb", "real").replace("20260101/", "cutouts/")
     (folder / "labels.csv").write_text(text)
     ds.simulate(folder / "week.zarr", nights=4, per_night=15, seed=1)
-    with ds.connect("local", workers=1) as client:
-        ds.score(folder / "week.zarr", client=client)
+    ds.score(folder / "week.zarr", client=worker)
     return folder
 
 
 @pytest.fixture
-def at_hand(scored, tmp_path, monkeypatch):
-    """A copy of the folder to work in."""
+def at_hand(scored, worker, tmp_path, monkeypatch):
+    """A copy of the folder to work in, and a worker that is there already."""
+    monkeypatch.setattr(campaign, "connect", lambda **_: nullcontext(worker))
     shutil.copytree(scored, tmp_path / "front")
     monkeypatch.chdir(tmp_path / "front")
 

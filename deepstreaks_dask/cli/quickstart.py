@@ -86,16 +86,16 @@ def quickstart(
         If the folder cannot be written to, holds something else, or holds a quickstart that is finished or of another size
         and is not to be replaced.
     """
+    images, archive, report = folder / "images", folder / "week.zarr", folder / "report.html"
+    _prepare(folder, {"nights": nights, "cutouts": cutouts}, overwrite)
+
     from deepstreaks_dask.archive.create import create_archive
     from deepstreaks_dask.archive.dataset import summary
     from deepstreaks_dask.report.run_report import write_report
     from deepstreaks_dask.scoring.campaign import score
-    from deepstreaks_dask.scoring.cluster import connect
     from deepstreaks_dask.scoring.ensemble import Ensemble
     from deepstreaks_dask.simulation.nights import Night, calendar
 
-    images, archive, report = folder / "images", folder / "week.zarr", folder / "report.html"
-    _prepare(folder, {"nights": nights, "cutouts": cutouts}, overwrite)
     if overwrite:
         shutil.rmtree(images, ignore_errors=True)
         report.unlink(missing_ok=True)
@@ -104,8 +104,7 @@ def quickstart(
     week = [Night.draw(night, QUICKSTART_SEED) for night in calendar(FIRST_NIGHT, nights)]
     tables = _simulate(images, week, cutouts)
     _ingest(images, archive, week, tables, cutouts)
-    with connect() as client:
-        score(archive, ensemble=Ensemble.from_zoo(), client=client)
+    score(archive, ensemble=Ensemble.from_zoo())
     evaluation = write_report(archive, report)
     return {
         "archive": str(archive),

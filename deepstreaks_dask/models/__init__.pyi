@@ -7,6 +7,7 @@ from .registry import (
     build,
     check_precision,
     classifier_class,
+    weight_shapes,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "compile_forward",
     "resizing",
     "set_precision",
+    "weight_shapes",
 ]

@@ -7,6 +7,7 @@ only imported by who builds or runs one: clients of a campaign read cards.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,41 @@ def build(
     """
     made = _find(architecture, ARCHITECTURES)
     return made(input_shape=tuple(input_shape), outputs=outputs)
+
+
+@lru_cache(maxsize=16)
+def weight_shapes(
+    architecture: str, input_shape: tuple[int, int, int], outputs: int
+) -> tuple[tuple[str, dict[str, tuple[int, ...]]], ...]:
+    """Return the layers of an architecture and the shapes of their weights.
+
+    The network is built once for each input shape and number of outputs, and not kept.
+
+    Parameters
+    ----------
+    architecture : str
+        A key of `ARCHITECTURES`.
+    input_shape : tuple of int
+        Height and width in px, and number of planes, of one cutout.
+    outputs : int
+        Number of sigmoid outputs.
+
+    Returns
+    -------
+    tuple of (str, dict)
+        Class of each layer in its place, and the shapes of its weights by their names, which are not to be changed.
+
+    Raises
+    ------
+    ModelError
+        If there is no such architecture.
+    ValueError
+        If cutouts are too small for the architecture.
+    """
+    return tuple(
+        (type(layer).__name__, {weight.name: tuple(weight.shape) for weight in layer.weights})
+        for layer in build(architecture, input_shape, outputs).layers
+    )
 
 
 def classifier_class(architecture: str) -> type[Classifier]:
@@ -118,4 +154,5 @@ __all__ = [
     "build",
     "check_precision",
     "classifier_class",
+    "weight_shapes",
 ]

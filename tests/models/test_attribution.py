@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 from scipy.stats import spearmanr
+from shallow import QUICK_XLA, shallow
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models.attribution import Explainer
@@ -88,7 +89,9 @@ def test_other_weights_give_another_map(asteroids, maps):
 def test_every_architecture_and_scaling(architecture, planes, scaling):
     keras.utils.set_random_seed(2)
     cutout = np.random.default_rng(3).integers(0, 256, (40, 40, planes), np.uint8)
-    found = Explainer(build(architecture, (40, 40, planes)), scaling)(cutout)
+    with shallow():
+        model = build(architecture, (40, 40, planes))
+    found = Explainer(model, scaling)(cutout)
     assert found.shares.shape == (40, 40, planes)
     assert np.abs(found.shares).max() > 0
     assert abs(found.missing) < 0.1 * abs(found.logit - found.sky) + 1e-3
@@ -130,7 +133,7 @@ from deepstreaks_dask.models.zoo.store import Zoo
 found = Explainer(Zoo().load("rb_vgg6"))(np.load(sys.argv[1] + "/cutout.npy"))
 np.save(sys.argv[1] + "/shares.npy", found.shares)
 """
-    environment = {**os.environ, "KERAS_BACKEND": backend}
+    environment = {**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": QUICK_XLA}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True)
     shares = np.load(tmp_path / "shares.npy")
     np.testing.assert_allclose(shares, maps[0].shares, atol=1e-3 * np.abs(maps[0].shares).max())

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from shallow import QUICK_XLA, SHALLOW, shallow
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models.inference import compile_forward, resizing, set_precision
@@ -26,6 +27,31 @@ def cutouts():
 def models():
     keras.utils.set_random_seed(1)
     return [_settled(build(architecture)) for architecture in ARCHITECTURES]
+
+
+@pytest.fixture(scope="module")
+def forward(models, cutouts):
+    """All networks compiled for one batch of all cutouts."""
+    return compile_forward(models, len(cutouts))
+
+
+@pytest.fixture(scope="module")
+def whole(forward, cutouts):
+    """Scores of all cutouts in one batch; not to be changed."""
+    return forward(cutouts)
+
+
+@pytest.fixture(scope="module")
+def shallow_models():
+    """Networks with every kind of layer of the three architectures, of small cutouts."""
+    keras.utils.set_random_seed(1)
+    with shallow():
+        return [_settled(build(architecture, (48, 48, 1))) for architecture in ARCHITECTURES]
+
+
+@pytest.fixture(scope="module")
+def small_cutouts(cutouts):
+    return np.ascontiguousarray(cutouts[:, 48:96, 48:96])
 
 
 def _settled(model):
@@ -60,16 +86,13 @@ def _expected(models, cutouts):
     return np.concatenate(columns, axis=1)
 
 
-def test_bytes_score_as_floats_divided_by_255(models, cutouts):
-    scores = compile_forward(models, len(cutouts))(cutouts)
-    assert scores.shape == (len(cutouts), len(models))
-    assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, _expected(models, cutouts), atol=2e-6)
+def test_bytes_score_as_floats_divided_by_255(models, cutouts, whole):
+    assert whole.shape == (len(cutouts), len(models))
+    assert whole.dtype == np.float32
+    np.testing.assert_allclose(whole, _expected(models, cutouts), atol=2e-6)
 
 
-def test_padding_the_last_batch_leaves_scores_as_they_are(models, cutouts):
-    forward = compile_forward(models, len(cutouts))
-    whole = forward(cutouts)
+def test_padding_the_last_batch_leaves_scores_as_they_are(models, cutouts, forward, whole):
     for n in (1, 3, 6):
         np.testing.assert_array_equal(forward(cutouts[:n]), whole[:n])
     assert forward(cutouts[:0]).shape == (0, len(models))
@@ -91,14 +114,13 @@ def test_scores_are_the_same_to_the_bit_every_time(models, cutouts):
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="only TensorFlow may trace again"
 )
-def test_company_and_batch_do_not_change_a_bit(models, cutouts):
+def test_company_and_batch_do_not_change_a_bit(models, cutouts, whole):
     """A score is the same whoever is scored along: the cascade and reruns rest on it."""
-    together = compile_forward(models, len(cutouts))(cutouts)
     for column, model in enumerate(models):
         for batch in (8, 16):
             alone = compile_forward([model], batch)
             scores = [alone(cutouts[k : k + batch]) for k in range(0, len(cutouts), batch)]
-            np.testing.assert_array_equal(np.concatenate(scores)[:, 0], together[:, column])
+            np.testing.assert_array_equal(np.concatenate(scores)[:, 0], whole[:, column])
 
 
 def test_no_batch_is_traced_again(cutouts):
@@ -145,16 +167,18 @@ def test_models_that_cannot_run_together_are_refused(shapes, batch, match):
 
 
 @pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
-def test_backends_agree(models, cutouts, tmp_path, backend):
+def test_backends_agree(shallow_models, small_cutouts, tmp_path, backend):
     if backend == keras.backend.backend():
         pytest.skip(f"{backend} is what the other tests run on")
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     zoo = Zoo(tmp_path / "zoo")
-    for model in models:
-        zoo.save(model, Card(f"rb_{model.name}", "1", model.name), dtype="float32")
-    np.save(tmp_path / "cutouts.npy", cutouts)
-    code = """
+    with shallow():
+        for model in shallow_models:
+            card = Card(f"rb_{model.name}", "1", model.name, input_shape=(48, 48, 1))
+            zoo.save(model, card, dtype="float32")
+    np.save(tmp_path / "cutouts.npy", small_cutouts)
+    code = f"""{SHALLOW}
 import sys
 import keras, numpy as np
 from deepstreaks_dask.models.registry import ARCHITECTURES
@@ -167,7 +191,7 @@ zoo = Zoo(sys.argv[1] + "/zoo")
 forward = compile_forward([zoo.load("rb_" + name) for name in ARCHITECTURES], 4)
 cutouts = np.load(sys.argv[1] + "/cutouts.npy")
 np.save(sys.argv[1] + "/scores.npy", forward(cutouts))
-small = resizing(keras.Sequential([keras.Input((64, 48, 1)), keras.layers.Identity()]), 144, 144)
+small = resizing(keras.Sequential([keras.Input((64, 48, 1)), keras.layers.Identity()]), 48, 48)
 np.save(sys.argv[1] + "/resized.npy", keras.ops.convert_to_numpy(small(cutouts[..., None].astype("float32"))))
 one, images = zoo.load("rb_vgg6"), cutouts[..., None].astype("float32") / 255
 look = compile_arrays(one)
@@ -175,13 +199,15 @@ before = look(images)
 one.predict(images, verbose=0)  # changes where JAX has the network's arrays
 np.testing.assert_array_equal(look(images), before)
 """
-    environment = {**os.environ, "KERAS_BACKEND": backend}
+    environment = {**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": QUICK_XLA}
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), backend], env=environment, check=True
     )
     scores = np.load(tmp_path / "scores.npy")
-    np.testing.assert_allclose(scores, _expected(models, cutouts), atol=1e-5)
-    np.testing.assert_allclose(np.load(tmp_path / "resized.npy"), _resized(cutouts), atol=1e-3)
+    np.testing.assert_allclose(scores, _expected(shallow_models, small_cutouts), atol=1e-5)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "resized.npy"), _resized(small_cutouts), atol=1e-3
+    )
 
 
 def _resized(cutouts):
@@ -258,7 +284,8 @@ def test_precision_changes_scores_a_little_and_weights_not_at_all(cutouts, preci
         assert (scores != scores.astype(np.float16)).any()
 
 
-def test_flips_are_the_mean_of_four_looks(models, cutouts):
+def test_flips_are_the_mean_of_four_looks(shallow_models, small_cutouts):
+    models, cutouts = shallow_models, small_cutouts
     forward = compile_forward(models, len(cutouts))
     views = [cutouts, cutouts[:, ::-1], cutouts[:, :, ::-1], cutouts[:, ::-1, ::-1]]
     flipped = compile_forward(models, len(cutouts), flips=True)

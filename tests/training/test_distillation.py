@@ -43,8 +43,23 @@ from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.scoring.plan import CampaignOptions
 from deepstreaks_dask.scoring.triage import read_triage
 
+def hold():  # a worker scores three units, and no more until it is killed
+    import time
+    from deepstreaks_dask.scoring import worker
+
+    score_unit, done = worker.score_unit, []
+
+    def held(unit):
+        if len(done) == 3:
+            time.sleep(600)
+        done.append(unit)
+        return score_unit(unit)
+
+    worker.score_unit = held
+
 if __name__ == "__main__":
     with connect(workers=1) as client:
+        client.run(hold)
         score({url!r}, ensemble=Ensemble.from_zoo({zoo!r}), client=client, run="killed", mode="triage",
               options=CampaignOptions(triage=read_triage({triage!r})), progress=False)
 """
@@ -217,7 +232,7 @@ def test_a_killed_triage_goes_on(survey, zoo, client, triage, triaged, tmp_path)
     with subprocess.Popen(
         [sys.executable, script], start_new_session=True, stderr=subprocess.DEVNULL
     ) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 500
         while len(list(first_looks.glob("[0-9]*"))) < 2:
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline

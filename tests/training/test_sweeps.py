@@ -22,12 +22,12 @@ SEARCH = SearchOptions({"learning_rate": "1e-4:1e-2", "batch": "16,32"}, trials=
 def test_a_killed_sweep_goes_on(tiny, tmp_path):
     folder = tmp_path / "sweep"
     asked = (str(tiny), ["rb"], "vgg6", SEARCH)
-    process = start(search, folder, *asked, recipe=RECIPE)
-    end = time.monotonic() + 300
-    while time.monotonic() < end and process.is_alive():
-        one_done = (folder / "trial-0000" / "outcome.json").exists()
-        if one_done and (folder / "trial-0001" / "checkpoint.safetensors").exists():
-            break
+    process = start(search, folder, *asked, recipe=RECIPE, hold="trial-0001")
+    held = folder / "trial-0001" / "checkpoint.safetensors"
+    end = time.monotonic() + 500
+    while not held.exists():
+        assert process.is_alive()
+        assert time.monotonic() < end
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)  # the worker is a thread of it
     process.join()

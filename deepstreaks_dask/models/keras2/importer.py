@@ -24,7 +24,7 @@ from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models.keras2.builder import Builder
 from deepstreaks_dask.models.keras2.hdf5 import MAX_BYTES, HDF5Error, read_hdf5
 from deepstreaks_dask.models.keras2.weights import set_weights
-from deepstreaks_dask.models.registry import ARCHITECTURES, build
+from deepstreaks_dask.models.registry import ARCHITECTURES, build, weight_shapes
 from deepstreaks_dask.models.zoo.card import KERAS_FILE, Card
 from deepstreaks_dask.models.zoo.store import Zoo
 
@@ -266,11 +266,12 @@ def as_ours(model: keras.Model) -> tuple[str, keras.Model] | None:
     kinds = _kinds(model)
     for name in ARCHITECTURES:
         try:
-            ours = build(name, shape, outputs)
+            layers = weight_shapes(name, shape, outputs)
         except ValueError:  # its input is too small for this architecture
             continue
-        if _kinds(ours) != kinds:
+        if sorted((kind, tuple(weights.values())) for kind, weights in layers if weights) != kinds:
             continue
+        ours = build(name, shape, outputs)
         pairs = _pairs(ours, model)
         if pairs is None:
             continue

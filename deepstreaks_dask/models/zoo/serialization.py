@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models.keras2.activations import REGISTERED_NAMES
-from deepstreaks_dask.models.registry import build, classifier_class
+from deepstreaks_dask.models.registry import build, classifier_class, weight_shapes
 from deepstreaks_dask.models.sequence.classifier import Classifier
 from deepstreaks_dask.models.zoo.card import DTYPES, KERAS_FILE, Card
 
@@ -150,15 +150,23 @@ def _check_shape(model: Any, card: Card) -> None:
 def _named_weights(model: Any) -> dict[str, keras.Variable]:
     """Return each weight by a name of its layer's place and kind, which are the same in every session."""
     return {
-        f"{place:03d}.{type(layer).__name__.lower()}.{weight.name}": weight
+        _weight_name(place, type(layer).__name__, weight.name): weight
         for place, layer in enumerate(model.layers)
         for weight in layer.weights
     }
 
 
+def _weight_name(place: int, kind: str, name: str) -> str:
+    return f"{place:03d}.{kind.lower()}.{name}"
+
+
 def _weight_bytes(model: Any, card: Card, dtype: str) -> bytes:
-    expected = build(card.architecture, card.input_shape, card.outputs)
-    shapes = {name: tuple(weight.shape) for name, weight in _named_weights(expected).items()}
+    layers = weight_shapes(card.architecture, card.input_shape, card.outputs)
+    shapes = {
+        _weight_name(place, kind, name): shape
+        for place, (kind, weights) in enumerate(layers)
+        for name, shape in weights.items()
+    }
     weights = _named_weights(model)
     if {name: tuple(weight.shape) for name, weight in weights.items()} != shapes:
         raise ModelError(f"model {card.ref!r} is no {card.architecture!r}, though its card says so")

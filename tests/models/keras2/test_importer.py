@@ -16,7 +16,7 @@ from dask.distributed import Client
 from helpers import random_batch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from published import PUBLISHED, random_weights, write_pair, write_weights
+from published import PUBLISHED, densenet121, random_weights, write_pair, write_weights
 
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
@@ -712,7 +712,7 @@ def _functional(**changes):
     ],
 )
 def test_wrong_connections(tmp_path, change, message):
-    config, shapes = PUBLISHED["densenet121"]()
+    config, shapes = densenet121(sizes=(1, 1, 1, 1))
     change(config)
     (tmp_path / "net.architecture.json").write_text(json.dumps(config))
     names = [layer["name"] for layer in config["config"]["layers"]]

@@ -3,18 +3,18 @@
 import json
 import os
 import signal
-import threading
-import time
 
 import numpy as np
 import pytest
 from helpers import make_known
 from sklearn.metrics import f1_score, recall_score
+from small_network import KINDS, KnowSmall
 
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import ModelError, TrainingError
+from deepstreaks_dask.models.registry import CLASSIFIERS
 from deepstreaks_dask.models.sequence.rcnn import Rcnn
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
@@ -23,6 +23,7 @@ from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 from deepstreaks_dask.training.harness import TrainingOptions
 from deepstreaks_dask.training.recipe import Recipe
 from deepstreaks_dask.training.records import publish
+from deepstreaks_dask.training.sequences import experiments
 from deepstreaks_dask.training.sequences.batches import SequenceFeed
 from deepstreaks_dask.training.sequences.experiments import finetune, train_folds
 from deepstreaks_dask.training.sequences.fit import class_metrics, predict_objects, train_classifier
@@ -43,16 +44,26 @@ def url(tmp_path_factory):
     return url
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_networks():
+    """Know networks that compile quickly, for what is the same of every network."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, place in KINDS.items():
+            patch.setitem(CLASSIFIERS, name, place)
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(url, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     return folder, train_classifier(
-        folder, open_archive(url), "rcnn", family="own", options=OPTIONS
+        folder, open_archive(url), "headless", family="own", options=OPTIONS
     )
 
 
-def test_a_training_leaves_a_network_its_record_and_curves(url, trained, tmp_path):
-    folder, record = trained
+def test_a_training_leaves_a_network_its_record_and_curves(url, tmp_path):
+    folder = tmp_path / "t"
+    record = train_classifier(folder, open_archive(url), "rcnn", family="own", options=OPTIONS)
     assert not (folder / "checkpoint.safetensors").exists()
     assert len((folder / "curves.csv").read_text().splitlines()) == 3
     assert list((folder / "tensorboard").rglob("events.out.tfevents*"))
@@ -71,8 +82,8 @@ def test_a_training_leaves_a_network_its_record_and_curves(url, trained, tmp_pat
     test = np.flatnonzero(np.isin(labelled.ids, list(parts[2])))
     scores = predict_objects(network, labelled, test)
     assert class_metrics(labelled.numbers(test), scores, labelled.classes) == card["metrics"]
-    assert publish(folder, str(tmp_path))[0].to_dict() == card
-    assert Zoo(tmp_path).verify() == []
+    assert publish(folder, str(tmp_path / "zoo"))[0].to_dict() == card
+    assert Zoo(tmp_path / "zoo").verify() == []
 
 
 def test_a_training_that_was_killed_goes_on_to_the_last_bit(url, trained, tmp_path):
@@ -88,18 +99,18 @@ def test_a_training_that_was_killed_goes_on_to_the_last_bit(url, trained, tmp_pa
 
     options = {"family": "own", "options": OPTIONS}
     with pytest.raises(KilledError):
-        train_classifier(tmp_path, dataset, "rcnn", on_epoch=kill, **options)
+        train_classifier(tmp_path, dataset, "headless", on_epoch=kill, **options)
     assert (tmp_path / "checkpoint.safetensors").exists()
-    again = train_classifier(tmp_path, dataset, "rcnn", **options)
+    again = train_classifier(tmp_path, dataset, "headless", **options)
     assert again["history"] == whole["history"]
     assert again["cards"][0]["sha256"] == whole["cards"][0]["sha256"]
     # it is done, and says so without training again
     before = (tmp_path / "record.json").stat().st_mtime_ns
-    train_classifier(tmp_path, dataset, "rcnn", **options)
+    train_classifier(tmp_path, dataset, "headless", **options)
     assert (tmp_path / "record.json").stat().st_mtime_ns == before
     other = TrainingOptions(Recipe(by="id"))
     with pytest.raises(TrainingError, match="another training"):
-        train_classifier(tmp_path, dataset, "rcnn", family="own", options=other)
+        train_classifier(tmp_path, dataset, "headless", family="own", options=other)
 
 
 def test_an_epoch_has_every_object_once_in_memory_or_by_windows(url):
@@ -156,41 +167,51 @@ def test_folds_are_summed_up(tmp_path):
     assert json.loads((tmp_path / "t" / "folds.json").read_text()) == found
 
 
+class DieOnce(KnowSmall):
+    """Kill the first worker when the first epoch of its training is stored."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def setup(self, worker):
+        super().setup(worker)
+        if self.path.exists():
+            return
+        self.path.write_text(str(os.getpid()))
+        measure = experiments.TrainingJob.metrics
+
+        def die(epoch, losses):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        experiments.TrainingJob.metrics = lambda job, archive, _: measure(job, archive, die)
+
+
 def test_folds_on_workers_are_those_of_one_process_though_a_worker_is_killed(url, tmp_path):
-    recipe = Recipe(**{**vars(QUICK), "epochs": 2})
-    options = {"family": "own", "options": TrainingOptions(recipe)}
+    options = {"family": "own", "options": OPTIONS}
     told = []
-
-    def kill(pid):
-        for _ in range(3000):
-            if list(tmp_path.glob("w/fold-*/checkpoint.safetensors")):
-                os.kill(pid, signal.SIGKILL)
-                return
-            time.sleep(0.02)
-
     with connect("local", workers=1) as client:
-        killer = threading.Thread(target=kill, args=client.run(os.getpid).values())
-        killer.start()
+        client.register_plugin(DieOnce(tmp_path / "pid"))
+        (pid,) = client.run(os.getpid).values()
+        assert pid == int((tmp_path / "pid").read_text())
         found = train_folds(
             tmp_path / "w",
             open_archive(url),
-            "rcnn",
+            "headless",
             2,
             client=client,
             on_epoch=lambda *_: told.append(1),
             **options,
         )
-        killer.join()
-        assert os.getpid() not in client.run(os.getpid).values()
+        assert pid not in client.run(os.getpid).values()
     assert len(told) >= 4  # what was done before the kill may be told of again
-    assert found == train_folds(tmp_path / "h", open_archive(url), "rcnn", 2, **options)
+    assert found == train_folds(tmp_path / "h", open_archive(url), "headless", 2, **options)
 
 
 def test_fine_tuning_tests_on_the_same_objects_each_time(url, trained, tmp_path):
     folder, _ = trained
     recipe = Recipe(**{**vars(QUICK), "epochs": 1})
     zoo = str(folder / "networks")
-    options = TrainingOptions(recipe, start="own_rcnn@1", start_zoo=zoo)
+    options = TrainingOptions(recipe, start="own_headless@1", start_zoo=zoo)
     found = finetune(tmp_path, open_archive(url), [1, 2], options, repeats=1)
     assert [row["samples"] for row in found["after"]] == [1, 2]
     assert found["before"]["test_objects"] == 48

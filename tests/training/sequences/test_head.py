@@ -3,11 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from small_network import KINDS, Small
 
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import ModelError
+from deepstreaks_dask.models.registry import CLASSIFIERS
 from deepstreaks_dask.models.sequence.recurrent import Recurrent
 from deepstreaks_dask.models.sequence.taonet import TaoNet
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
@@ -36,11 +38,10 @@ def labelled(tmp_path_factory):
     return LabelledObjects.of(open_archive(url))
 
 
-@pytest.fixture
-def given(labelled):
-    """A network with random weights, and what it is to learn from and to be held to."""
+def given(kind, labelled):
+    """Give a network with random weights, and what it is to learn from and to be held to."""
     keras.utils.set_random_seed(3)
-    network = TaoNet(labelled.classes)
+    network = kind(labelled.classes)
     weights = np.linspace(0.5, 1.5, 5).astype(np.float32)
     feeds = [
         SequenceFeed(
@@ -68,8 +69,8 @@ def few_passes(monkeypatch):
     monkeypatch.setattr(fit, "HEAD_EPOCHS", PASSES)
 
 
-def test_the_last_pass_is_what_the_network_has_afterwards(given, few_passes):
-    network, train, held_out = given
+def test_the_last_pass_is_what_the_network_has_afterwards(labelled, few_passes):
+    network, train, held_out = given(TaoNet, labelled)
     before = loss(network, held_out)
     kept = network.model.get_layer("stamp").get_weights()
     told = []
@@ -81,12 +82,17 @@ def test_the_last_pass_is_what_the_network_has_afterwards(given, few_passes):
     assert loss(again, held_out) == pytest.approx(losses["val_loss"][-1], rel=0.01)
     for now, then in zip(network.model.get_layer("stamp").get_weights(), kept, strict=True):
         np.testing.assert_array_equal(now, then)
-    # it depends on the others' weights and the seed alone: what a kill cuts short is done again alike
+
+
+def test_it_depends_on_the_weights_of_the_others_and_the_seed_alone(labelled, few_passes):
+    """What a kill cuts short is done again alike."""
+    network, train, held_out = given(Small, labelled)
+    losses = fit_head(network, train, held_out, np.inf)
     assert fit_head(network, train, held_out, 0.0) == losses
 
 
-def test_what_is_worse_changes_nothing(given, monkeypatch):
-    network, train, held_out = given
+def test_what_is_worse_changes_nothing(labelled, monkeypatch):
+    network, train, held_out = given(Small, labelled)
     monkeypatch.setattr(heads, "HEAD_EPOCHS", 2)
     before = network.to_arrays()
     losses = fit_head(network, train, held_out, 0.0)
@@ -95,7 +101,11 @@ def test_what_is_worse_changes_nothing(given, monkeypatch):
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_a_training_that_was_killed_at_its_head_goes_on_there(labelled, tmp_path, few_passes):
+def test_a_training_that_was_killed_at_its_head_goes_on_there(
+    labelled, tmp_path, few_passes, monkeypatch
+):
+    monkeypatch.setitem(CLASSIFIERS, "small", KINDS["small"])
+
     class KilledError(Exception):
         pass
 
@@ -108,8 +118,8 @@ def test_a_training_that_was_killed_at_its_head_goes_on_there(labelled, tmp_path
 
     options = {"family": "own", "options": TrainingOptions(RECIPE)}
     with pytest.raises(KilledError):
-        train_classifier(tmp_path, labelled.archive, "taonet", on_epoch=kill, **options)
-    (card,) = train_classifier(tmp_path, labelled.archive, "taonet", **options)["cards"]
+        train_classifier(tmp_path, labelled.archive, "small", on_epoch=kill, **options)
+    (card,) = train_classifier(tmp_path, labelled.archive, "small", **options)["cards"]
     history = card["recipe"]["history"]
     assert len(history["loss"]) == RECIPE.epochs == card["recipe"]["epochs_run"]
     assert len(history["head_val_loss"]) == PASSES
