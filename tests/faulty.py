@@ -443,7 +443,7 @@ class MoodyStore(ThreadingHTTPServer):
 
 class _Moody(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else a body waits 40 ms for the delayed acknowledgement of its head
+    disable_nagle_algorithm = True  # else a body waits for the acknowledgement of its head
 
     def _handle(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

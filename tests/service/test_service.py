@@ -527,9 +527,7 @@ def wait_for(condition, settings, process=None):
         time.sleep(0.02)
 
 
-def test_killed_twice_it_loses_nothing_and_doubles_nothing(
-    server, settings, written, zoo, client
-):
+def test_killed_twice_it_loses_nothing_and_doubles_nothing(server, settings, written, zoo, client):
     command = [sys.executable, "-c", COMMAND, "watch", server.url, settings.archive]
     command += ["--state", str(settings.state), "--night", str(NIGHT), "--poll", "0.2"]
     command += ["--zoo", zoo, "--workers", "1", "--timeout", "60"]
