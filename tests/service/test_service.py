@@ -371,7 +371,7 @@ def test_health_and_metrics(server, settings, night):
     try:
         wait_for(lambda: any(line["event"] == "scored" for line in log(settings)), settings)
         (port,) = {line["port"] for line in log(settings) if line["event"] == "listening"}
-        ask = partial(urllib.request.urlopen, timeout=10)
+        ask = partial(urllib.request.urlopen, timeout=60)
         with ask(f"http://127.0.0.1:{port}/health") as answer:
             health = json.load(answer)
         assert health["ok"]
