@@ -42,13 +42,13 @@ from deepstreaks_dask.simulation.nights import simulate_nights
 
 GFLOP = {"vgg6": 0.22, "resnet50": 2.73, "densenet121": 2.26}  # a cutout, as published
 WANTED = {"rate": 7800.0, "ratio": 0.8}
-_BYTES = 2**28  # of a copy
 
 
 def main(
     cutouts: Annotated[int, typer.Option(min=1, help="Cutouts of the archive.")] = 65_536,
     batch: Annotated[int, typer.Option(min=1, help="Cutouts in a forward pass.")] = 512,
     side: Annotated[int, typer.Option(min=1, help="Side of the square product.")] = 8192,
+    copied: Annotated[int, typer.Option(min=1, help="Megabytes of the copy.")] = 256,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
     precision: Annotated[str, typer.Option(help="As of 'deepstreaks score'.")] = "float32",
     architectures: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(
@@ -83,7 +83,7 @@ def main(
         "precision": precision,
         "batch": batch,
         "cutouts": cutouts,
-        "copy_gb_s": _BYTES / 1e9 / _seconds(_copy(np.zeros(_BYTES, np.uint8)), repeats),
+        "copy_gb_s": copied / 1e3 / _seconds(_copy(np.zeros(copied * 10**6, np.uint8)), repeats),
         "matmul_tflops": 2 * side**3 / 1e12 / _seconds(_product(side, half), repeats),
         "gflop_a_cutout": need,
         "bare": bare,

@@ -39,6 +39,7 @@ class DepotServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits for the acknowledgement of its head
 
     def do_GET(self):
         server = self.server

@@ -4,6 +4,7 @@ The processes are forked from one that has TensorFlow loaded, which takes it six
 """
 
 import asyncio
+import mmap
 import multiprocessing
 import os
 import signal
@@ -248,10 +249,11 @@ def fill_memory(mark):
     if Path(mark).exists():
         return
     Path(mark).touch()
-    taken = []
+    taken, size = [], 64_000_000
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE  # resident at once
     while True:
-        taken.append(np.ones(8_000_000))
-        time.sleep(0.01)
+        taken.append(mmap.mmap(-1, size, flags=flags))
+        time.sleep(0.05)
 
 
 def threads(number):
@@ -451,6 +453,7 @@ class MoodyStore(ThreadingHTTPServer):
 
 class _Moody(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits for the acknowledgement of its head
 
     def _handle(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

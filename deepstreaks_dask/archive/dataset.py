@@ -94,13 +94,15 @@ def open_archive(url: str | os.PathLike[str], *, cache: bool = False) -> xr.Data
     dataset = xr.open_dataset(
         location, engine="zarr", consolidated=True, chunks=None, cache=cache
     ).drop_encoding()
-    token = tokenize(location, record.attributes, record.metadata)
+    token = tokenize(location, repr(record))
     pixels = chunk_length(record.pixels, record.pixels_shard, _MAX_PIXEL_CHUNKS)
+    chunked = {}
     for name in dataset.variables if not cache else dataset.data_vars:
         variable = dataset[name].variable
         rows = pixels if name in PIXEL_ARRAYS else row_block(record.shard)
         chunks = {dimension: rows for dimension in variable.dims if dimension in _ROW_DIMENSIONS}
-        dataset[name] = variable.chunk(chunks, name=f"{name}-{token}")
+        chunked[name] = variable.chunk(chunks, name=f"{name}-{token}")
+    dataset = dataset.assign(chunked)  # in one step: each one copies every variable
     dataset = dataset.set_coords([name for name in dataset.variables if name not in PIXEL_ARRAYS])
     if "time" not in dataset:
         dataset = dataset.assign_coords(time=_times(dataset["jd"]))

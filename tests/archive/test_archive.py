@@ -27,7 +27,9 @@ from deepstreaks_dask.errors import ArchiveError
 # n-th file in place: every write of an append is a file replaced in one step.
 WRITER = """
 import os, pathlib, sys, time
+import dask.array  # what the first append of a process would import
 import numpy as np
+import xarray as xr
 from deepstreaks_dask.archive.append import CutoutBatch, Quarantined, append_batches
 
 def batches():
@@ -54,6 +56,7 @@ def run(url, stop):
     print("done", written, flush=True)
 
 if __name__ == "__main__":
+    xr.backends.list_engines()
     for line in sys.stdin:
         url, stop = line.rsplit(maxsplit=1)
         if not (child := os.fork()):

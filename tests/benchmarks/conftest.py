@@ -6,15 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from dask.distributed import Client
+
+from deepstreaks_dask.scoring import cluster
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a benchmark, by its name and with options, in this process, which has imported what takes long."""
+def run(monkeypatch, capsys, client):
+    """Run a benchmark, by its name and with options, in this process and on the tests' worker, which have imported all."""
 
     def running(benchmark, *options):
+        monkeypatch.setattr(cluster, "connect", lambda *_, **__: Client(client.scheduler.address))
         monkeypatch.syspath_prepend(BENCHMARKS)
         monkeypatch.setattr(sys, "argv", [f"{benchmark}.py", *options])
         capsys.readouterr()

@@ -7,7 +7,7 @@ import pytest
 
 def test_cascade_looks_less_often_and_decides_the_same(run):
     """The benchmark itself stops if deciding finds other cutouts than all scores do."""
-    sizes = ["--cutouts", "256", "--full", "128", "--shard", "64", "--left", "0.1", "--side", "72"]
+    sizes = ["--cutouts", "64", "--full", "64", "--shard", "64", "--left", "0.1", "--side", "48"]
     done = run("cascade", *sizes, "--architectures", "vgg6", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -20,7 +20,7 @@ def test_cascade_looks_less_often_and_decides_the_same(run):
 
 
 def test_triage_is_calibrated_and_measured(run):
-    sizes = ["--nights", "10", "--cutouts", "40", "--new", "1", "--sides", "36", "--epochs", "1"]
+    sizes = ["--nights", "10", "--cutouts", "16", "--new", "1", "--sides", "36", "--epochs", "1"]
     done = run("triage", *sizes, "--loss", "0.9", "--json")
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)

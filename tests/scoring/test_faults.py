@@ -242,6 +242,8 @@ def test_a_full_disk_stops_the_campaign_with_its_reason(
 def store(monkeypatch):
     """An object store on this machine, through a server that has moods."""
     s3fs = pytest.importorskip("s3fs")
+    # what is refused is asked again as often as else, but soon
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_, **__: 0.01)
     server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     moody = MoodyStore(server.get_host_and_port())
@@ -275,7 +277,7 @@ def test_a_moody_object_store_is_asked_again_and_an_outage_waited_for(
 
     def moody(method, path):
         """Refuse one request in seven, but none three times, and take time for others."""
-        mood = rng.choices((500, 503, 0.2, None), (1, 1, 1, 11))[0]
+        mood = rng.choices((500, 503, 0.05, None), (1, 1, 1, 11))[0]
         if mood in (500, 503):
             refused[method, path] += 1
             return mood if refused[method, path] < 3 else None
@@ -289,6 +291,7 @@ def test_a_moody_object_store_is_asked_again_and_an_outage_waited_for(
 
     # who is refused for long need not ask as often as before
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(type(locate(url)[0]), "retries", 2)
     type(locate(url)[0]).clear_instance_cache()
     written = []
 

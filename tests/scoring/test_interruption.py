@@ -22,8 +22,22 @@ def zoo(tmp_path_factory):
     return make_zoo(tmp_path_factory.mktemp("zoo") / "zoo", 1)
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, zoo):
-    url = small_archive(tmp_path / "large.zarr", 3000)
+_SLOWLY = """
+import time
+from deepstreaks_dask.scoring import worker
+
+def slowly(*arguments, checked=worker._checked):
+    time.sleep(0.1)
+    return checked(*arguments)
+
+worker._checked = slowly
+"""
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, zoo, monkeypatch):
+    url = small_archive(tmp_path / "large.zarr", 300)  # which takes workers half a minute or more
+    (tmp_path / "slowly.py").write_text(_SLOWLY)
+    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", f"['{tmp_path}/slowly.py']")
     command = [
         *(sys.executable, "-m", "deepstreaks_dask", "score", str(url), "--zoo", zoo),
         *("--families", "rb,kd", "--workers", "1", "--scheduler", "local"),

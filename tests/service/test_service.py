@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from dask.distributed import Client
 from depot_server import PASSWORD, USER, serving
 from typer.testing import CliRunner
 
@@ -25,7 +26,6 @@ from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import DeepStreaksError, DepotError, StoppedError
-from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import open_run
 from deepstreaks_dask.service import depots
@@ -371,7 +371,7 @@ def test_health_and_metrics(server, settings, night):
     try:
         wait_for(lambda: any(line["event"] == "scored" for line in log(settings)), settings)
         (port,) = {line["port"] for line in log(settings) if line["event"] == "listening"}
-        ask = partial(urllib.request.urlopen, timeout=10)
+        ask = partial(urllib.request.urlopen, timeout=60)
         with ask(f"http://127.0.0.1:{port}/health") as answer:
             health = json.load(answer)
         assert health["ok"]
@@ -527,7 +527,7 @@ def wait_for(condition, settings, process=None):
         time.sleep(0.02)
 
 
-def test_killed_twice_it_loses_nothing_and_doubles_nothing(server, settings, written, zoo):
+def test_killed_twice_it_loses_nothing_and_doubles_nothing(server, settings, written, zoo, client):
     command = [sys.executable, "-c", COMMAND, "watch", server.url, settings.archive]
     command += ["--state", str(settings.state), "--night", str(NIGHT), "--poll", "0.2"]
     command += ["--zoo", zoo, "--workers", "1", "--timeout", "60"]
@@ -550,12 +550,12 @@ def test_killed_twice_it_loses_nothing_and_doubles_nothing(server, settings, wri
         os.killpg(process.pid, signal.SIGKILL)  # with the cutouts in the archive, and no scores yet
         process.wait()
     assert server.asked(TARBALLS[1])[1]["Range"].startswith("bytes=")
-    client = connect(workers=1)
-    with Scorer(zoo, "default", {}, lambda: client) as scorer:
+    connect = partial(Client, client.scheduler.address)
+    with Scorer(zoo, "default", {}, connect) as scorer:
         look(server.url, settings, score=scorer)
         look(server.url, settings, score=scorer)
-        # for less, the same
-        cheaper = Scorer(zoo, "decided", {}, lambda: client, only_decide=True)(settings.archive)
+    with Scorer(zoo, "decided", {}, connect, only_decide=True) as scorer:
+        cheaper = scorer(settings.archive)  # for less, the same
     decided = Decision().apply(open_run(settings.archive))
     assert not decided["undecided"].any()
     assert not np.isnan(decided["scores"]).any()
