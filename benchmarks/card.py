@@ -48,7 +48,9 @@ def main(
     cutouts: Annotated[int, typer.Option(min=1, help="Cutouts of the archive.")] = 65_536,
     batch: Annotated[int, typer.Option(min=1, help="Cutouts in a forward pass.")] = 512,
     side: Annotated[int, typer.Option(min=1, help="Side of the square product.")] = 8192,
-    copied: Annotated[int, typer.Option(min=1, help="Megabytes of the copy.")] = 256,
+    copied: Annotated[
+        int, typer.Option(min=1, help="Size of the array that is copied, in megabytes.")
+    ] = 256,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
     precision: Annotated[str, typer.Option(help="As of 'deepstreaks score'.")] = "float32",
     architectures: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(

@@ -42,11 +42,8 @@ from deepstreaks_dask.scoring.plan import CampaignOptions
 from deepstreaks_dask.simulation.nights import simulate_nights
 
 BATCH = 64
-SHARD = 64
+SHARD = 128
 WANTED = 1.9
-_FORKS = get_context("forkserver")
-_PRELOADED = ("models.inference", "scoring.campaign", "scoring.cluster", "simulation.nights")
-_FORKS.set_forkserver_preload([f"deepstreaks_dask.{name}" for name in _PRELOADED])  # once for all
 
 
 def main(
@@ -105,11 +102,11 @@ def main(
 @contextmanager
 def _process(way: Callable[..., None], cores: set[int], *arguments: str) -> Iterator[Connection]:
     """Keep a process on some cores; it tells when it is warm, works whenever it is told to, and tells when it is done."""
-    ours, theirs = _FORKS.Pipe()
+    ours, theirs = get_context("spawn").Pipe()
     environment = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
-    process = _FORKS.Process(target=_work, args=(way, cores, theirs, *arguments))
+    process = get_context("spawn").Process(target=_work, args=(way, cores, theirs, *arguments))
     process.start()
     theirs.close()  # what dies is heard of
     for name, value in before.items():

@@ -26,7 +26,7 @@ def test_throughput_refuses_an_unknown_architecture(run):
 
 
 def test_scaling_measures_workers_and_bare_processes(run_alone):
-    done = run_alone("scaling", "--cutouts", "64", "--repeats", "1", "--json")
+    done = run_alone("scaling", "--cutouts", "128", "--repeats", "1", "--json")
     if len(os.sched_getaffinity(0)) < 2:
         assert "two cores" in done.stderr
         return
@@ -51,7 +51,7 @@ def test_flips_measures_cost_and_gain(run):
     done = run("flips", "--nights", "2", "--cutouts", "24", "--batch", "24", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["cost"] > 0
+    assert result["cost"] > 1
     for member in ("rb_vgg6", "sl_vgg6", "kd_vgg6"):
         assert 0.5 < result[member]["auc_new"]["value"] <= 1
         assert result[member]["nights"] == 2

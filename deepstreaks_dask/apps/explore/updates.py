@@ -129,7 +129,7 @@ class Drift(Update):
     Attributes
     ----------
     name : str
-        Whose scores have drifted; the page shows the name that is chosen, and no other.
+        Family or member whose scores are compared; the page shows only the one that is selected.
     rows : list of dict
         A flagged night each.
     of : int
