@@ -50,6 +50,26 @@ class Quarantined:
     night: int = 0
 
 
+@dataclass(frozen=True)
+class Remark:
+    """Something in an input that was not understood or looks wrong, though the input was read.
+
+    Attributes
+    ----------
+    what : str
+        What it is, in words that are the same for all such inputs, by which they are counted: "exposure time not
+        understood".
+    source : str
+        The input: file, row of a table, alert.
+    detail : str
+        What stood there.
+    """
+
+    what: str
+    source: str
+    detail: str = ""
+
+
 @dataclass
 class CutoutBatch:
     """What readers and simulators hand over.
@@ -69,6 +89,8 @@ class CutoutBatch:
         of the objects, an object's cutouts follow each other in time, and those of the objects one another.
     epochs : dict
         Columns along the cutouts of sequences, ``mjd`` (days) among them, each ``(n,)``.
+    remarks : list of Remark
+        What was not understood of the inputs that were read.
     """
 
     cutouts: np.ndarray
@@ -77,6 +99,7 @@ class CutoutBatch:
     native: Sequence[np.ndarray] | None = None
     counts: np.ndarray | None = None
     epochs: dict[str, np.ndarray] = field(default_factory=dict)
+    remarks: list[Remark] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
