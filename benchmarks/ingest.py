@@ -43,6 +43,7 @@ from rich.table import Table
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.readers.options import ReadOptions
 from deepstreaks_dask.readers.registry import get_reader, wants_processes
 from deepstreaks_dask.readers.stretch import develop
 from deepstreaks_dask.scoring.cluster import connect
@@ -101,7 +102,7 @@ def _measure(
     def b() -> None:
         shutil.rmtree(archive, ignore_errors=True)
         create_archive(archive)
-        append_batches(archive, reader.read(files, executor=executor))
+        append_batches(archive, reader.read(files, ReadOptions(executor=executor)))
 
     expected = a()
     b()

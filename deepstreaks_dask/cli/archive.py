@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -17,12 +17,14 @@ from deepstreaks_dask.cli.options import (
     OverwriteOption,
     check_new,
     check_night,
+    pairs,
 )
 from deepstreaks_dask.cli.output import print_json, print_table, say
 from deepstreaks_dask.errors import DeepStreaksError
 
 if TYPE_CHECKING:
     from deepstreaks_dask.archive.dataset import ArchiveSummary
+    from deepstreaks_dask.readers.options import Polarity
 
 
 @app.command()
@@ -106,6 +108,25 @@ def ingest(
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler whose workers read.")
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns of the table under other names: file=Filename,label_rb=class."),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="Labels that words stand for: asteroid=1,bogus=0 or kd:ditch=0."),
+    ] = None,
+    labels_from_folders: Annotated[
+        bool, typer.Option("--labels-from-folders", help="Take labels from the names of folders.")
+    ] = False,
+    keep_columns: Annotated[
+        bool, typer.Option("--keep-columns", help="Keep the table's other columns, too.")
+    ] = False,
+    polarity: Annotated[
+        str,
+        typer.Option(help="Sources of pictures: dark on light, bright on dark, or auto."),
+    ] = "auto",
+    plane: Annotated[int | None, typer.Option(help="Plane of FITS cubes, counted from 1.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add cutouts to an archive, which is made if it does not exist.
@@ -116,6 +137,7 @@ def ingest(
     """
     from deepstreaks_dask.readers.ingestion import find_reader, prepare_archive
     from deepstreaks_dask.readers.ingestion import ingest as read_into
+    from deepstreaks_dask.readers.labels import as_label
     from deepstreaks_dask.readers.registry import wants_processes
 
     chosen = find_reader(source, reader)
@@ -127,7 +149,18 @@ def ingest(
 
             client = stack.enter_context(connect(scheduler or "local", workers=workers))
         done = read_into(
-            source, archive, reader=chosen.name, table=table, night=night, client=client
+            source,
+            archive,
+            reader=chosen.name,
+            table=table,
+            night=night,
+            columns={name: own for own, name in pairs("--columns", columns)},
+            labels={name: as_label(value) for name, value in pairs("--labels", labels)},
+            labels_from_folders=labels_from_folders,
+            keep_columns=keep_columns,
+            polarity=cast("Polarity", polarity),
+            plane=plane,
+            client=client,
         )
     say(as_json, done.to_dict())
 

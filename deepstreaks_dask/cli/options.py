@@ -5,6 +5,9 @@ A command takes a dataclass as a parameter; :class:`~deepstreaks_dask.cli.app.Ap
 
 from __future__ import annotations
 
+import csv
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -318,6 +321,35 @@ def check_new(url: str, overwrite: bool) -> None:
         raise DeepStreaksError(f"cannot write to {url}: {error}") from error
     if not overwrite and fs.exists(root) and (not fs.isdir(root) or fs.ls(root, detail=False)):
         raise DeepStreaksError(f"{url} exists: add --overwrite to replace it, or give another name")
+
+
+def pairs(option: str, given: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Split the values of an option like ``a=1,b=2``, which may be given several times.
+
+    Parameters
+    ----------
+    option : str
+        That was given.
+    given : sequence of str or None
+        Its values. A name with a comma or a quote in it stands in double quotes, as in CSV.
+
+    Returns
+    -------
+    list of (str, str)
+        Names and values.
+
+    Raises
+    ------
+    DeepStreaksError
+        If a part has no name or no value.
+    """
+    found = []
+    for part in itertools.chain.from_iterable(csv.reader(given or (), skipinitialspace=True)):
+        name, _, value = (side.strip() for side in part.rpartition("="))
+        if not name or not value:
+            raise DeepStreaksError(f"{option} {part!r}: write NAME=VALUE, several joined by commas")
+        found.append((name, value))
+    return found
 
 
 def check_night(option: str, night: int) -> None:

@@ -181,11 +181,14 @@ def _ingest(
 ) -> None:
     """Append what the archive does not hold yet."""
     from deepstreaks_dask.archive.append import append_batches
+    from deepstreaks_dask.readers.options import ReadOptions
     from deepstreaks_dask.readers.registry import get_reader
     from deepstreaks_dask.utils.progress import progress_bar
 
     reader = get_reader("images")
     with progress_bar("ingest", len(week) * cutouts) as bar:
         for night, table in zip(week, tables, strict=True):
-            added = append_batches(archive, reader.read(images / str(night.night), table=table))
+            added = append_batches(
+                archive, reader.read(images / str(night.night), ReadOptions(table))
+            )
             bar.advance(added.appended + added.already_present)

@@ -37,6 +37,7 @@ from deepstreaks_dask.readers.folder import (
     need_files,
     spelt,
 )
+from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 from deepstreaks_dask.readers.tables import Metadata, read_metadata
 from deepstreaks_dask.readers.tarballs import count_members, is_tarball, members
 from deepstreaks_dask.utils.optional import MissingExtraError, extras_named
@@ -162,14 +163,7 @@ class AlertPackets:
         files = list_files(path)
         return sum(count_members(file) if is_tarball(file) else 1 for file in files)
 
-    def read(
-        self,
-        path: Path,
-        *,
-        table: Path | None = None,
-        night: int | None = None,
-        executor: Executor | None = None,
-    ) -> Iterator[CutoutBatch]:
+    def read(self, path: Path, options: ReadOptions = DEFAULTS) -> Iterator[CutoutBatch]:
         """Read packets in the order of their names, and of their places in archives.
 
         Parameters
@@ -177,13 +171,9 @@ class AlertPackets:
         path : Path
             A packet, a tar.gz archive of packets, or a folder of either. Links that lead out of the folder are
             refused.
-        table : Path, optional
-            CSV, Parquet or ECSV with a column ``id`` (the ``candid``) or ``file`` and any of the archive's
-            columns; labels also as ``rb``, ``sl``, ``kd``, ``os``.
-        night : int, optional
-            ``YYYYMMDD`` of all alerts; else the UTC day of each.
-        executor : concurrent.futures.Executor, optional
-            Where to decode; threads by default.
+        options : ReadOptions, optional
+            ``table``: CSV, Parquet or ECSV with a column ``id`` (the ``candid``) or ``file`` and any of the archive's
+            columns; labels also as ``rb``, ``sl``, ``kd``, ``os``. ``night``: of all alerts; else the UTC day of each.
 
         Yields
         ------
@@ -196,11 +186,12 @@ class AlertPackets:
         ReaderError
             If there are no files, or the table cannot be read or speaks of none of the alerts.
         """
+        table, night = options.table, options.night
         files = need_files(path, table)
-        metadata = read_metadata(table) if table else None
+        metadata = read_metadata(table, options) if table else None
         matched = False
         folder = path if path.is_dir() else path.parent
-        for decoded in decoded_packets(folder, files, executor):
+        for decoded in decoded_packets(folder, files, options.executor):
             batch, spoken = _batch([(task[0], found) for task, found in decoded], metadata, night)
             matched |= spoken
             yield batch

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -26,6 +25,7 @@ from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.fits import SUFFIXES, quietly
 from deepstreaks_dask.readers.fits_checks import UnreadableError, open_checked
 from deepstreaks_dask.readers.folder import Refused, decode_all, list_files, spelt
+from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 from deepstreaks_dask.readers.sequences import LAYOUT, Epoch, Object, batch, middle
 
 _BATCH_OBJECTS = 32
@@ -61,26 +61,15 @@ class Crts:
         """Give the number of images, as the files' first headers have it; one where a file does not say."""
         return sum(_count_images(file) for file in _fits_files(path))
 
-    def read(
-        self,
-        path: Path,
-        *,
-        table: Path | None = None,
-        night: int | None = None,
-        executor: Executor | None = None,
-    ) -> Iterator[CutoutBatch]:
+    def read(self, path: Path, options: ReadOptions = DEFAULTS) -> Iterator[CutoutBatch]:
         """Read objects in the order of their files' names.
 
         Parameters
         ----------
         path : Path
             A FITS file, or a folder of them.
-        table : Path, optional
-            There can be none: files say what is known.
-        night : int, optional
-            ``YYYYMMDD`` of all objects; else that of each one's first epoch.
-        executor : concurrent.futures.Executor, optional
-            Where to decode; threads by default.
+        options : ReadOptions, optional
+            ``night``: of all objects; else that of each one's first epoch. A table is refused: files say what is known.
 
         Yields
         ------
@@ -94,15 +83,15 @@ class Crts:
         ReaderError
             If there are no such files.
         """
-        if table is not None:
+        if options.table is not None:
             raise ReaderError("the reader crts takes classes from its files: no table")
         files = _fits_files(path)
         if not files:
             raise ReaderError(f"{path} holds no FITS files: check the path")
         folder = path if path.is_dir() else path.parent
         decode = partial(_decode_file, folder=folder, root=folder.resolve())
-        for block in quietly(decode_all(decode, files, _BATCH_OBJECTS, executor)):
-            yield batch([found for _, found in block], night)
+        for block in quietly(decode_all(decode, files, _BATCH_OBJECTS, options.executor)):
+            yield batch([found for _, found in block], options.night)
 
 
 READER = Crts()

@@ -39,6 +39,7 @@ from deepstreaks_dask.readers.folder import (
     spelt,
 )
 from deepstreaks_dask.readers.images import MAX_IMAGE_BYTES, decode_image
+from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 from deepstreaks_dask.readers.tables import Metadata, read_metadata
 from deepstreaks_dask.readers.tarballs import WRONG_CHECKSUM, count_members, members
 
@@ -113,29 +114,17 @@ class Depot:
         """Give the number of files in the tarballs."""
         return sum(count_members(file) for file in find_products(path).tarballs)
 
-    def read(
-        self,
-        path: Path,
-        *,
-        table: Path | None = None,
-        night: int | None = None,
-        executor: Executor | None = None,
-    ) -> Iterator[CutoutBatch]:
+    def read(self, path: Path, options: ReadOptions = DEFAULTS) -> Iterator[CutoutBatch]:
         """Read the products of a night.
 
         Parameters
         ----------
         path : Path
             A folder, searched with its sub-folders, or a single tarball.
-        table : Path, optional
-            CSV, Parquet or ECSV as the reader ``images`` takes it, with a column ``id``, such as labels; goes
-            before what the products say.
-        night : int, optional
-            ``YYYYMMDD`` of all cutouts. Else the table's, else that of a folder or tarball so named, else
+        options : ReadOptions, optional
+            ``table``: as the reader ``images`` takes it, with a column ``id``, such as labels; goes before what the
+            products say. ``night``: of all cutouts; else the table's, else that of a folder or tarball so named, else
             the UTC date of mid-exposure, else 0.
-        executor : concurrent.futures.Executor, optional
-            Where to look into tarballs and to decode; threads by default. Dask's
-            ``client.get_executor()`` will do.
 
         Yields
         ------
@@ -151,8 +140,10 @@ class Depot:
         if not products.tarballs:
             raise ReaderError(f"{path} holds no file that ends in {TARBALL}: check the path")
         root = path if path.is_dir() else path.parent
-        metadata = read_metadata(table) if table else None
-        yield from read_products(products, root, metadata=metadata, night=night, executor=executor)
+        metadata = read_metadata(options.table, options) if options.table else None
+        yield from read_products(
+            products, root, metadata=metadata, night=options.night, executor=options.executor
+        )
 
 
 READER = Depot()

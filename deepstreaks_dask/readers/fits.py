@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +31,7 @@ from deepstreaks_dask.readers.folder import (
 )
 from deepstreaks_dask.readers.images import SUFFIXES as PICTURES
 from deepstreaks_dask.readers.images import to_cutout
+from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 from deepstreaks_dask.readers.stretch import ZTF_STRETCH, check_stretch, develop
 from deepstreaks_dask.readers.tables import read_metadata
 
@@ -80,14 +80,7 @@ class FitsFolder:
         """Give the number of files."""
         return len(list_files(path))
 
-    def read(
-        self,
-        path: Path,
-        *,
-        table: Path | None = None,
-        night: int | None = None,
-        executor: Executor | None = None,
-    ) -> Iterator[CutoutBatch]:
+    def read(self, path: Path, options: ReadOptions = DEFAULTS) -> Iterator[CutoutBatch]:
         """Read a file, or a folder and its sub-folders in the order of their names; each image is a cutout.
 
         Parameters
@@ -95,14 +88,11 @@ class FitsFolder:
         path : Path
             FITS as it is, gzipped or fpacked (Rice or gzip tiles). Every two-dimensional image in a
             file is taken but masks and errors, which go by their EXTNAME.
-        table : Path, optional
-            CSV, Parquet or ECSV as the reader ``images`` takes it; goes before what headers say.
-        night : int, optional
-            ``YYYYMMDD`` of all cutouts. Else the table's, else that of a folder so named, else the UTC
-            date of mid-exposure, else 0.
-        executor : concurrent.futures.Executor, optional
-            Where to decode; threads by default. Processes, or Dask's ``client.get_executor()``, are
-            faster for many small files, since most of the work is Python's.
+        options : ReadOptions, optional
+            ``table``: as the reader ``images`` takes it; goes before what headers say. ``night``: of all cutouts; else
+            the table's, else that of a folder so named, else the UTC date of mid-exposure, else 0. ``executor``:
+            processes, or Dask's ``client.get_executor()``, are faster for many small files than the default threads,
+            since most of the work is Python's.
 
         Yields
         ------
@@ -117,11 +107,13 @@ class FitsFolder:
             If the folder or the table cannot be read, or the table speaks of none of the files.
         """
         check_stretch(self.stretch)
-        folder = Folder(path, table, night=night)
-        if table:
-            folder.match(read_metadata(table), table)
+        folder = Folder(path, options.table, options.night)
+        if options.table:
+            folder.match(read_metadata(options.table, options), options.table)
         work = partial(_decode_file, root=folder.root, stretch=self.stretch)
-        for decoded in quietly(decode_all(work, folder.files, _BATCH_FILES, executor, together=8)):
+        for decoded in quietly(
+            decode_all(work, folder.files, _BATCH_FILES, options.executor, together=8)
+        ):
             yield folder.batch((file, found) for file, several in decoded for found in several)
 
 

@@ -7,7 +7,6 @@ together are a sequence of those exposures in which the object was detected.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.alerts import READER as ALERTS
 from deepstreaks_dask.readers.alerts import Alert, decoded_packets
 from deepstreaks_dask.readers.folder import Refused, need_files
+from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 from deepstreaks_dask.readers.sequences import LAYOUT, MJD_OFFSET, Epoch, Object, batch, middle
 
 _BATCH_OBJECTS = 256
@@ -37,26 +37,15 @@ class AlertHistories:
         """Give the number of packets, of which there are more than objects."""
         return ALERTS.count(path)
 
-    def read(
-        self,
-        path: Path,
-        *,
-        table: Path | None = None,
-        night: int | None = None,
-        executor: Executor | None = None,
-    ) -> Iterator[CutoutBatch]:
+    def read(self, path: Path, options: ReadOptions = DEFAULTS) -> Iterator[CutoutBatch]:
         """Read all packets, and group them by ``objectId``.
 
         Parameters
         ----------
         path : Path
             A packet, a tar.gz archive of packets, or a folder of either, of many nights.
-        table : Path, optional
-            There can be none.
-        night : int, optional
-            ``YYYYMMDD`` of all objects; else that of each one's first epoch.
-        executor : concurrent.futures.Executor, optional
-            Where to decode; threads by default.
+        options : ReadOptions, optional
+            ``night``: of all objects; else that of each one's first epoch. A table is refused.
 
         Yields
         ------
@@ -74,14 +63,15 @@ class AlertHistories:
         -----
         Packets come night by night, objects must be whole: all stamps are in memory, 2 GB for a million alerts.
         """
-        if table is not None:
+        night = options.night
+        if options.table is not None:
             raise ReaderError("the reader histories takes no table")
         files = need_files(path)
         folder = path if path.is_dir() else path.parent
         epochs: dict[str, list[Epoch]] = {}
         places: dict[str, Alert] = {}
         refused, seen = [], set()
-        for block in decoded_packets(folder, files, executor):
+        for block in decoded_packets(folder, files, options.executor):
             for (source, _), found in block:
                 epoch = found if isinstance(found, Refused) else _epoch(found)
                 if isinstance(found, Refused) or isinstance(epoch, Refused):

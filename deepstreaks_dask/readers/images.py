@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from deepstreaks_dask.readers.folder import (
     leads_out,
     list_files,
 )
+from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 from deepstreaks_dask.readers.tables import read_metadata
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -102,28 +102,17 @@ class ImageFolder:
         """Give the number of files, pictures or not."""
         return len(list_files(path))
 
-    def read(
-        self,
-        path: Path,
-        *,
-        table: Path | None = None,
-        night: int | None = None,
-        executor: Executor | None = None,
-    ) -> Iterator[CutoutBatch]:
+    def read(self, path: Path, options: ReadOptions = DEFAULTS) -> Iterator[CutoutBatch]:
         """Read a folder and its sub-folders in the order of their names.
 
         Parameters
         ----------
         path : Path
             The folder. Links that lead out of it are refused.
-        table : Path, optional
-            CSV, Parquet or ECSV with a column ``file`` (relative to the folder) or ``id`` and any
-            of the archive's columns; labels also as ``rb``, ``sl``, ``kd``, ``os``. Where it has both
-            ``file`` and ``id``, that is the cutout's id.
-        night : int, optional
-            ``YYYYMMDD`` of all cutouts. Else the table's, else that of a folder so named, else 0.
-        executor : concurrent.futures.Executor, optional
-            Where to decode; threads by default, since Pillow decodes outside Python's lock.
+        options : ReadOptions, optional
+            ``table``: CSV, Parquet or ECSV with a column ``file`` (relative to the folder) or ``id`` and any of the
+            archive's columns; labels also as ``rb``, ``sl``, ``kd``, ``os``. Where it has both ``file`` and ``id``,
+            that is the cutout's id. ``night``: of all cutouts; else the table's, else that of a folder so named, else 0.
 
         Yields
         ------
@@ -137,11 +126,11 @@ class ImageFolder:
         """
         if not path.is_dir():
             raise ReaderError(f"{path} is not a folder: give the folder that holds the pictures")
-        folder = Folder(path, table, night)
-        if table:
-            folder.match(read_metadata(table), table)
+        folder = Folder(path, options.table, options.night)
+        if options.table:
+            folder.match(read_metadata(options.table, options), options.table)
         work = partial(decode_file, root=folder.root)
-        for decoded in decode_all(work, folder.files, _BATCH_IMAGES, executor, together=32):
+        for decoded in decode_all(work, folder.files, _BATCH_IMAGES, options.executor, together=32):
             yield folder.batch(decoded)
 
 

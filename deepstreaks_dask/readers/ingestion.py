@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,19 +14,16 @@ import numpy as np
 from deepstreaks_dask.archive.append import AppendSummary, CutoutBatch, append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
-from deepstreaks_dask.archive.schema import SCHEMA
-from deepstreaks_dask.errors import ReaderError, did_you_mean
+from deepstreaks_dask.errors import ReaderError
+from deepstreaks_dask.readers.labels import Labels
+from deepstreaks_dask.readers.options import Polarity, ReadOptions
 from deepstreaks_dask.readers.registry import Reader, get_reader, layout_of, sniff
-from deepstreaks_dask.readers.tables import renamed_columns
 from deepstreaks_dask.utils.html import html_facts
 from deepstreaks_dask.utils.progress import progress_bar
 from deepstreaks_dask.utils.storage import locate
 
 if TYPE_CHECKING:
     from dask.distributed import Client
-
-_LABELS = tuple(name.removeprefix("label_") for name in SCHEMA if name.startswith("label_"))
-_LABEL_VALUES = (-1, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,11 @@ def ingest(  # noqa: PLR0913 -- the front door's signature
     table: str | os.PathLike[str] | None = None,
     night: int | None = None,
     columns: Mapping[str, str] | None = None,
-    labels: Mapping[str, str | Mapping[str, int]] | None = None,
+    labels: Mapping[str, str | int | Mapping[str, int]] | None = None,
+    labels_from_folders: bool = False,
+    keep_columns: bool = False,
+    polarity: Polarity = "auto",
+    plane: int | None = None,
     client: Client | None = None,
     strict: bool = False,
 ) -> IngestReport:
@@ -143,9 +143,20 @@ def ingest(  # noqa: PLR0913 -- the front door's signature
         Night of all cutouts, YYYYMMDD.
     columns : mapping of str to str, optional
         Name in the archive by name in ``table``, such as ``{"RAJ2000": "ra"}``, for columns that are named otherwise.
-    labels : mapping of str to (str or mapping), optional
+    labels : mapping of str to (str, int or mapping), optional
         Labels by family, ``rb``, ``sl``, ``kd`` or ``os``: the name of a column of ``table``, or a mapping of ids of
-        cutouts to 1, 0 or -1 (unknown). A mapping takes precedence over the table.
+        cutouts to 1, 0 or -1 (unknown). A mapping takes precedence over the table. An integer is the label that a
+        word stands for: ``{"rb": "class", "asteroid": 1, "bogus": 0}``; ``kd:bogus`` is the word of one family.
+    labels_from_folders : bool
+        Take labels from the names of the folders that pictures lie in: words of ``labels``, or a family's own, such
+        as ``real`` and ``bogus``.
+    keep_columns : bool
+        Keep the columns of ``table`` that an archive has not, under their names; they can be filtered by.
+    polarity : {"auto", "dark", "bright"}
+        Whether sources in pictures are dark on a light sky, as the networks expect, or bright on a dark one: such
+        pictures are inverted. By default this is found out.
+    plane : int, optional
+        Which plane of a FITS cube is the cutout, counted from 1.
     client : dask.distributed.Client, optional
         Workers that read, which must see ``source``; threads of this process by default. Many FITS files or alert
         packets are read faster by ``connect()``'s workers.
@@ -181,11 +192,20 @@ def ingest(  # noqa: PLR0913 -- the front door's signature
     if renamed and table is None:
         raise ReaderError(f"columns {', '.join(renamed)}: name the table that has them")
     prepare_archive(archive, chosen)
-    executor: Executor | None = None if client is None else client.get_executor()
-    known = None if table is None else Path(table)
+    options = ReadOptions(
+        table=None if table is None else Path(table),
+        night=night,
+        executor=None if client is None else client.get_executor(),
+        columns=renamed,
+        words=given.words,
+        labels_from_folders=labels_from_folders,
+        keep_columns=keep_columns,
+        polarity=polarity,
+        plane=plane,
+    )
     read = Counter[str]()
-    with progress_bar("ingest", chosen.count(path)) as bar, renamed_columns(renamed):
-        batches = chosen.read(path, table=known, night=night, executor=executor)
+    with progress_bar("ingest", chosen.count(path)) as bar:
+        batches = chosen.read(path, options)
         # of sequences, too, what is counted is images
         counted = bar.over(batches, lambda batch: len(batch.cutouts) + len(batch.quarantined))
         done = append_batches(archive, _checked(given.overlay(counted), read, strict=strict))
@@ -230,97 +250,6 @@ def prepare_archive(archive: str | os.PathLike[str], reader: Reader, *, shard: i
     fs, root = locate(archive)
     if not fs.exists(root):
         create_archive(archive, shard=shard, **layout_of(reader))
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Labels that are given beside a table.
-
-    Attributes
-    ----------
-    columns : dict of str to str
-        Column of the archive by column of the table.
-    by_id : dict of str to mapping
-        Labels of cutouts, 1, 0 or -1, by family and id.
-    """
-
-    columns: dict[str, str]
-    by_id: dict[str, Mapping[str, int]]
-
-    @classmethod
-    def parse(cls, given: Mapping[str, str | Mapping[str, int]] | None) -> Labels:
-        """Check labels as :func:`ingest` takes them.
-
-        Parameters
-        ----------
-        given : mapping of str to (str or mapping), optional
-            Column of a table, or labels by id, for each family.
-
-        Returns
-        -------
-        Labels
-            Checked.
-
-        Raises
-        ------
-        ReaderError
-            If a family has no labels in an archive, or a label is not 1, 0 or -1.
-        """
-        columns: dict[str, str] = {}
-        by_id: dict[str, Mapping[str, int]] = {}
-        for family, labels in (given or {}).items():
-            if family not in _LABELS:
-                hint = did_you_mean(family, _LABELS)
-                raise ReaderError(
-                    f"labels of {family!r}: {hint}an archive has those of {', '.join(_LABELS)}"
-                )
-            if isinstance(labels, str):
-                columns[labels] = f"label_{family}"
-                continue
-            wrong = next((one for one in labels.items() if one[1] not in _LABEL_VALUES), None)
-            if wrong:
-                raise ReaderError(
-                    f"label {wrong[1]!r} of {family!r} for {wrong[0]!r}: give 1, 0, or -1 for unknown"
-                )
-            by_id[family] = labels
-        return cls(columns, by_id)
-
-    def overlay(self, batches: Iterator[CutoutBatch]) -> Iterator[CutoutBatch]:
-        """Put the labels by id into batches.
-
-        Parameters
-        ----------
-        batches : iterator of CutoutBatch
-            As a reader gives them.
-
-        Yields
-        ------
-        CutoutBatch
-            The same batches with their labels.
-
-        Raises
-        ------
-        ReaderError
-            If no cutout has an id that labels of a family are given for.
-        """
-        matched = dict.fromkeys(self.by_id, 0)
-        last = ""
-        for batch in batches:
-            ids = [str(name) for name in batch.columns.get("id", ())]
-            last = ids[-1] if ids else last
-            for family, labels in self.by_id.items():
-                known = np.array([name in labels for name in ids], bool)
-                values = np.array([labels.get(name, -1) for name in ids], np.int8)
-                before = batch.columns.get(f"label_{family}", np.full(len(ids), -1, np.int8))
-                batch.columns[f"label_{family}"] = np.where(known, values, before).astype(np.int8)
-                matched[family] += int(known.sum())
-            yield batch
-        for family, count in matched.items():
-            if not count and self.by_id[family]:
-                raise ReaderError(
-                    f"labels of {family!r} match no cutout: they are named like "
-                    f"{next(iter(self.by_id[family]))!r}, the cutouts like {last!r}"
-                )
 
 
 def _checked(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from deepstreaks_dask.readers.folder import (
     list_files,
 )
 from deepstreaks_dask.readers.images import to_cutout
+from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 from deepstreaks_dask.readers.stretch import ZTF_STRETCH, check_stretch, develop
 from deepstreaks_dask.readers.tables import Metadata, read_frame
 
@@ -72,14 +72,7 @@ class Positions:
         """Give the number of files."""
         return len(list_files(path))
 
-    def read(
-        self,
-        path: Path,
-        *,
-        table: Path | None = None,
-        night: int | None = None,
-        executor: Executor | None = None,
-    ) -> Iterator[CutoutBatch]:
+    def read(self, path: Path, options: ReadOptions = DEFAULTS) -> Iterator[CutoutBatch]:
         """Cut out every position from every image that shows it.
 
         Parameters
@@ -87,15 +80,11 @@ class Positions:
         path : Path
             A whole image, or a folder of them: FITS as it is, gzipped or
             fpacked. No more of an image is read than what is cut out.
-        table : Path
-            CSV, Parquet or ECSV with columns ``ra`` and ``dec`` (degrees, ICRS) or ``x`` and ``y`` (pixels,
+        options : ReadOptions, optional
+            ``table``: CSV, Parquet or ECSV with columns ``ra`` and ``dec`` (degrees, ICRS) or ``x`` and ``y`` (pixels,
             the first one's middle being 1, as FITS and SExtractor count them), and any of the archive's columns.
-            With a column ``file`` (relative to the folder) a row is looked for in that file alone.
-        night : int, optional
-            ``YYYYMMDD`` of all cutouts. Else the table's, else that of a folder so named, else the UTC date
-            of mid-exposure, else 0.
-        executor : concurrent.futures.Executor, optional
-            Where to decode; threads by default.
+            With a column ``file`` (relative to the folder) a row is looked for in that file alone. ``night``: of all
+            cutouts; else the table's, else that of a folder so named, else the UTC date of mid-exposure, else 0.
 
         Yields
         ------
@@ -113,10 +102,10 @@ class Positions:
         check_stretch(self.stretch)
         if not SMALLEST <= self.side <= LARGEST:
             raise ReaderError(f"cutouts of {self.side} px: give {SMALLEST} to {LARGEST} a side")
-        if table is None:
+        if (table := options.table) is None:
             raise ReaderError("the reader 'positions' needs a table of them: give one with --table")
-        frame = _read_positions(table)
-        folder = Folder(path, table, night)
+        frame = _read_positions(table, options)
+        folder = Folder(path, table, options.night)
         if "file" in frame:
             first = frame.dropna(subset="file").drop_duplicates("file")
             folder.match(Metadata(frame, dict(zip(first["file"], first.index, strict=True))), table)
@@ -124,7 +113,9 @@ class Positions:
             folder.metadata = Metadata(frame, {})
         sought: set[int | None] = {*range(len(frame))}
         work = partial(_cut, root=folder.root, side=self.side, stretch=self.stretch)
-        for done in quietly(decode_all(work, _tasks(folder, frame), _BATCH_IMAGES, executor)):
+        for done in quietly(
+            decode_all(work, _tasks(folder, frame), _BATCH_IMAGES, options.executor)
+        ):
             yield folder.batch((task.file, found) for task, several in done for found in several)
             sought -= {found.row for _, several in done for found in several}
         nowhere = [
@@ -138,8 +129,8 @@ class Positions:
 READER = Positions()
 
 
-def _read_positions(path: Path) -> pd.DataFrame:
-    frame = read_frame(path, extra=("x", "y")).reset_index(drop=True)
+def _read_positions(path: Path, options: ReadOptions) -> pd.DataFrame:
+    frame = read_frame(path, options, extra=("x", "y")).reset_index(drop=True)
     if not {"x", "y"} <= {*frame} and not {"ra", "dec"} <= {*frame}:
         raise ReaderError(
             f"table {path} has neither columns 'ra' and 'dec' nor 'x' and 'y': add them"

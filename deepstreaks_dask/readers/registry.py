@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from deepstreaks_dask.archive.append import CutoutBatch
 from deepstreaks_dask.errors import ReaderError, did_you_mean
+from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 
 _PROCESS_POOL_INPUTS = 2000
 
@@ -32,26 +32,15 @@ class Reader(Protocol):
         """Say whether ``path`` looks like this format."""
         ...
 
-    def read(
-        self,
-        path: Path,
-        *,
-        table: Path | None = None,
-        night: int | None = None,
-        executor: Executor | None = None,
-    ) -> Iterator[CutoutBatch]:
+    def read(self, path: Path, options: ReadOptions = DEFAULTS) -> Iterator[CutoutBatch]:
         """Read ``path`` batch by batch; refused inputs travel in the batches, never as an exception.
 
         Parameters
         ----------
         path : Path
             File or folder.
-        table : Path, optional
-            What is known of each cutout.
-        night : int, optional
-            Of all cutouts, YYYYMMDD.
-        executor : concurrent.futures.Executor, optional
-            Where to decode.
+        options : ReadOptions, optional
+            What else is known of the cutouts, and where to decode.
 
         Yields
         ------

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,11 @@ from astropy.table import Table
 
 from deepstreaks_dask.archive.schema import SCHEMA
 from deepstreaks_dask.errors import ReaderError, did_you_mean
+from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 from deepstreaks_dask.vocabulary import FAMILIES, LABEL_PREFIX, label_column
 
 SUFFIXES = (".csv", ".parquet", ".ecsv")
 _SET_BY_READERS = ["id", "digest", "source", "night"]
-_NO_NAMES: Mapping[str, str] = {}
-_names: ContextVar[Mapping[str, str]] = ContextVar(
-    "names of columns in the archive", default=_NO_NAMES
-)
 
 
 @dataclass(frozen=True)
@@ -102,33 +97,15 @@ class Metadata:
         return laid
 
 
-@contextmanager
-def renamed_columns(names: Mapping[str, str]) -> Iterator[None]:
-    """Rename columns of every table that is read within the context.
-
-    Parameters
-    ----------
-    names : mapping of str to str
-        Name in the archive by name in the table, which must have such a column.
-
-    Yields
-    ------
-    None
-    """
-    token = _names.set(names)
-    try:
-        yield
-    finally:
-        _names.reset(token)
-
-
-def read_metadata(path: Path) -> Metadata:
+def read_metadata(path: Path, options: ReadOptions = DEFAULTS) -> Metadata:
     """Read a table with one row a cutout and index its rows by file and id.
 
     Parameters
     ----------
     path : Path
         CSV, Parquet or ECSV with a column ``file`` or ``id``.
+    options : ReadOptions, optional
+        Its ``columns`` name those that are named otherwise.
 
     Returns
     -------
@@ -140,7 +117,7 @@ def read_metadata(path: Path) -> Metadata:
     ReaderError
         If the table cannot be read, holds what the schema does not allow, or contradicts itself.
     """
-    table = read_frame(path)
+    table = read_frame(path, options)
     keys = [key for key in ("file", "id") if key in table]
     if not keys:
         raise ReaderError(f"table {path} has neither a column 'file' nor 'id': add one")
@@ -154,13 +131,17 @@ def read_metadata(path: Path) -> Metadata:
     return Metadata(table, rows)
 
 
-def read_frame(path: Path, extra: tuple[str, ...] = ()) -> pd.DataFrame:
+def read_frame(
+    path: Path, options: ReadOptions = DEFAULTS, *, extra: tuple[str, ...] = ()
+) -> pd.DataFrame:
     """Read a table; keep ``file``, the schema's columns and the numbers in ``extra``, all checked.
 
     Parameters
     ----------
     path : Path
         CSV, Parquet or ECSV. Labels may be spelt ``rb``, ``sl``, ``kd``, ``os``.
+    options : ReadOptions, optional
+        Its ``columns`` name those that are named otherwise.
     extra : tuple of str
         Further numeric columns to keep.
 
@@ -191,15 +172,16 @@ def read_frame(path: Path, extra: tuple[str, ...] = ()) -> pd.DataFrame:
         raise
     except Exception as error:  # each format's library has its own
         raise ReaderError(f"table {path} cannot be read: {error}") from error
-    table = _renamed(table, path, ("file", *SCHEMA, *extra))
+    table = _renamed(table, path, options.columns, ("file", *SCHEMA, *extra))
     table = table.rename(columns={family: label_column(family) for family in FAMILIES})
     table = table[table.columns.intersection(["file", *SCHEMA, *extra])]
     return pd.DataFrame({name: _checked(table[name], name, path) for name in table.columns})
 
 
-def _renamed(table: pd.DataFrame, path: Path, known: tuple[str, ...]) -> pd.DataFrame:
-    """Give columns the names of :func:`renamed_columns`, in place of columns that have these names."""
-    names = _names.get()
+def _renamed(
+    table: pd.DataFrame, path: Path, names: Mapping[str, str], known: tuple[str, ...]
+) -> pd.DataFrame:
+    """Rename columns, in place of columns that have these names."""
     for name, wanted in names.items():
         if name not in table:
             hint = did_you_mean(name, map(str, table.columns))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.folder import Folder, decode_all, leads_out
 from deepstreaks_dask.readers.images import SUFFIXES, decode_file
+from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 from deepstreaks_dask.readers.tables import Metadata
 
 PROJECTS = {
@@ -72,14 +72,7 @@ class Zwickyverse:
         """Give the number of labelled pictures."""
         return len(_collect(path).places)
 
-    def read(
-        self,
-        path: Path,
-        *,
-        table: Path | None = None,
-        night: int | None = None,
-        executor: Executor | None = None,
-    ) -> Iterator[CutoutBatch]:
+    def read(self, path: Path, options: ReadOptions = DEFAULTS) -> Iterator[CutoutBatch]:
         """Read projects, their labels and their pictures.
 
         Parameters
@@ -87,12 +80,8 @@ class Zwickyverse:
         path : Path
             A project's JSON, or a folder with several; data sets lie beside them. A project is one of the
             published ones by its name, or begins with its family: ``rb.json``, ``kd_2019.json``.
-        table : Path, optional
-            There can be none.
-        night : int, optional
-            ``YYYYMMDD`` of all cutouts.
-        executor : concurrent.futures.Executor, optional
-            Where to decode; threads by default.
+        options : ReadOptions, optional
+            ``night``: of all cutouts. A table is refused.
 
         Yields
         ------
@@ -106,7 +95,7 @@ class Zwickyverse:
         ReaderError
             If there is no project, or none of its pictures.
         """
-        if table is not None:
+        if options.table is not None:
             raise ReaderError("the reader zwickyverse takes its labels from its projects: no table")
         labels = _collect(path)
         if not labels.places:
@@ -115,7 +104,7 @@ class Zwickyverse:
                 "of its data sets, a folder of that name"
             )
         names = sorted(labels.places)
-        folder = Folder(_root(path), night=night)
+        folder = Folder(_root(path), night=options.night)
         frame = pd.DataFrame([_agreed(labels, name) for name in names])
         sources = [folder.source(labels.places[name]) for name in names]
         folder.metadata = Metadata(frame, {source: row for row, source in enumerate(sources)})
@@ -125,7 +114,11 @@ class Zwickyverse:
             empty.quarantined.extend(labels.refused)
             yield empty
         for decoded in decode_all(
-            work, [labels.places[name] for name in names], _BATCH_IMAGES, executor, together=32
+            work,
+            [labels.places[name] for name in names],
+            _BATCH_IMAGES,
+            options.executor,
+            together=32,
         ):
             yield folder.batch(decoded)
 

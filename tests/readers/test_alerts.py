@@ -24,6 +24,7 @@ from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.alerts import ALERT_COLUMNS, Alert, decode_packet
 from deepstreaks_dask.readers.folder import Refused
+from deepstreaks_dask.readers.options import ReadOptions
 from deepstreaks_dask.readers.registry import get_reader, layout_of, sniff
 
 REAL = Path(__file__).parents[3] / "shared" / "ztf_alert"
@@ -139,7 +140,7 @@ def night(path, contents):
 def ingest(source, url, **options):
     reader = sniff(source)
     create_archive(url, shard=64, **layout_of(reader))
-    return append_batches(url, reader.read(source, **options))
+    return append_batches(url, reader.read(source, ReadOptions(**options)))
 
 
 def test_a_packet_becomes_a_triplet_and_its_fields_columns():
@@ -365,7 +366,7 @@ def test_a_table_labels_alerts(tmp_path):
     assert set(dataset["night"].values) == {20260105}
     table.write_text("id,rb\n77,1\n")
     with pytest.raises(ReaderError, match="speaks of none"):
-        list(get_reader("alerts").read(source, table=table))
+        list(get_reader("alerts").read(source, ReadOptions(table)))
 
 
 def test_hostile_numbers_are_missing_rather_than_fatal():

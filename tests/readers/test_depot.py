@@ -22,6 +22,7 @@ from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.depot import STREAK_COLUMNS, read_ades, read_table
 from deepstreaks_dask.readers.images import to_cutout
+from deepstreaks_dask.readers.options import ReadOptions
 from deepstreaks_dask.readers.registry import get_reader, sniff
 from deepstreaks_dask.simulation.nights import Night
 from deepstreaks_dask.simulation.products import write_depot
@@ -91,7 +92,7 @@ def write(night, files, name="ztf_1_strkcutouts.tar.gz"):
 
 def read(path, **options):
     """All batches as one frame of columns, the pixels, and what was refused."""
-    batches = list(get_reader("depot").read(path, **options))
+    batches = list(get_reader("depot").read(path, ReadOptions(**options)))
     frames = [pd.DataFrame(batch.columns) for batch in batches if len(batch.cutouts)]
     assert all(len(batch.cutouts) <= 512 for batch in batches)
     refused = [item for batch in batches for item in batch.quarantined]

@@ -25,6 +25,7 @@ from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.fits import FitsFolder
 from deepstreaks_dask.readers.fits_headers import observed, readable_cards, sky
 from deepstreaks_dask.readers.images import to_cutout
+from deepstreaks_dask.readers.options import ReadOptions
 from deepstreaks_dask.readers.registry import get_reader, sniff
 from deepstreaks_dask.readers.stretch import STRETCHES, develop
 
@@ -52,7 +53,7 @@ def folder(tmp_path):
 
 
 def read(folder, name="fits", **options):
-    batches = list(get_reader(name).read(folder, **options))
+    batches = list(get_reader(name).read(folder, ReadOptions(**options)))
     assert len(batches) == 1
     return batches[0]
 
@@ -139,7 +140,7 @@ def test_the_archive_takes_them_and_a_table_wins(folder, tmp_path):
     pd.DataFrame({"id": ["a"], "ra": [12.5], "filter": ["i"], "rb": [1]}).to_csv(table, index=False)
     url = tmp_path / "a.zarr"
     create_archive(url, shard=64, native=(157, 157))
-    append_batches(url, get_reader("fits").read(folder, table=table))
+    append_batches(url, get_reader("fits").read(folder, ReadOptions(table)))
     found = open_archive(url).set_index(cutout="id").load()
     assert found["filter"].sel(cutout=["a", "b"]).values.tolist() == ["i", "g"]
     np.testing.assert_allclose(found["ra"].sel(cutout=["a", "b"]), [12.5, 150])

@@ -17,6 +17,7 @@ from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.folder import Refused
 from deepstreaks_dask.readers.images import decode_image, to_cutout
+from deepstreaks_dask.readers.options import ReadOptions
 from deepstreaks_dask.readers.registry import get_reader, sniff
 
 NAMES = ["strkid123_pid45_scimref.jpg", "b.png", "c.jpeg"]
@@ -33,7 +34,7 @@ def folder(tmp_path):
 
 
 def read(folder, **options):
-    batches = list(get_reader("images").read(folder, **options))
+    batches = list(get_reader("images").read(folder, ReadOptions(**options)))
     assert len(batches) == 1
     return batches[0]
 
@@ -120,7 +121,7 @@ def test_tables_give_columns_and_labels(folder, tmp_path, suffix):
         Table.from_pandas(frame).write(path, format="ascii.ecsv")
     url = tmp_path / "a.zarr"
     create_archive(url, shard=64)
-    append_batches(url, get_reader("images").read(folder, table=path))
+    append_batches(url, get_reader("images").read(folder, ReadOptions(path)))
     dataset = open_archive(url).set_index(cutout="id").load()
     assert float(dataset["ra"].sel(cutout="b")) == 10.5
     assert int(dataset["label_rb"].sel(cutout="c")) == 0

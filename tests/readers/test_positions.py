@@ -17,6 +17,7 @@ from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.images import to_cutout
+from deepstreaks_dask.readers.options import ReadOptions
 from deepstreaks_dask.readers.positions import Positions
 from deepstreaks_dask.readers.registry import get_reader
 from deepstreaks_dask.readers.stretch import develop
@@ -63,7 +64,7 @@ def table(folder, suffix=".csv", **columns):
 
 
 def read(folder, path, **options):
-    batches = list(Positions(**options).read(folder, table=path))
+    batches = list(Positions(**options).read(folder, ReadOptions(path)))
     columns = {
         name: np.concatenate([b.columns[name] for b in batches if name in b.columns])
         for name in dict.fromkeys(name for b in batches for name in b.columns)
@@ -116,7 +117,7 @@ def test_over_the_edge_and_nan_are_flat_grey(folder):
     data[300:320] = np.nan
     fits.PrimaryHDU(data, header()).writeto(folder / "a.fits")
     path = table(folder, x=[1.0, 900.0, 450.0], y=[1.0, 350.0, 310.0], id=[*"abc"])
-    batch = next(Positions().read(folder, table=path))
+    batch = next(Positions().read(folder, ReadOptions(path)))
     corner, edge, gap = batch.native
     assert [picture.shape for picture in batch.native] == [(157, 157)] * 3
     outside = np.ones((157, 157), bool)
@@ -182,7 +183,7 @@ def test_what_is_wrong_has_a_reason_and_stops_nothing(folder, tmp_path):
     url = tmp_path / "a.zarr"
     create_archive(url, shard=64)
     path = table(folder, ra=[150.0, 151.0], dec=[20.0, 20.0], night=[20240302, 0])
-    done = append_batches(url, get_reader("positions").read(folder, table=path))
+    done = append_batches(url, get_reader("positions").read(folder, ReadOptions(path)))
     assert (done.appended, done.quarantined) == (1, 7)
     assert open_archive(url)["night"].values.tolist() == [20240302]
     refused = quarantine(url).set_index("source")["reason"].to_dict()
@@ -208,7 +209,7 @@ def test_tables_without_positions_are_refused(folder, columns, words):
     with pytest.raises(ReaderError, match="--table"):
         next(Positions().read(folder))
     with pytest.raises(ReaderError, match="a side"):
-        next(Positions(side=5).read(folder, table=table(folder, x=[1], y=[1])))
+        next(Positions(side=5).read(folder, ReadOptions(table(folder, x=[1], y=[1]))))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint16"])

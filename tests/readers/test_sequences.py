@@ -16,6 +16,7 @@ from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.archive.verification import verify
 from deepstreaks_dask.errors import ReaderError
+from deepstreaks_dask.readers.options import ReadOptions
 from deepstreaks_dask.readers.registry import get_reader, layout_of, sniff
 
 
@@ -230,4 +231,4 @@ def test_mistakes_are_named(tmp_path, name):
     with pytest.raises(ReaderError, match="holds no"):
         list(reader.read(tmp_path))
     with pytest.raises(ReaderError, match="no table"):
-        list(reader.read(tmp_path, table=tmp_path / "x.csv"))
+        list(reader.read(tmp_path, ReadOptions(tmp_path / "x.csv")))

@@ -10,6 +10,7 @@ from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import ReaderError
+from deepstreaks_dask.readers.options import ReadOptions
 from deepstreaks_dask.readers.registry import get_reader, sniff
 
 RB, SL = "5b96af9c0354c9000b0aea36", "5b99b2c6aec3c500103a14de"
@@ -47,7 +48,7 @@ def root(tmp_path):
 
 
 def read(path, **options):
-    batches = list(get_reader("zwickyverse").read(path, **options))
+    batches = list(get_reader("zwickyverse").read(path, ReadOptions(**options)))
     refused = [(q.source, q.reason) for batch in batches for q in batch.quarantined]
     rows = {}
     for batch in batches:

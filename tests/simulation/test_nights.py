@@ -12,6 +12,7 @@ from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.provenance import SIMULATED_KINDS
+from deepstreaks_dask.readers.options import ReadOptions
 from deepstreaks_dask.readers.registry import get_reader
 from deepstreaks_dask.simulation.nights import Night, simulate_nights, write_images
 from deepstreaks_dask.simulation.streaks import KINDS, simulate_cutout
@@ -88,7 +89,7 @@ def test_written_images_read_back_with_their_labels(tmp_path):
     url = tmp_path / "a.zarr"
     create_archive(url, shard=64)
     result = append_batches(
-        url, get_reader("images").read(tmp_path / "in" / "20260105", table=table)
+        url, get_reader("images").read(tmp_path / "in" / "20260105", ReadOptions(table))
     )
     assert result.appended == 30
     dataset, written = open_archive(url), pd.read_csv(table)
