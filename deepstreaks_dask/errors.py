@@ -45,6 +45,10 @@ class ArchiveError(DeepStreaksError):
     """A cutout archive is missing, damaged, locked, or not one of ours."""
 
 
+class StorageError(DeepStreaksError):
+    """A path or URL cannot be reached, read or written."""
+
+
 class ReaderError(DeepStreaksError):
     """An input folder, file or table cannot be read as the format asked for."""
 

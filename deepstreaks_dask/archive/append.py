@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 import zarr
 
+from deepstreaks_dask.archive.create import begin_archive, holds_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.hashing import digests
+from deepstreaks_dask.archive.ingests import keep_report
+from deepstreaks_dask.archive.known_ids import KnownIds, hash_ids, hash_versions, known_ids
+from deepstreaks_dask.archive.retraction import (
+    Retraction,
+    retracted_mask,
+    retractions,
+    with_retractions,
+)
 from deepstreaks_dask.archive.schema import (
-    COLUMN_CHUNK,
     NATIVE_SIZES,
     PIXEL_ARRAYS,
     QUARANTINE_COLUMNS,
     Column,
 )
 from deepstreaks_dask.archive.store import (
+    CommitRecord,
     commit,
     get_array,
     locate_archive,
     name_damage,
     object_key,
-    quarantine,
     read_commit_record,
     write_lock,
     zarr_location,
 )
 from deepstreaks_dask.errors import ArchiveError
-from deepstreaks_dask.utils.storage import is_local
+from deepstreaks_dask.utils.storage import is_local, storage_errors
 
 _QUARANTINE_REASON_LENGTH = 500  # characters of why an input was refused
 
@@ -109,25 +117,50 @@ class CutoutBatch:
 
 @dataclass(frozen=True)
 class AppendSummary:
-    """What an append did; ``reasons`` counts the quarantined by reason."""
+    """Result of an append.
+
+    Attributes
+    ----------
+    appended, already_present, replaced : int
+        Rows that were added, that the archive had already, and those among the added ones that took the place of
+        older ones.
+    quarantined : int
+        Inputs that were refused.
+    reasons : dict of str to int
+        Refused inputs by reason.
+    total : int
+        Rows of the archive, without those that were withdrawn.
+    nights : dict of int to int
+        Rows added by night, YYYYMMDD; 0 for a night that is not known.
+    """
 
     appended: int
     already_present: int
     quarantined: int
     reasons: dict[str, int]
     total: int
+    replaced: int = 0
+    nights: dict[int, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the summary as JSON can hold it."""
         return asdict(self)
 
 
-def append_batches(url: str | os.PathLike[str], batches: Iterable[CutoutBatch]) -> AppendSummary:
+def append_batches(
+    url: str | os.PathLike[str],
+    batches: Iterable[CutoutBatch],
+    *,
+    create: Mapping[str, Any] | None = None,
+    replace: bool = False,
+    describe: Callable[[AppendSummary], Mapping[str, Any]] | None = None,
+) -> AppendSummary:
     """Append cutouts, all of them in one commit.
 
     A cutout whose id and pixels are in the archive already is counted and skipped. One whose id is
     there with other pixels, or that repeats an id or the pixels of another cutout of the same append, is
-    quarantined as a duplicate. Only one writer at a time: on a local disk a lock sees to it, at a URL you do.
+    quarantined as a duplicate; so is one that was withdrawn. Only one writer at a time: on a local disk a lock sees to
+    it, at a URL you do.
 
     Parameters
     ----------
@@ -136,10 +169,20 @@ def append_batches(url: str | os.PathLike[str], batches: Iterable[CutoutBatch]) 
     batches : iterable of CutoutBatch
         Read one by one. In memory are a batch and a shard of pixels, and the columns of what is
         appended, about half a kilobyte a cutout.
+    create : mapping, optional
+        Arguments of :func:`~deepstreaks_dask.archive.create.create_archive`: an archive that does not exist is created
+        in the same commit. If nothing is committed, none is left.
+    replace : bool
+        A cutout with other pixels takes the place of the one that has its id. The old row is withdrawn, keeps its
+        pixels and scores, and is listed in the quarantine as ``replaced``.
+    describe : callable, optional
+        Returns the report that is kept with the archive, of what was done, unless nothing was and it has no
+        ``remarks``.
 
     Returns
     -------
     AppendSummary
+        Rows added, skipped and refused.
 
     Raises
     ------
@@ -155,29 +198,64 @@ def append_batches(url: str | os.PathLike[str], batches: Iterable[CutoutBatch]) 
     Whoever reads the last, unfilled shard at the moment when it is replaced by a fuller one may get a
     checksum error, never wrong pixels; reading again helps.
     """
-    read_commit_record(url)  # before the lock, which would make folders for a mistyped path
+    if create is None or holds_archive(url):
+        read_commit_record(url)  # before the lock, which would make folders for a mistyped path
+        with write_lock(url):
+            return _Append(url, read_commit_record(url), replace, describe).run(batches)
+    waiting = iter(batches)
+    first = next(waiting, None)  # nothing is created for inputs that cannot be read
+    if first is None:
+        return AppendSummary(0, 0, 0, {}, 0)
     with write_lock(url):
-        return _Append(url).run(batches)
+        return _append_to_new(url, create, chain([first], waiting), describe)
+
+
+def _append_to_new(
+    url: str | os.PathLike[str],
+    create: Mapping[str, Any],
+    batches: Iterable[CutoutBatch],
+    describe: Callable[[AppendSummary], Mapping[str, Any]] | None,
+) -> AppendSummary:
+    """Append to an archive that is created in the same commit; if that does not come, nothing is left."""
+    fs, root = locate_archive(url)
+    try:
+        with storage_errors(url, "write", ArchiveError):
+            record = begin_archive(url, **create, overwrite=not holds_archive(url))
+        return _Append(url, record, False, describe).run(batches)
+    finally:
+        fs.invalidate_cache()
+        with suppress(Exception):  # what cannot be removed is no archive either
+            if not holds_archive(url):
+                fs.rm(root, recursive=True)
 
 
 class _Append:
     """One append under way: filters duplicates, fills shards, commits."""
 
-    def __init__(self, url: str | os.PathLike[str]) -> None:
-        self.url = url
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        record: CommitRecord,
+        replace: bool,
+        describe: Callable[[AppendSummary], Mapping[str, Any]] | None,
+    ) -> None:
+        self.url, self.record, self.replace, self.describe = url, record, replace, describe
         self.fs, self.root = locate_archive(url)
-        self.record = read_commit_record(url)
         self.layout = self.record.layout
         self.committed = self.total = self.record.total
         self.pixels = self.record.pixels  # stored
         with name_damage(url):
-            self._known_ids, self._known_digests = _sorted_ids(open_archive(url, cache=True))
-            listed = quarantine(url)
+            self._withdrawn_rows = retracted_mask(record.attributes, record.total)
+            self._known, self._withdrawn = self._read_ids()
             # Not as the commit record has it: its arrays cannot be resized one by one.
             self.group = zarr.open_group(zarr_location(url), mode="r+", use_consolidated=False)
             self.arrays = {name: get_array(self.group, name) for name in self.record.arrays}
-            self._listed = set(zip(listed["source"], listed["reason"], strict=True))
-            self._listed_rows = len(listed)
+            self._listed_rows = record.length("quarantine/source")
+            listed = [
+                np.asarray(get_array(self.group, f"quarantine/{name}")[: self._listed_rows])
+                for name in ("source", "reason")
+            ]
+            self._listed = set(zip(*listed, strict=True))
             self._repair()
         described = {
             name: _column(array)
@@ -188,6 +266,7 @@ class _Append:
         self.columns = {k: v for k, v in described.items() if k not in self.epochs}
         self.already_present = 0
         self.refused: list[Quarantined] = []
+        self._replaced: dict[int, Quarantined] = {}  # by the row that gives way
         self._new: set[str] = set()
         self._twins: dict[int, str] = {}  # digest -> the id that came first with it
         self._rows: list[dict[str, np.ndarray]] = []
@@ -195,6 +274,16 @@ class _Append:
         self._taken = self.pixels  # cutouts stored, and those that wait
         self._pending: deque[np.ndarray] = deque()
         self._pending_native: list[np.ndarray] = []
+
+    def _read_ids(self) -> tuple[KnownIds, KnownIds]:
+        """Read the ids that the archive holds, and those that were withdrawn."""
+        if not self.record.total:
+            nothing = KnownIds(
+                np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int64)
+            )
+            return nothing, nothing
+        rows = open_archive(self.url, cache=True, retracted=True)
+        return known_ids(rows, self._withdrawn_rows)
 
     def _repair(self) -> None:
         """Remove what a killed append left beyond the committed rows; refuse to build on a gap."""
@@ -227,16 +316,35 @@ class _Append:
             self._store_columns(self._epochs, self.record.pixels)
             self.total += sum(len(rows["id"]) for rows in self._rows)
             new = self._store_refused()
-            if self.total > self.committed or new:
-                commit(self.fs, self.root, self.record.attributes, self.record.metadata)
+            done = self._summary()
+            report = None if self.describe is None else self.describe(done)
+            if self.total > self.committed or new or (report and report.get("remarks")):
+                self._commit(report)
+        return done
+
+    def _summary(self) -> AppendSummary:
         reasons = Counter(q.reason for q in self.refused)
+        nights = Counter[int]()
+        for rows in self._rows:
+            nights.update(rows["night"].tolist())
         return AppendSummary(
-            self.total - self.committed,
-            self.already_present,
-            len(self.refused),
-            dict(reasons.most_common()),
-            self.total,
+            appended=self.total - self.committed,
+            already_present=self.already_present,
+            quarantined=len(self.refused),
+            reasons=dict(reasons.most_common()),
+            total=self.total - int(self._withdrawn_rows.sum()) - len(self._replaced),
+            replaced=len(self._replaced),
+            nights=dict(sorted(nights.items())),
         )
+
+    def _commit(self, report: Mapping[str, Any] | None) -> None:
+        attributes = self.record.attributes
+        if self._replaced:
+            gone = Retraction.now(self._replaced, "replaced by other pixels of the same id")
+            attributes = with_retractions(attributes, [*retractions(attributes), gone])
+        if report is not None:
+            attributes = keep_report(self.fs, self.root, attributes, report)
+        commit(self.fs, self.root, attributes, self.record.metadata)
 
     def _add(self, batch: CutoutBatch) -> None:
         columns = self._complete(batch)
@@ -245,7 +353,9 @@ class _Append:
         self.refused.extend(batch.quarantined)
         hashed = digests(self.layout.split(batch.cutouts, batch.counts))
         columns["digest"] = hashed
-        present = self._find(columns["id"])
+        hashes = hash_ids(columns["id"])
+        present = self._known.find(hashes)
+        withdrawn = self._withdrawn.find(hash_versions(hashes, hashed))
         keep = []
         for row, name in enumerate(columns["id"]):
             digest = int(hashed[row])
@@ -253,12 +363,18 @@ class _Append:
                 source, night = columns["source"][row] or name, int(columns["night"][row])
                 self.refused.append(Quarantined(source, *unfit[row], night))
                 continue
-            if present.get(name) == digest:
+            stored, old = present.get(row, (-1, -1))
+            if stored == digest:
                 self.already_present += 1
                 self._twins.setdefault(digest, name)
                 continue
-            if name in present:
+            source, night = columns["source"][row] or name, int(columns["night"][row])
+            if old >= 0 and not self.replace:
                 detail = f"id {name} is in the archive already, with other pixels"
+            elif old < 0 and row in withdrawn:
+                detail = f"id {name} was withdrawn with these pixels"
+                self.refused.append(Quarantined(source, "withdrawn", detail, night))
+                continue
             elif name in self._new:
                 detail = f"id {name} occurs twice"
             elif (twin := self._twins.setdefault(digest, name)) != name:
@@ -266,11 +382,11 @@ class _Append:
             else:
                 self._new.add(name)
                 keep.append(row)
+                if old >= 0:
+                    detail = f"id {name}: the old pixels are row {old}, digest {stored:016x}"
+                    self._replaced[old] = Quarantined(source, "replaced", detail, night)
                 continue
-            source = columns["source"][row] or name
-            self.refused.append(
-                Quarantined(source, "duplicate", detail, int(columns["night"][row]))
-            )
+            self.refused.append(Quarantined(source, "duplicate", detail, night))
         if not keep:
             return
         if self.record.native:
@@ -329,15 +445,6 @@ class _Append:
             raise ArchiveError("the archive keeps native pictures, but the reader gives none")
         return batch.native[row][:height, :width]
 
-    def _find(self, ids: np.ndarray) -> dict[str, int]:
-        """Give the digests of those ids that the archive holds."""
-        if not len(self._known_ids):
-            return {}
-        hashed = pd.util.hash_array(np.asarray(ids, dtype=object))
-        at = np.minimum(np.searchsorted(self._known_ids, hashed), len(self._known_ids) - 1)
-        there = self._known_ids[at] == hashed
-        return {i: int(d) for i, d in zip(ids[there], self._known_digests[at[there]], strict=True)}
-
     def _pending_rows(self) -> int:
         return sum(map(len, self._pending))
 
@@ -385,6 +492,7 @@ class _Append:
             if key not in self._listed:
                 self._listed.add(key)
                 fresh.append(item)
+        fresh += self._replaced.values()
         start, stop = self._listed_rows, self._listed_rows + len(fresh)
         if fresh:
             for name in QUARANTINE_COLUMNS:
@@ -411,20 +519,6 @@ def _cast(name: str, values: np.ndarray, column: Column) -> np.ndarray:
     except (TypeError, ValueError, OverflowError) as error:
         raise ArchiveError(f"column {name!r} does not fit {column.dtype}: {error}") from error
     return cast
-
-
-def _sorted_ids(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of all ids, sorted, and the digests beside them: 16 bytes a cutout, not a Python string."""
-    ids = dataset["id"]
-    (row,), n = ids.dims, ids.size
-    blocks = [slice(k, k + COLUMN_CHUNK) for k in range(0, n, COLUMN_CHUNK)]
-    if not blocks:
-        return np.empty(0, np.uint64), np.empty(0, np.uint64)
-    hashed = np.concatenate(
-        [pd.util.hash_array(np.asarray(ids.isel({row: b}).values, dtype=object)) for b in blocks]
-    )
-    order = np.argsort(hashed, kind="stable")
-    return hashed[order], dataset["digest"].values[order]
 
 
 def _column(array: zarr.Array) -> Column:

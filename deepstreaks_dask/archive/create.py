@@ -14,6 +14,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from deepstreaks_dask.archive.layouts import CUTOUTS, SEQUENCES
+from deepstreaks_dask.archive.retraction import STORED_ROW
 from deepstreaks_dask.archive.schema import (
     CHUNK,
     COLUMN_CHUNK,
@@ -34,6 +35,7 @@ from deepstreaks_dask.archive.schema import (
     Column,
 )
 from deepstreaks_dask.archive.store import (
+    CommitRecord,
     commit,
     locate_archive,
     read_root_metadata,
@@ -41,7 +43,7 @@ from deepstreaks_dask.archive.store import (
     zarr_location,
 )
 from deepstreaks_dask.errors import ArchiveError
-from deepstreaks_dask.utils.storage import write_whole
+from deepstreaks_dask.utils.storage import storage_errors, write_whole
 
 
 def create_archive(
@@ -89,6 +91,53 @@ def create_archive(
     >>> ds.open_archive("empty.zarr")["cutouts"].shape
     (0, 144, 144)
     """
+    with write_lock(url), storage_errors(url, "write", ArchiveError):
+        fs, root = locate_archive(url)
+        record = begin_archive(
+            url,
+            shard=shard,
+            native=native,
+            shape=shape,
+            dtype=dtype,
+            columns=columns,
+            epochs=epochs,
+            overwrite=overwrite,
+        )
+        commit(fs, root, record.attributes, record.metadata)
+
+
+def begin_archive(
+    url: str | os.PathLike[str],
+    *,
+    shard: int = 1024,
+    native: tuple[int, int] | None = None,
+    shape: tuple[int, ...] = (CUTOUT_SIZE, CUTOUT_SIZE),
+    dtype: str = "uint8",
+    columns: Mapping[str, Column] | None = None,
+    epochs: Mapping[str, Column] | None = None,
+    overwrite: bool = False,
+) -> CommitRecord:
+    """Write all of an empty archive but its commit record: until that is written, there is no archive.
+
+    The caller holds the lock of :func:`~deepstreaks_dask.archive.store.write_lock`.
+
+    Parameters
+    ----------
+    url : str or path
+        Local path or any fsspec URL.
+    shard, native, shape, dtype, columns, epochs, overwrite
+        As for :func:`create_archive`.
+
+    Returns
+    -------
+    CommitRecord
+        To be committed.
+
+    Raises
+    ------
+    ArchiveError
+        As for :func:`create_archive`.
+    """
     layout = CUTOUTS if epochs is None else SEQUENCES
     schema = {**SCHEMA, **(columns or {}), **layout.spans}
     schema |= {name: Column("int16", 0, "pixel", name) for name in (NATIVE_SIZES if native else ())}
@@ -107,32 +156,61 @@ def create_archive(
         "shard": shard,
         "native": list(native) if native else None,
     }
-    with write_lock(url):
-        fs, root = _clear(url, overwrite)
-        group = zarr.open_group(zarr_location(url), mode="w", zarr_format=3, attributes=attributes)
-        for name, sides, kind, dimensions, long_name in pixels:
-            group.create_array(
-                name,
-                shape=(0, *sides),
-                chunks=(layout.pixel_chunk, *sides),
-                shards=(layout.pixel_shard(shard), *sides),
-                dtype=kind,
-                fill_value=0,
-                compressors=[_codec(kind), Crc32cCodec()],
-                dimension_names=[layout.pixels, *dimensions],
-                attributes={"coordinates": " ".join([*schema, *along]), "long_name": long_name},
-            )
-        for name, column in schema.items():
-            _create_column(group, name, column, layout.row)
-        for name, column in along.items():
-            _create_column(group, name, column, layout.pixels, layout.pixel_shard(shard))
-        table = group.create_group("quarantine")
-        for name in QUARANTINE_COLUMNS:
-            column = Column("int32" if name == "night" else "string", None, "", name)
-            _create_column(table, name, column, "quarantined")
-        listed = [f"quarantine/{name}" for name in QUARANTINE_COLUMNS]
-        names = [*(name for name, *_ in pixels), *schema, *along, "quarantine", *listed]
-        commit(fs, root, attributes, names)
+    fs, root = _clear(url, overwrite)
+    group = zarr.open_group(zarr_location(url), mode="w", zarr_format=3, attributes=attributes)
+    for name, sides, kind, dimensions, long_name in pixels:
+        group.create_array(
+            name,
+            shape=(0, *sides),
+            chunks=(layout.pixel_chunk, *sides),
+            shards=(layout.pixel_shard(shard), *sides),
+            dtype=kind,
+            fill_value=0,
+            compressors=[_codec(kind), Crc32cCodec()],
+            dimension_names=[layout.pixels, *dimensions],
+            attributes={"coordinates": " ".join([*schema, *along]), "long_name": long_name},
+        )
+    for name, column in schema.items():
+        _create_column(group, name, column, layout.row)
+    for name, column in along.items():
+        _create_column(group, name, column, layout.pixels, layout.pixel_shard(shard))
+    table = group.create_group("quarantine")
+    for name in QUARANTINE_COLUMNS:
+        column = Column("int32" if name == "night" else "string", None, "", name)
+        _create_column(table, name, column, "quarantined")
+    listed = [f"quarantine/{name}" for name in QUARANTINE_COLUMNS]
+    names = [*(name for name, *_ in pixels), *schema, *along, "quarantine", *listed]
+    metadata = {name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json")) for name in names}
+    return CommitRecord(attributes, metadata)
+
+
+def holds_archive(url: str | os.PathLike[str]) -> bool:
+    """Return whether something is at a place that a new archive must not replace.
+
+    Parameters
+    ----------
+    url : str or path
+        Local path or any fsspec URL.
+
+    Returns
+    -------
+    bool
+        False where there is nothing, or an archive whose creation was never finished.
+    """
+    with storage_errors(url, "read", ArchiveError):
+        if _is_vacant(*locate_archive(url)):
+            return False
+    try:
+        return "consolidated_metadata" in read_root_metadata(url)
+    except ArchiveError:  # whatever it is, it is not ours to replace
+        return True
+
+
+def _is_vacant(fs: fsspec.AbstractFileSystem, root: str) -> bool:
+    """Return whether nothing is at a place, or nothing but what a killed write has left."""
+    if not fs.exists(root):
+        return True
+    return fs.isdir(root) and all(path.endswith(".partial") for path in fs.ls(root, detail=False))
 
 
 def _check_pixels(
@@ -151,7 +229,7 @@ def _check_pixels(
 
 def _check_names(names: list[str]) -> None:
     taken = {*SCHEMA, *PIXEL_ARRAYS, *NATIVE_SIZES, *NATIVE_DIMS, *PIXEL_DIMS, *GROUPS}
-    taken |= {*SPANS, *ROW_DIMS, "epoch"}
+    taken |= {*SPANS, *ROW_DIMS, "epoch", "time", STORED_ROW}
     for name in names:
         if not name.isidentifier() or name in taken:
             raise ArchiveError(f"a column cannot be named {name!r}: choose another name")
@@ -161,7 +239,7 @@ def _check_names(names: list[str]) -> None:
 def _clear(url: str | os.PathLike[str], overwrite: bool) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return an empty place, after removing the archive there if it may be overwritten."""
     fs, root = locate_archive(url)
-    if fs.exists(root) and (not fs.isdir(root) or fs.ls(root, detail=False)):
+    if not _is_vacant(fs, root):
         if not overwrite:
             raise ArchiveError(f"{url} exists: choose another place, or overwrite it")
         record = read_root_metadata(url)  # never remove what is not an archive

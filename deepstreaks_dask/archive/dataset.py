@@ -11,6 +11,10 @@ import xarray as xr
 from dask.base import tokenize
 
 from deepstreaks_dask.archive.attributes import encode_attributes
+from deepstreaks_dask.archive.retraction import (
+    RETRACTED_ATTRIBUTE,
+    without_retracted,
+)
 from deepstreaks_dask.archive.schema import (
     CONVENTIONS,
     LABEL_FLAGS,
@@ -36,7 +40,8 @@ _MAX_MILLISECONDS = 9.2e12  # 1970 +- so many: what datetime64[ns] can hold
 class ArchiveSummary:
     """What an archive holds: counts per night, filter, label and kind, its size in bytes, runs, quarantine.
 
-    ``objects`` is 0 where there are no sequences; where there are, the counts are of objects.
+    ``objects`` is 0 where there are no sequences; where there are, the counts are of objects. Withdrawn rows are counted in
+    ``retracted`` alone.
     """
 
     url: str
@@ -50,13 +55,16 @@ class ArchiveSummary:
     labels: dict[str, dict[str, int]]
     runs: list[str]
     quarantined: dict[str, int]
+    retracted: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Give the summary as JSON can hold it."""
         return asdict(self)
 
 
-def open_archive(url: str | os.PathLike[str], *, cache: bool = False) -> xr.Dataset:
+def open_archive(
+    url: str | os.PathLike[str], *, cache: bool = False, retracted: bool = False
+) -> xr.Dataset:
     """Open an archive lazily, as it was at its last commit.
 
     Parameters
@@ -66,6 +74,8 @@ def open_archive(url: str | os.PathLike[str], *, cache: bool = False) -> xr.Data
     cache : bool
         Keep a column in memory once it is read, instead of a Dask array that reads it whenever it is computed. For
         archives whose columns fit in memory.
+    retracted : bool
+        Keep withdrawn rows, so that the place of a row is its number in the archive.
 
     Returns
     -------
@@ -73,7 +83,8 @@ def open_archive(url: str | os.PathLike[str], *, cache: bool = False) -> xr.Data
         ``cutouts(cutout, y, x)`` uint8, or ``(cutout, y, x, plane)``, in Dask chunks of one shard or several, and
         the columns as coordinates, with ``time(cutout)``, datetime64 in UTC, beside ``jd``. Of sequences
         ``cutouts(epoch, y, x)``, with columns along ``epoch`` and along ``object``, ``offset`` and ``epochs`` among
-        these. Nothing is read but metadata. Structured attributes are read by
+        these. Withdrawn rows are left out; where there are any, ``stored_row`` is the number of each row in the
+        archive. Nothing is read but metadata. Structured attributes are read by
         :func:`~deepstreaks_dask.archive.attributes.provenance_of`. Plain :func:`xarray.open_zarr` opens an archive too.
 
     Raises
@@ -111,8 +122,11 @@ def open_archive(url: str | os.PathLike[str], *, cache: bool = False) -> xr.Data
     for name in (name for name in SCHEMA if name.startswith("label_")):
         dataset[name].attrs |= LABEL_FLAGS
     described = {"Conventions": CONVENTIONS, **dataset.attrs, "url": os.fspath(url)}
+    described.pop(RETRACTED_ATTRIBUTE, None)
     dataset.attrs = encode_attributes(described)
-    return dataset
+    if retracted:
+        return dataset
+    return without_retracted(dataset, record.attributes)
 
 
 def row_block(shard: int) -> int:
@@ -182,10 +196,12 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
         values, n = np.unique(dataset[name].values, return_counts=True)
         return dict(zip(values.tolist(), n.tolist(), strict=True))
 
+    rows = dataset["id"].size
+    objects = record.layout.counts_objects(rows)
     return ArchiveSummary(
         url=os.fspath(url),
-        cutouts=record.pixels,
-        objects=record.layout.counts_objects(record.total),
+        cutouts=int(dataset["epochs"].values.sum()) if objects else rows,
+        objects=objects,
         shard=record.shard,
         bytes=int(fs.du(root)),
         nights=counts("night"),
@@ -200,4 +216,5 @@ def summary(url: str | os.PathLike[str]) -> ArchiveSummary:
         },
         runs=runs,
         quarantined={str(k): int(v) for k, v in quarantine(url)["reason"].value_counts().items()},
+        retracted=record.total - rows,
     )

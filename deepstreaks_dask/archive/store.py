@@ -397,6 +397,8 @@ def name_damage(url: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except ArchiveError:
         raise
+    except PermissionError as error:
+        raise ArchiveError(f"cannot write to {url}: {error}; nothing was appended") from error
     except Exception as error:
         raise ArchiveError(
             f"cannot append to {url} ({str(error) or type(error).__name__}): look for damage with "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -109,8 +108,10 @@ def completeness(
     archive: ArchiveArg,
     decision: DecisionOptions,
     known: Annotated[
-        Path | None,
-        typer.Option(help="Table of known objects: id, jd, ra, dec. Default: injected streaks."),
+        str | None,
+        typer.Option(
+            help="Table of known objects, path or URL: id, jd, ra, dec. Default: injected streaks."
+        ),
     ] = None,
     radius: Annotated[float, typer.Option(min=0, help="Arcseconds.")] = 10.0,
     seconds: Annotated[float, typer.Option(min=0, help="Seconds between the times.")] = 60.0,

@@ -246,6 +246,7 @@ def report(
     Example: deepstreaks report week.zarr -o report.html
     """
     from deepstreaks_dask.report.run_report import write_report
+    from deepstreaks_dask.utils.storage import is_url
 
     with open_output(output, ".html", as_json=as_json) as path:
         write_report(
@@ -257,5 +258,5 @@ def report(
             verdicts=reviewers.labels(archive),
         )
     if output != STANDARD_OUTPUT:
-        place = output if "://" in output else str(Path(output).resolve())
+        place = output if is_url(output) else str(Path(output).resolve())
         say(as_json, {"report": place})

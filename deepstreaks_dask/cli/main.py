@@ -30,6 +30,7 @@ from deepstreaks_dask.cli.app import INTERRUPTED_STATUS, app
 from deepstreaks_dask.cli.native_log import DEBUG_VARIABLE, NativeLog
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.utils.optional import extras_named
+from deepstreaks_dask.utils.storage import STORE_LIBRARIES, describe_storage_error
 
 
 def main() -> None:
@@ -67,6 +68,10 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if type(error).__module__.partition(".")[0] in STORE_LIBRARIES:
+            log.remove()
+            print(f"deepstreaks: {describe_storage_error(error)}", file=sys.stderr)
+            sys.exit(1)
         traceback.print_exc()
         print(f"deepstreaks: unexpected {type(error).__name__}. {log.describe()}", file=sys.stderr)
         sys.exit(1)

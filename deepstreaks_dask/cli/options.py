@@ -313,13 +313,15 @@ def check_new(url: str, overwrite: bool) -> None:
     DeepStreaksError
         If something is there that is not to be replaced, or the URL is of an unknown kind.
     """
-    from deepstreaks_dask.utils.storage import locate
+    from deepstreaks_dask.utils.storage import describe_storage_error, is_url, locate
 
     try:
         fs, root = locate(url)
-    except (ImportError, ValueError) as error:
-        raise DeepStreaksError(f"cannot write to {url}: {error}") from error
-    if not overwrite and fs.exists(root) and (not fs.isdir(root) or fs.ls(root, detail=False)):
+        there = fs.exists(root) and (not fs.isdir(root) or fs.ls(root, detail=False))
+    except Exception as error:  # the library of each protocol has its own
+        reason = describe_storage_error(error, url=is_url(url))
+        raise DeepStreaksError(f"cannot write to {url}: {reason}") from error
+    if there and not overwrite:
         raise DeepStreaksError(f"{url} exists: add --overwrite to replace it, or give another name")
 
 

@@ -252,8 +252,10 @@ def decide(
         ),
     ] = None,
     ades: Annotated[
-        Path | None,
-        typer.Option(help="TOML file with submitter = 'J. Doe' and whatever else ADES is to say."),
+        str | None,
+        typer.Option(
+            help="TOML file, path or URL, with submitter = 'J. Doe' and whatever else ADES is to say."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

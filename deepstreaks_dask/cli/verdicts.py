@@ -51,6 +51,17 @@ def reviewed_labels(archive: str, database: str | None) -> pd.DataFrame:
     return labels
 
 
+def withdraw_verdicts(archive: str, database: str | None, cutouts: list[str]) -> int:
+    """Undo all verdicts on cutouts, where there is a review, and return how many acts were undone."""
+    review = _existing_review(archive, database)
+    if review is None:
+        return 0
+    from deepstreaks_dask.review.database import archive_key
+
+    undone: int = review.verdicts.withdraw(archive_key(archive), cutouts)
+    return undone
+
+
 def _existing_review(archive: str, database: str | None) -> Review | None:
     """Open the review of an archive, unless there is none: to ask must not make one."""
     from deepstreaks_dask.utils.storage import is_local, locate

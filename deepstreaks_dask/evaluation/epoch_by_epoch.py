@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from deepstreaks_dask.archive.attributes import provenance_of
+from deepstreaks_dask.archive.retraction import stored_rows
 from deepstreaks_dask.archive.sequences import Sequences, read_objects
 from deepstreaks_dask.evaluation.sequence_metrics import accuracy_by_epochs
 from deepstreaks_dask.models.registry import classifier_class
@@ -113,14 +114,15 @@ def follow(
 
 def _read(scores: xr.Dataset, chosen: np.ndarray) -> tuple[np.ndarray, Sequences | None]:
     """Read some objects, shard by shard: their rows, and what can be used of them."""
-    shard, total = int(scores.attrs["shard"]), scores.sizes["object"]
+    shard, numbers = int(scores.attrs["shard"]), stored_rows(scores)
+    stored, total = numbers[chosen], int(numbers[-1]) + 1 if len(numbers) else 0
     parts, rows = [], []
-    for first in np.unique(chosen // shard) * shard:
+    for first in np.unique(stored // shard) * shard:
         stretch = read_objects(scores.attrs["url"], int(first), min(int(first) + shard, total))
-        wanted = np.flatnonzero(np.isin(stretch.rows, chosen))
+        wanted = np.flatnonzero(np.isin(stretch.rows, stored))
         if stretch.sequences is not None and len(wanted):
             parts.append(stretch.sequences.take(wanted))
-            rows.append(stretch.rows[wanted])
+            rows.append(np.searchsorted(numbers, stretch.rows[wanted]))
     if not parts:
         return np.empty(0, np.int64), None
     return np.concatenate(rows), Sequences.join(parts)

@@ -25,6 +25,7 @@ import xarray as xr
 
 from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.retraction import CORRECTIONS_ATTRIBUTE, stored_rows
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.evaluation.counting import (
     count_strata,
@@ -49,7 +50,7 @@ DECISION_NAME = "decision"
 MAX_MEMBERS = 16
 _TRACE_BINS = 400
 
-_shared: OrderedDict[tuple[str, str], tuple[tuple[int, Any], Exploration]] = OrderedDict()
+_shared: OrderedDict[tuple[str, str], tuple[tuple[Any, ...], Exploration]] = OrderedDict()
 _opening = threading.Lock()
 
 
@@ -75,12 +76,13 @@ def open_exploration(archive: str | os.PathLike[str], run: str = "default") -> E
     """
     key = os.fspath(archive), run
     with _opening:
-        sizes = open_archive(archive).sizes
-        if "cutout" not in sizes:
+        dataset = open_archive(archive)
+        if "cutout" not in dataset.sizes:
             raise DeepStreaksError(
                 f"{archive} holds sequences, which have no thresholds: 'deepstreaks sequences evaluate' measures them"
             )
-        stamp = sizes["cutout"], _updated(key[0], run)
+        corrections = dataset.attrs.get(CORRECTIONS_ATTRIBUTE, 0)
+        stamp = dataset.sizes["cutout"], corrections, _updated(key[0], run)
         if key not in _shared or _shared[key][0] != stamp:
             _shared.pop(key, None)
             _shared[key] = stamp, Exploration(open_run(archive, run, cache=True))
@@ -105,8 +107,9 @@ class Exploration:
     members, families : list of str
     scores : ndarray
         float32 ``(member, cutout)``, the cutouts sorted by night; NaN where a member has not looked.
-    rows : ndarray
-        int ``(cutout,)``: the place of each in the archive.
+    rows, stored_rows : ndarray
+        int ``(cutout,)``: the place of each in `scores`, and the number of its row in the archive, which stays the same
+        when other rows are withdrawn.
     nights : ndarray
         int32 ``(night,)``, sorted; cutouts ``bounds[k]:bounds[k + 1]`` are of night ``k``.
     strata : pandas.DataFrame
@@ -134,6 +137,7 @@ class Exploration:
         night = scores["night"].values.astype(np.int32)
         ordered = bool((night[1:] >= night[:-1]).all())
         self.rows = np.arange(len(night)) if ordered else np.argsort(night, kind="stable")
+        self.stored_rows = stored_rows(scores)[self.rows]
 
         def arranged(values: np.ndarray) -> np.ndarray:
             return values if ordered else values[self.rows]

@@ -7,8 +7,8 @@ that are not known, so that this is the completeness for their kind of streaks o
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import astropy.units as u
 import numpy as np
@@ -19,6 +19,7 @@ from astropy.coordinates import SkyCoord, search_around_sky
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.evaluation.metrics import Estimate, rate
 from deepstreaks_dask.readers.tables import read_frame
+from deepstreaks_dask.utils.storage import local_copy
 
 _SECONDS_PER_DAY = 86400.0
 
@@ -46,13 +47,13 @@ class Completeness:
     recovered: Estimate
 
 
-def read_known(path: Path) -> pd.DataFrame:
+def read_known(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a table of known objects: ``id``, ``jd`` (UTC), ``ra`` and ``dec`` (degrees, J2000), a row an exposure.
 
     Parameters
     ----------
-    path : Path
-        CSV, Parquet or ECSV.
+    path : str or path
+        CSV, Parquet or ECSV, or a URL of one.
 
     Returns
     -------
@@ -64,7 +65,8 @@ def read_known(path: Path) -> pd.DataFrame:
     ReaderError
         If it cannot be read, lacks a column, or a value is missing or impossible.
     """
-    table = read_frame(path)
+    with local_copy(path) as file:
+        table = read_frame(file)
     needed = ["id", "jd", "ra", "dec"]
     if missing := [name for name in needed if name not in table]:
         raise ReaderError(f"table {path} has no column {missing[0]!r}: known objects need {needed}")

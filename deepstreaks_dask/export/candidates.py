@@ -30,7 +30,10 @@ from deepstreaks_dask.archive.schema import SCHEMA
 from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
 from deepstreaks_dask.export import ades
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.utils.storage import locate, write_whole
+from deepstreaks_dask.utils.storage import read_bytes, write_bytes
+
+MAX_SUBMISSION_BYTES = 2**20
+"""Bytes of a file of what ADES is to say."""
 
 CANDIDATE_COLUMNS = [name for name in SCHEMA if name != "digest" and not name.startswith("label_")]
 _FIRST, _LAST = 2396759, 2506332  # Julian dates of 1850 and 2150
@@ -84,7 +87,7 @@ class Submission:
         Parameters
         ----------
         path : str or path
-            TOML file.
+            TOML file: path or URL.
 
         Returns
         -------
@@ -98,9 +101,8 @@ class Submission:
         """
         known = {f.name: f.default for f in fields(cls)}
         try:
-            with open(path, "rb") as file:  # noqa: PTH123 - a path or a name of one
-                given = tomllib.load(file)
-        except (OSError, ValueError) as error:
+            given = tomllib.loads(read_bytes(path, MAX_SUBMISSION_BYTES).decode())
+        except ValueError as error:
             raise DeepStreaksError(f"{os.fspath(path)} cannot be read as TOML: {error}") from error
         for name, value in given.items():
             if name not in known:
@@ -229,11 +231,7 @@ def export_candidates(
         members = [name.partition("@")[0] for name in frame.attrs.get("networks", ())]
         frame.attrs = frame.attrs | {"thresholds": {m: decision.threshold(m) for m in members}}
     data, exported = _FORMATS[suffix](frame, submission)
-    try:
-        fs, path = locate(output)
-        write_whole(fs, path, data)
-    except (OSError, ImportError, ValueError) as error:
-        raise DeepStreaksError(f"cannot write {os.fspath(output)}: {error}") from error
+    write_bytes(output, data)
     return exported
 
 

@@ -16,9 +16,11 @@ from .fits import FitsFolder
 from .fits_headers import observed, readable_cards, sky
 from .folder import Refused
 from .images import decode_image, to_cutout
-from .ingestion import IngestReport, find_reader, ingest, prepare_archive
+from .ingestion import find_reader, ingest
+from .labelling import label_archive
 from .positions import Positions
 from .registry import get_reader, layout_of, sniff, wants_processes
+from .reports import IngestReport, RemarkCount
 from .sequences import STAMP_SIZE
 from .stretch import STRETCHES, develop
 from .tables import read_frame
@@ -35,6 +37,7 @@ __all__ = [
     "Positions",
     "Products",
     "Refused",
+    "RemarkCount",
     "STAMP_SIZE",
     "STREAK_COLUMNS",
     "STRETCHES",
@@ -49,10 +52,10 @@ __all__ = [
     "get_reader",
     "ingest",
     "is_tarball",
+    "label_archive",
     "layout_of",
     "members",
     "observed",
-    "prepare_archive",
     "read_ades",
     "read_frame",
     "read_products",

@@ -34,6 +34,10 @@ _FIRST_HEADER_BYTES = 28800  # bytes in which a first header ends
 _IMAGE_COUNT = re.compile(rb"N_IMAGES *= *(\d{1,6}) ", re.IGNORECASE)
 _MAX_IMAGE_SIZE = 512  # pixels of an image
 _MJD_RANGE = (15000.0, 100000.0)  # MJD
+_MAX_MAGNITUDE = 100.0
+MAX_KIND_LENGTH = 32
+"""Characters of the name of a class that are kept."""
+
 _BAND_NAME = "C"  # clear: the survey has no filter
 
 
@@ -131,12 +135,11 @@ def _object(hdus: fits.HDUList, source: str) -> Object:
     if not identifier:
         raise UnreadableError("no identifier", "no CRTS_ID in the first header")
     columns: dict[str, Any] = {"id": identifier, "source": source}
-    columns["kind"] = str(header.get("CLASS", "")).strip().upper()[:32]
+    columns["kind"] = str(header.get("CLASS", "")).strip().upper()[:MAX_KIND_LENGTH]
     columns["ra"] = _degrees(header.get("RA_(J2000)"), u.hourangle, 0, 360)
     columns["dec"] = _degrees(header.get("DEC_(J2000)"), u.deg, -90, 90)
-    magnitude = header.get("MAG")
-    if isinstance(magnitude, int | float) and isfinite(magnitude) and abs(magnitude) < 100:
-        columns["mag"] = float(magnitude)
+    columns["mag"] = _magnitude(header.get("MAG"))
+    remarks = _remarks(header, columns)
     extensions, times = (_numbers(hdus[1], name) for name in ("HDU_Ext", "MJD"))
     epochs, refused = [], []
     for extension, mjd in zip(extensions, times, strict=True):
@@ -145,7 +148,30 @@ def _object(hdus: fits.HDUList, source: str) -> Object:
             epochs.append(found)
         else:
             refused.append(found)
-    return Object(columns, epochs, refused)
+    return Object(columns, epochs, refused, remarks)
+
+
+def _magnitude(value: Any) -> float:
+    """Read a magnitude; NaN where it is none."""
+    try:
+        magnitude = float(str(value))
+    except ValueError:
+        return float("nan")
+    return magnitude if abs(magnitude) < _MAX_MAGNITUDE else float("nan")
+
+
+def _remarks(header: Mapping[str, Any], columns: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what of a first header was not understood, with what stands there."""
+    cards = {"ra": "RA_(J2000)", "dec": "DEC_(J2000)", "mag": "MAG"}
+    remarks = [
+        (f"{name} not understood", f"{card} = {header[card]}")
+        for name, card in cards.items()
+        if card in header and not isfinite(columns[name])
+    ]
+    kind = str(header.get("CLASS", "")).strip()
+    if len(kind) > MAX_KIND_LENGTH:
+        remarks.append(("class cut short", kind))
+    return remarks
 
 
 def _epoch(hdus: fits.HDUList, extension: float, mjd: float) -> Epoch | Refused:

@@ -3,110 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from deepstreaks_dask.archive.append import AppendSummary, CutoutBatch, append_batches
-from deepstreaks_dask.archive.create import create_archive
-from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.labels import Labels
 from deepstreaks_dask.readers.options import Polarity, ReadOptions
 from deepstreaks_dask.readers.registry import Reader, get_reader, layout_of, sniff
-from deepstreaks_dask.utils.html import html_facts
+from deepstreaks_dask.readers.reports import IngestReport, Tally
 from deepstreaks_dask.utils.progress import progress_bar
-from deepstreaks_dask.utils.storage import locate
+from deepstreaks_dask.utils.storage import local_copy
 
 if TYPE_CHECKING:
     from dask.distributed import Client
-
-
-@dataclass(frozen=True)
-class IngestReport:
-    """What was read, and what of it is in the archive now.
-
-    Attributes
-    ----------
-    archive : str
-        Path or URL.
-    inputs : int
-        Cutouts that were read, and files that could not be; simulated cutouts among them.
-    appended, already_present : int
-        Rows that were added, and those that the archive had already.
-    quarantined : int
-        Inputs that were refused.
-    reasons : dict of str to int
-        Refused inputs by reason.
-    nights : dict of int to int
-        Rows added by night, YYYYMMDD; 0 for a night that is not known.
-    total : int
-        Rows of the archive now.
-    """
-
-    archive: str
-    inputs: int
-    appended: int
-    already_present: int
-    quarantined: int
-    reasons: dict[str, int]
-    nights: dict[int, int]
-    total: int
-
-    @classmethod
-    def from_append(
-        cls, archive: str | os.PathLike[str], inputs: int, done: AppendSummary
-    ) -> IngestReport:
-        """Return the report of an append that is done.
-
-        Parameters
-        ----------
-        archive : str or path
-            Path or URL.
-        inputs : int
-            Cutouts that were read, and files that could not be.
-        done : AppendSummary
-            As :func:`~deepstreaks_dask.archive.append.append_batches` gives it.
-
-        Returns
-        -------
-        IngestReport
-            With the nights of the rows that were added.
-        """
-        added = open_archive(archive)["night"][done.total - done.appended : done.total].values
-        names, counts = np.unique(added, return_counts=True)
-        nights = dict(zip(names.tolist(), counts.tolist(), strict=True))
-        return cls(os.fspath(archive), inputs, **asdict(done), nights=nights)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON can hold it."""
-        return asdict(self)
-
-    def __repr__(self) -> str:
-        return (
-            f"<IngestReport: {self.appended:,} rows added to {self.archive}, "
-            f"{self.already_present:,} already present, {self.quarantined:,} refused, "
-            f"{self.total:,} in all>"
-        )
-
-    def _repr_html_(self) -> str:
-        facts: dict[str, Any] = {
-            "inputs read": self.inputs,
-            "rows added": self.appended,
-            "already present": self.already_present,
-            "refused": self.quarantined,
-        }
-        facts |= {f"refused: {reason}": count for reason, count in self.reasons.items()}
-        if self.nights:
-            first, last = min(self.nights), max(self.nights)
-            spanned = str(first) if first == last else f"{first} to {last}"
-            facts["nights"] = f"{len(self.nights):,} ({spanned})"
-        facts["rows of the archive"] = self.total
-        return html_facts(f"Ingested into {self.archive}", facts)
 
 
 def ingest(  # noqa: PLR0913 -- the front door's signature
@@ -124,6 +37,8 @@ def ingest(  # noqa: PLR0913 -- the front door's signature
     plane: int | None = None,
     client: Client | None = None,
     strict: bool = False,
+    replace: bool = False,
+    shard: int | None = None,
 ) -> IngestReport:
     """Read cutouts and append those that are new to an archive, which is created if it does not exist.
 
@@ -132,13 +47,13 @@ def ingest(  # noqa: PLR0913 -- the front door's signature
     Parameters
     ----------
     source : str or path
-        File or folder.
+        File or folder, or a URL of one, which is copied to the local disk for as long as it is read.
     archive : str or path
         Path or URL.
     reader : str, optional
         Name of the format, such as ``"images"``; detected from ``source`` by default.
     table : str or path, optional
-        CSV, Parquet or ECSV file with a row a cutout: metadata and labels.
+        CSV, Parquet or ECSV file, or a URL of one, with a row a cutout: metadata and labels.
     night : int, optional
         Night of all cutouts, YYYYMMDD.
     columns : mapping of str to str, optional
@@ -161,21 +76,30 @@ def ingest(  # noqa: PLR0913 -- the front door's signature
         Workers that read, which must see ``source``; threads of this process by default. Many FITS files or alert
         packets are read faster by ``connect()``'s workers.
     strict : bool
-        Raise at the first input that cannot be read, and append nothing. By default such inputs are listed in the
-        archive's quarantine. Duplicates are not errors of reading, and are always only reported.
+        Read everything twice: first only to raise an error if an input is refused or anything in it, or in the table, is
+        not understood, before anything is written. By default refused inputs are listed in the archive's quarantine,
+        and both are in the report. Duplicates are not errors of reading, and are always only reported.
+    replace : bool
+        A cutout with other pixels takes the place of the one in the archive that has its id, instead of being refused as
+        a duplicate. The old pixels and scores are kept, as
+        :func:`~deepstreaks_dask.archive.append.append_batches` describes.
+    shard : int, optional
+        Cutouts in a shard of a new archive, a multiple of 64. By default as the reader prefers.
 
     Returns
     -------
     IngestReport
-        Rows added and already present, and inputs refused by reason.
+        Rows added and already present, inputs refused by reason, and what was not understood. It is kept with the
+        archive: :func:`~deepstreaks_dask.archive.ingests.ingest_reports`.
 
     Raises
     ------
     ReaderError
         If ``source`` or ``table`` cannot be read, a column or label is not as it must be, or, if ``strict``, an input
-        is refused.
+        is refused or not understood.
     ArchiveError
-        If the archive is damaged, being written to, or was made for other cutouts. Then nothing is appended.
+        If the archive is damaged, being written to, or was made for other cutouts. Then nothing is appended, and no new
+        archive is left.
 
     Examples
     --------
@@ -185,31 +109,77 @@ def ingest(  # noqa: PLR0913 -- the front door's signature
     >>> ds.ingest("cutouts", "survey.zarr").already_present
     8
     """
-    path = Path(source)
-    chosen = find_reader(path, reader)
     given = Labels.parse(labels)
     renamed = {**(columns or {}), **given.columns}
     if renamed and table is None:
         raise ReaderError(f"columns {', '.join(renamed)}: name the table that has them")
-    prepare_archive(archive, chosen)
-    options = ReadOptions(
-        table=None if table is None else Path(table),
-        night=night,
-        executor=None if client is None else client.get_executor(),
-        columns=renamed,
-        words=given.words,
-        labels_from_folders=labels_from_folders,
-        keep_columns=keep_columns,
-        polarity=polarity,
-        plane=plane,
-    )
-    read = Counter[str]()
-    with progress_bar("ingest", chosen.count(path)) as bar:
-        batches = chosen.read(path, options)
-        # of sequences, too, what is counted is images
-        counted = bar.over(batches, lambda batch: len(batch.cutouts) + len(batch.quarantined))
-        done = append_batches(archive, _checked(given.overlay(counted), read, strict=strict))
-    return IngestReport.from_append(archive, read["inputs"], done)
+    with ExitStack() as stack:
+        path = stack.enter_context(local_copy(source))
+        known = None if table is None else stack.enter_context(local_copy(table))
+        chosen = find_reader(path, reader)
+        options = ReadOptions(
+            table=known,
+            night=night,
+            executor=None if client is None else client.get_executor(),
+            columns=renamed,
+            words=given.words,
+            labels_from_folders=labels_from_folders,
+            keep_columns=keep_columns,
+            polarity=polarity,
+            plane=plane,
+        )
+        reading = _Reading(chosen, path, options, given)
+        if strict:
+            reading.check()
+        tally = Tally()
+
+        def report(done: AppendSummary) -> IngestReport:
+            return IngestReport.from_append(
+                archive,
+                tally.inputs,
+                done,
+                source=os.fspath(source),
+                reader=chosen.name,
+                table="" if table is None else os.fspath(table),
+                columns=tally.columns,
+                remarks=tally.remarks,
+            )
+
+        done = append_batches(
+            archive,
+            reading.batches(tally),
+            create={**layout_of(chosen), **({} if shard is None else {"shard": shard})},
+            replace=replace,
+            describe=lambda done: report(done).to_dict(),
+        )
+        return report(done)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is to be read, and how."""
+
+    reader: Reader
+    path: Path
+    options: ReadOptions
+    labels: Labels
+
+    def batches(self, tally: Tally, title: str = "ingest") -> Iterator[CutoutBatch]:
+        """Read all, with a progress bar, and count it."""
+        with progress_bar(title, self.reader.count(self.path)) as bar:
+            batches = self.reader.read(self.path, self.options)
+            # of sequences, too, what is counted is images
+            counted = bar.over(batches, lambda batch: len(batch.cutouts) + len(batch.quarantined))
+            for batch in self.labels.overlay(counted):
+                tally.add(batch)
+                yield batch
+
+    def check(self) -> None:
+        """Read all and raise an error if anything was refused or not understood."""
+        tally = Tally()
+        for _ in self.batches(tally, "check"):
+            pass
+        tally.check()
 
 
 def find_reader(source: Path, name: str | None = None) -> Reader:
@@ -233,33 +203,3 @@ def find_reader(source: Path, name: str | None = None) -> Reader:
         If there is no such reader, or none fits.
     """
     return get_reader(name) if name else sniff(source)
-
-
-def prepare_archive(archive: str | os.PathLike[str], reader: Reader, *, shard: int = 1024) -> None:
-    """Create an archive for a reader's cutouts unless there is one.
-
-    Parameters
-    ----------
-    archive : str or path
-        Path or URL.
-    reader : Reader
-        Of the format, which gives the archive's layout.
-    shard : int
-        Cutouts in a shard of a new archive, a multiple of 64.
-    """
-    fs, root = locate(archive)
-    if not fs.exists(root):
-        create_archive(archive, shard=shard, **layout_of(reader))
-
-
-def _checked(
-    batches: Iterator[CutoutBatch], read: Counter[str], *, strict: bool
-) -> Iterator[CutoutBatch]:
-    """Count inputs; if ``strict``, raise at the first that was refused."""
-    for batch in batches:
-        if strict and batch.quarantined:
-            refused = batch.quarantined[0]
-            why = f"{refused.reason} ({refused.detail})" if refused.detail else refused.reason
-            raise ReaderError(f"{refused.source} was refused: {why}; nothing was appended")
-        read["inputs"] += len(batch.cutouts) + len(batch.quarantined)
-        yield batch

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined, Remark
 from deepstreaks_dask.archive.schema import EPOCHS, SCHEMA
 from deepstreaks_dask.readers.folder import Refused
 
@@ -40,11 +40,12 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Object:
-    """An object: its columns, ``id`` and ``source`` among them, its epochs, and those that were refused."""
+    """An object: its columns, ``id`` and ``source`` among them, its epochs, those refused, and what was not understood."""
 
     columns: Mapping[str, Any]
     epochs: Sequence[Epoch]
     refused: Sequence[Refused] = field(default_factory=list)
+    remarks: Sequence[tuple[str, str]] = ()
 
 
 def middle(image: np.ndarray) -> np.ndarray | Refused:
@@ -123,7 +124,12 @@ def batch(objects: Sequence[Object], night: int | None = None) -> CutoutBatch:
     counts = np.array([len(epochs) for _, epochs in kept], np.int64)
     if not kept:
         columns = {"id": np.array([], object)}
-    return CutoutBatch(stamps, columns, refused, counts=counts, epochs=along)
+    remarks = [
+        Remark(what, str(one.columns["source"]), detail)
+        for one, _ in kept
+        for what, detail in one.remarks
+    ]
+    return CutoutBatch(stamps, columns, refused, counts=counts, epochs=along, remarks=remarks)
 
 
 def _night(mjd: float) -> int:

@@ -14,7 +14,6 @@ from bokeh.embed import json_item
 from bokeh.resources import Resources
 
 from deepstreaks_dask import plots
-from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.utils.storage import write_text
 
 
@@ -32,7 +31,7 @@ def write_page(template: str, path: str | os.PathLike[str], **values: Any) -> No
 
     Raises
     ------
-    DeepStreaksError
+    StorageError
         If the file cannot be written.
     """
     html = (
@@ -44,13 +43,7 @@ def write_page(template: str, path: str | os.PathLike[str], **values: Any) -> No
             colours=plots.DARK,
         )
     )
-    try:
-        write_text(path, html)
-    except (OSError, ImportError, ValueError) as error:  # the protocol is unknown or not installed
-        reason, *_ = str(getattr(error, "strerror", None) or error).splitlines() or [repr(error)]
-        raise DeepStreaksError(
-            f"{path}: the page cannot be written there ({reason}): name another file"
-        ) from error
+    write_text(path, html)
 
 
 def chart_item(chart: Any) -> dict[str, Any]:

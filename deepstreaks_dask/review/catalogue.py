@@ -22,6 +22,7 @@ from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.pictures import grey
 from deepstreaks_dask.archive.provenance import simulated
 from deepstreaks_dask.archive.query import Filter, Kind, parse
+from deepstreaks_dask.archive.retraction import CORRECTIONS_ATTRIBUTE, STORED_ROW, stored_rows
 from deepstreaks_dask.archive.schema import CHUNK
 from deepstreaks_dask.evaluation.active_learning import columns_of, with_agreement
 from deepstreaks_dask.evaluation.labels import plausibility_labels
@@ -60,7 +61,7 @@ class Catalogue(Mapping[str, np.ndarray]):
         self.families = list(dict.fromkeys(family_of(name) for name in self.members))
         self.kinds: dict[str, Kind] = {}
         for name, column in decided.coords.items():
-            if column.dims == ("cutout",) and name != "digest":
+            if column.dims == ("cutout",) and name not in ("digest", STORED_ROW):
                 self.kinds[str(name)] = "number" if column.dtype.kind in "iuf" else "text"
         self.kinds |= dict.fromkeys([*self.families, *self.members], "number")
         self._agreement = columns_of(self.members)
@@ -220,7 +221,7 @@ class Catalogue(Mapping[str, np.ndarray]):
         OSError
             If the pixels cannot be read.
         """
-        chunk, place = divmod(row, CHUNK)
+        chunk, place = divmod(int(self._stored_rows[row]), CHUNK)
         with self._reading:
             mine = chunk not in self._chunks
             reading = self._chunks.setdefault(chunk, Future())
@@ -303,6 +304,10 @@ class Catalogue(Mapping[str, np.ndarray]):
                 self._chunks.popitem(last=False)
 
     @cached_property
+    def _stored_rows(self) -> np.ndarray:
+        return stored_rows(self.decided)
+
+    @cached_property
     def _pixels(self) -> zarr.Array:
         array = zarr.open_group(self.decided.attrs["url"], mode="r")["cutouts"]
         assert isinstance(array, zarr.Array)
@@ -375,7 +380,8 @@ def newest_commit(archive: str, run: str) -> str:
     """
     dataset = open_archive(archive, cache=True)
     provenance = Run.attach(dataset.attrs["url"], run).provenance
-    return f"{dataset['id'].size} {provenance.get('updated')}"
+    corrections = dataset.attrs.get(CORRECTIONS_ATTRIBUTE, 0)
+    return f"{dataset['id'].size} {corrections} {provenance.get('updated')}"
 
 
 def _plain(value: Any) -> Any:

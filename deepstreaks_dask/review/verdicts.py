@@ -6,6 +6,7 @@ verdict.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ from deepstreaks_dask.vocabulary import (
     Role,
     VerdictWord,
 )
+
+_MAX_IDS_PER_STATEMENT = 500  # of a database's limit of variables
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,36 @@ class Verdicts:
             session.flush()
             last = session.scalar(_standing_acts(archive, cutout=act.cutout, user=user.id))
             return _verdict_from_row(last, name) if last else Verdict(act.cutout, name)
+
+    def withdraw(self, archive: str, cutouts: Collection[str]) -> int:
+        """Undo all acts of all people on some cutouts; they stay in the database.
+
+        Parameters
+        ----------
+        archive : str
+            Name of the archive in the database.
+        cutouts : collection of str
+            Identifiers of cutouts.
+
+        Returns
+        -------
+        int
+            Number of acts that were undone now.
+        """
+        names = sorted(set(cutouts))
+        undone = 0
+        with self._database.write("withdraw verdicts") as session:
+            for first in range(0, len(names), _MAX_IDS_PER_STATEMENT):
+                some = names[first : first + _MAX_IDS_PER_STATEMENT]
+                acts = session.scalars(
+                    sa.select(ActRow).where(
+                        ActRow.archive == archive, ActRow.cutout.in_(some), ~ActRow.undone
+                    )
+                )
+                for act in acts:
+                    act.undone = True
+                    undone += 1
+        return undone
 
     def current(self, archive: str, cutout: str | None = None) -> list[Verdict]:
         """Return the current verdicts on all cutouts of an archive or on one, the oldest first.

@@ -39,6 +39,7 @@ from distributed.scheduler import KilledWorker
 
 import deepstreaks_dask
 from deepstreaks_dask.archive.dataset import open_archive, shard_bounds
+from deepstreaks_dask.archive.retraction import retracted_rows
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError, StoppedError
 from deepstreaks_dask.scoring.cluster import connect, last_words
 from deepstreaks_dask.scoring.decision import Decision
@@ -376,7 +377,8 @@ class _Execution:
         units = [replace(look, shards=(one,)) for one in plan.first_look.shards]
         self._run_tasks(units, f"first look {plan.run}")  # failures are listed when members score
         if not self.stopped:
-            nights = open_archive(plan.archive, cache=True)["night"].values[: plan.rows]
+            rows = open_archive(plan.archive, cache=True, retracted=True)
+            nights = rows["night"].values[: plan.rows]
             _reject(self.stored, triage, nights, plan.shard)
             self.plan = replace(plan, todo=self.stored.missing(plan.rows, plan.shard))
 
@@ -428,7 +430,7 @@ def _reject(stored: Run, triage: Triage, nights: np.ndarray, shard: int) -> None
     """Mark what the first look rejects, and store which nights drifted."""
     total = len(nights)
     scores = stored.read("first_look", total)
-    seen = ~np.isnan(scores)
+    seen = ~np.isnan(scores) & ~retracted_rows(stored.url, total)
     drift = {
         int(night): triage.drift(scores[mine])
         for night in np.unique(nights)

@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 
 from deepstreaks_dask.archive.dataset import open_archive, shard_bounds
+from deepstreaks_dask.archive.retraction import retracted_rows
 from deepstreaks_dask.errors import CampaignError, TriageError
 from deepstreaks_dask.models.registry import check_precision
 from deepstreaks_dask.models.zoo.store import Zoo
@@ -104,7 +105,7 @@ class CampaignPlan:
     classes : tuple of str
         Classes of sequences; empty for cutouts.
     rows, shard : int
-        Rows of the archive, and of one of its shards.
+        Rows of the archive, withdrawn rows included, and of one of its shards.
     resumes : bool
         The run exists.
     todo : Remaining
@@ -321,9 +322,10 @@ def plan_campaign(
     ensemble, options = ensemble or Ensemble.from_zoo(), options or CampaignOptions()
     _check_request(mode, decision, options)
     check_name(run)
-    dataset = open_archive(archive, cache=True)
+    dataset = open_archive(archive, cache=True, retracted=True)
     url, rows, shard = dataset.attrs["url"], dataset["id"].size, dataset.attrs["shard"]
-    if not rows:
+    withdrawn = retracted_rows(archive, rows)
+    if withdrawn.all():
         raise CampaignError(f"{url} holds no cutouts: ingest some first")
     classes = _check_input(dataset, ensemble, mode, options)
     stored = Run.attach(url, run) if run in list_runs(url) else None
@@ -361,7 +363,7 @@ def plan_campaign(
         plan = _as_begun(plan, provenance, options)
     if plan.order is not None and "order" not in (provenance or {}) and decision is not None:
         check_order(plan.order, decision, [member.name for member in ensemble.members])
-    plan = _with_shards(plan, stored)
+    plan = _with_shards(plan, stored, withdrawn)
     if classes:
         epochs = dataset["epochs"].values
         stamps = tuple(int(epochs[first:last].sum()) for first, last in plan.todo.shards)
@@ -470,12 +472,13 @@ def _as_begun(
     )
 
 
-def _with_shards(plan: CampaignPlan, stored: Run | None) -> CampaignPlan:
+def _with_shards(plan: CampaignPlan, stored: Run | None, withdrawn: np.ndarray) -> CampaignPlan:
     """Return the plan with the shards that are left."""
     if stored is not None:
         unseen = stored.unseen(plan.rows, plan.shard) if plan.triage is not None else Remaining()
         return replace(plan, todo=stored.missing(plan.rows, plan.shard), first_look=unseen)
-    everything = Remaining(tuple(shard_bounds(plan.rows, plan.shard)))
+    bounds = shard_bounds(plan.rows, plan.shard)
+    everything = Remaining(tuple(one for one in bounds if not withdrawn[slice(*one)].all()))
     unseen = everything if plan.triage is not None else Remaining()
     return replace(plan, todo=everything, first_look=unseen)
 

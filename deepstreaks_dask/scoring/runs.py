@@ -29,6 +29,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from deepstreaks_dask.archive.attributes import encode_attributes, provenance_of
 from deepstreaks_dask.archive.dataset import open_archive, row_block, shard_bounds
+from deepstreaks_dask.archive.retraction import retracted_rows, without_retracted
 from deepstreaks_dask.archive.store import read_commit_record, record_runs, zarr_location
 from deepstreaks_dask.errors import ArchiveError, CampaignError, did_you_mean
 from deepstreaks_dask.utils.storage import is_local, locate
@@ -345,7 +346,7 @@ class Run:
                 array.resize((total, *array.shape[1:]))
 
     def missing(self, total: int, shard: int) -> Remaining:
-        """Return the shards with rows that are neither scored nor rejected.
+        """Return the shards with rows that are neither scored nor rejected, nor withdrawn.
 
         Parameters
         ----------
@@ -358,15 +359,17 @@ class Run:
             Nothing is changed in the store.
         """
         nobody_looked = np.any if self.provenance["decided"] is None else np.all
+        withdrawn = retracted_rows(self.url, total)
 
         def unscored(first: int, values: np.ndarray) -> bool:
             unseen = nobody_looked(np.isnan(values), axis=tuple(range(1, values.ndim)))
+            unseen &= ~withdrawn[first : first + len(values)]
             if not unseen.any():
                 return False
             kept = self.kept(first, first + len(values))
             return bool(unseen[len(kept) :].any() or (unseen[: len(kept)] & kept).any())
 
-        return _remaining(self.scores, total, shard, unscored)
+        return _remaining(self.scores, total, shard, unscored, withdrawn)
 
     def unseen(self, total: int, shard: int) -> Remaining:
         """Return the shards with rows that the first look of a triage has not seen.
@@ -381,9 +384,12 @@ class Run:
         Remaining
             Nothing is changed in the store.
         """
-        return _remaining(
-            self.first_look, total, shard, lambda _, values: bool(np.isnan(values).any())
-        )
+        withdrawn = retracted_rows(self.url, total)
+
+        def unseen(first: int, values: np.ndarray) -> bool:
+            return bool((np.isnan(values) & ~withdrawn[first : first + len(values)]).any())
+
+        return _remaining(self.first_look, total, shard, unseen, withdrawn)
 
     def clear(self, name: str, torn: Sequence[tuple[int, int]]) -> None:
         """Clear torn chunks of an array, which then read as NaN; the run must have grown to the archive's length.
@@ -547,9 +553,9 @@ def open_run(
     -------
     xarray.Dataset
         ``scores(cutout, model)``, or ``scores(object, member, class)`` of sequences, float32, NaN where not scored (rows
-        appended since among them), after a triage ``first_look(cutout)`` float32 and ``rejected(cutout)`` bool,
-        the archive's columns, and the run's provenance in the attributes, which
-        :func:`~deepstreaks_dask.archive.attributes.provenance_of` reads.
+        appended since among them), after a triage ``first_look(cutout)`` float32 and ``rejected(cutout)`` bool, the
+        archive's columns, and the run's provenance in the attributes, which
+        :func:`~deepstreaks_dask.archive.attributes.provenance_of` reads. Withdrawn rows are left out.
 
     Raises
     ------
@@ -564,7 +570,7 @@ def open_run(
     {'cutout': 60, 'model': 3}
     >>> picture = scores.streaks.plot.scores("rb")
     """
-    dataset = open_archive(url, cache=cache)
+    dataset = open_archive(url, cache=cache, retracted=True)
     stored = Run._find(url, dataset.attrs["url"], run, write=False)
     total = dataset["id"].size
     read = stored.read if cache else stored.rows
@@ -581,7 +587,7 @@ def open_run(
     said = {name: (dims, read(name, total), _ATTRIBUTES[name]) for name, dims in arrays.items()}
     dataset = dataset.assign(said).assign_coords(names)
     dataset.attrs = encode_attributes({**provenance_of(dataset), "run": run, **provenance})
-    return dataset
+    return without_retracted(dataset, read_commit_record(url).attributes)
 
 
 def _read(
@@ -613,7 +619,11 @@ def _whole(array: zarr.Array, first: int, last: int) -> np.ndarray | None:
 
 
 def _remaining(
-    array: zarr.Array, total: int, shard: int, is_open: Callable[[int, np.ndarray], bool]
+    array: zarr.Array,
+    total: int,
+    shard: int,
+    is_open: Callable[[int, np.ndarray], bool],
+    withdrawn: np.ndarray,
 ) -> Remaining:
     """Return the shards of which something is left to do; rows that an array does not have yet are left, too."""
     size = array.shape[0]
@@ -621,7 +631,10 @@ def _remaining(
     for first, last, values in _read(array, total, shard):
         if values is None:
             torn.append((first, last))
-        if values is None or last > size or is_open(first, values):
+        if withdrawn[first:last].all():
+            continue
+        lacking = not withdrawn[max(first, size) : last].all()
+        if values is None or lacking or is_open(first, values):
             shards.append((first, last))
     return Remaining(tuple(shards), tuple(torn))
 

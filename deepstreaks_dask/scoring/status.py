@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from deepstreaks_dask.archive.dataset import shard_bounds
+from deepstreaks_dask.archive.retraction import retracted_rows
 from deepstreaks_dask.archive.store import read_commit_record
 from deepstreaks_dask.scoring.heartbeat import Pulse, read_pulse
 from deepstreaks_dask.scoring.runs import Run
@@ -101,19 +102,26 @@ def run_status(archive: str | os.PathLike[str], run: str = "default") -> Standin
     failures = [(a, b, why) for a, b, why in failures if _unscored(stored, a, b)]
     failed = {first // size for first, _, _ in failures}
     partly = _partly(stored, total)
+    withdrawn = retracted_rows(stored.url, total)
+    left_rows = [int((~withdrawn[first:last]).sum()) for first, last in bounds]
     shards = np.array(
         [
-            "failed" if k in failed else "done" if k in times and k != partly else "left"
+            "failed"
+            if k in failed
+            else "done"
+            if (k in times and k != partly) or not left_rows[k]
+            else "left"
             for k in range(len(bounds))
         ],
         dtype=object,
     )
     done = [index for index, state in enumerate(shards) if state == "done"]
-    sizes = np.array([bounds[index][1] - bounds[index][0] for index in done], np.int64)
-    when = np.array([times[index] for index in done])
+    sizes = np.array([left_rows[index] for index in done], np.int64)
+    when = np.array([times.get(index, 0.0) for index in done])
     order = np.argsort(when, kind="stable")
     written = pd.DataFrame({"time": when[order], "cutouts": np.cumsum(sizes[order])})
     rate = _rate(written)
+    total = sum(left_rows)
     left = total - int(sizes.sum())
     return Standing(
         run=run,

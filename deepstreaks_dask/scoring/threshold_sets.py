@@ -28,7 +28,7 @@ from pydantic import ConfigDict, Field
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.utils.storage import locate, write_whole
+from deepstreaks_dask.utils.storage import is_local, locate, storage_errors, write_whole
 from deepstreaks_dask.utils.validation import StrictModel, validate
 
 FORMAT = "deepstreaks-thresholds"
@@ -129,13 +129,11 @@ def read_thresholds(path: str | os.PathLike[str]) -> Decision:
     DeepStreaksError
         If it cannot be read, or is no file of thresholds.
     """
-    try:
+    with storage_errors(path, "read"):
         fs, root = locate(path)
         if fs.size(root) > _MAX_FILE_BYTES:
             raise DeepStreaksError(f"{path} is too large for a file of thresholds")
         text = fs.cat_file(root).decode()
-    except (OSError, ValueError, ImportError) as error:
-        raise DeepStreaksError(f"cannot read {path}: {error}") from error
     return from_toml(text, os.fspath(path))
 
 
@@ -172,10 +170,8 @@ def save_thresholds(
     url = open_archive(archive).attrs["url"]
     fs, root = locate(url)
     path = f"{root}/thresholds/{name}.toml"
-    try:
+    with storage_errors(path if is_local(fs) else f"{url}/thresholds/{name}.toml", "write"):
         write_whole(fs, path, to_toml(decision, name, run=run, archive=url).encode())
-    except OSError as error:
-        raise DeepStreaksError(f"cannot save thresholds to {path}: {error}") from error
     return path
 
 

@@ -33,7 +33,7 @@ from scipy.stats import beta, binomtest
 
 from deepstreaks_dask.errors import TriageError
 from deepstreaks_dask.utils.html import html_facts
-from deepstreaks_dask.utils.storage import locate, write_whole
+from deepstreaks_dask.utils.storage import locate, storage_errors, write_whole
 from deepstreaks_dask.utils.validation import STRICT, validate_json
 
 FORMAT = "deepstreaks-triage"
@@ -481,11 +481,9 @@ def write_triage(triage: Triage, path: str | os.PathLike[str]) -> None:
         If it cannot be written there.
     """
     text = json.dumps({"format": FORMAT, "version": VERSION, **triage.to_dict()})
-    try:
+    with storage_errors(path, "write", TriageError):
         fs, root = locate(path)
         write_whole(fs, root, text.encode())
-    except (OSError, ValueError, ImportError) as error:
-        raise TriageError(f"cannot write {path}: {error}") from error
 
 
 def read_triage(path: str | os.PathLike[str]) -> Triage:
@@ -506,13 +504,11 @@ def read_triage(path: str | os.PathLike[str]) -> Triage:
     TriageError
         If it cannot be read, or is no such file.
     """
-    try:
+    with storage_errors(path, "read", TriageError):
         fs, root = locate(path)
         if fs.size(root) > _MAX_FILE_BYTES:
             raise TriageError(f"{path} is too large for a triage")
         values = json.loads(fs.cat_file(root))
-    except (OSError, ValueError, RecursionError, ImportError) as error:
-        raise TriageError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise TriageError(f"{path} holds no triage: make one with 'deepstreaks triage fit'")
     if (version := values.pop("version", None)) != VERSION:

@@ -26,7 +26,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
-from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.retraction import stored_rows
+from deepstreaks_dask.archive.store import read_commit_record
 from deepstreaks_dask.errors import DeepStreaksError, DepotError, StoppedError
 from deepstreaks_dask.readers.depot import (
     CUT_SHORT_REASON,
@@ -311,12 +312,14 @@ class Watcher:
         self._retry = True
         archive, run = self.settings.archive, self.settings.run
         fs, place = locate(archive)
-        if fs.exists(place) and (total := open_archive(archive).sizes["cutout"]):
+        # rows that were withdrawn keep their numbers, which the ledger's mark counts
+        if fs.exists(place) and (total := read_commit_record(archive).total):
             mark = self.ledger.mark(run)
             if mark < total:
                 decided = self.score(archive)
-                candidates = _candidates(decided.isel(cutout=slice(mark, None)))
-                undecided = np.flatnonzero(decided["undecided"].values)
+                rows = stored_rows(decided)
+                candidates = _candidates(decided.isel(cutout=rows >= mark))
+                undecided = rows[decided["undecided"].values]
                 reached = int(undecided[0]) if len(undecided) else total
                 self.ledger.record(candidates, run, reached)
                 did["scored"] += reached - mark

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from deepstreaks_dask.archive.append import AppendSummary, append_batches
 from deepstreaks_dask.archive.create import create_archive
-from deepstreaks_dask.readers.ingestion import IngestReport
+from deepstreaks_dask.readers.reports import IngestReport
 from deepstreaks_dask.simulation.nights import simulate_nights
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 from deepstreaks_dask.simulation.surveys import Survey, get_survey
@@ -165,6 +165,7 @@ def simulate_into(
         sum(one.quarantined for one in done),
         dict(sum((Counter(one.reasons) for one in done), Counter())),
         done[-1].total,
+        nights=dict(sum((Counter(one.nights) for one in done), Counter())),
     )
 
 

@@ -378,6 +378,8 @@ def test_nothing_to_append_changes_nothing(archive):
         "quarantined": 0,
         "reasons": {},
         "total": 150,
+        "replaced": 0,
+        "nights": {},
     }
     assert (archive / "zarr.json").read_bytes() == record
 

@@ -9,6 +9,7 @@ import pytest
 from astropy.io import fits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_inputs import crts, images
 
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
@@ -18,36 +19,6 @@ from deepstreaks_dask.archive.verification import verify
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.options import ReadOptions
 from deepstreaks_dask.readers.registry import get_reader, layout_of, sniff
-
-
-def crts(path, times, images, *, extensions=None, **cards):
-    """Write an object as TAO-Net's authors did."""
-    first = fits.PrimaryHDU()
-    header = {
-        "CRTS_ID": path.name.split(".")[0],
-        "RA_(J2000)": "10:30:00.0",
-        "Dec_(J2000)": "-05:15:00.0",
-        "N_Images": len(images),
-        "Mag": 17.5,
-        "Class": "SN",
-    } | cards
-    for key, value in header.items():
-        first.header[f"HIERARCH {key}"] = value
-    n = len(times)
-    columns = [
-        fits.Column("HDU_Ext", "J", array=extensions or np.arange(2, 2 + n)),
-        fits.Column("Set_Number", "J", array=np.ones(n)),
-        fits.Column("Date", "10A", array=["2010-01-01"] * n),
-        fits.Column("MJD", "D", array=times),
-        fits.Column("Cutout", "20A", array=["x.fits"] * n),
-    ]
-    units = [first, fits.BinTableHDU.from_columns(columns), *map(fits.ImageHDU, images)]
-    fits.HDUList(units).writeto(path)
-
-
-def images(n, side=21, seed=1):
-    rng = np.random.default_rng(seed)
-    return [rng.normal(100, 5, (side, side)).astype(np.float32) for _ in range(n)]
 
 
 def ingest(reader, source, url):

@@ -38,8 +38,8 @@ def read_cards(session: Session, places: np.ndarray) -> list[dict[str, Any]]:
         One per cutout: ``id``, ``place``, ``where``, ``families``, ``members``, ``facts``, and ``png`` in base64.
     """
     exploration = session.exploration
-    rows = exploration.rows[places]
-    dataset = open_archive(session.source.archive, cache=True)
+    rows = exploration.stored_rows[places]
+    dataset = open_archive(session.source.archive, cache=True, retracted=True)
     pixels = zarr.open_group(dataset.attrs["url"], mode="r")["cutouts"]
     names = ("id", "night", "filter", "kind", *FACT_COLUMNS)
     chosen = {

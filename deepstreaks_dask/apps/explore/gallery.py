@@ -182,7 +182,7 @@ class GalleryPanel:
         """Return the map of a score, or why there is none: an error on the page would be behind the dialog."""
         session, place, member = self.session, message.place, message.member
         url = open_archive(session.source.archive).attrs["url"]
-        row = int(session.exploration.rows[place])
+        row = int(session.exploration.stored_rows[place])
         try:
             pixels = np.asarray(zarr.open_array(url, path="cutouts", mode="r")[row])
         except Exception:  # codecs raise whatever their libraries do

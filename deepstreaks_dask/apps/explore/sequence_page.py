@@ -31,6 +31,7 @@ from deepstreaks_dask.apps.explore.sequence_messages import (
 )
 from deepstreaks_dask.apps.explore.session import check_choice
 from deepstreaks_dask.apps.explore.tables import table_rows
+from deepstreaks_dask.archive.retraction import stored_rows
 from deepstreaks_dask.archive.sequences import Sequences, read_objects
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation.metrics import Estimate
@@ -213,7 +214,8 @@ class SequencePage(ExplorePage):
     def _read(self, row: int) -> tuple[int, Sequences, Photometry]:
         from deepstreaks_dask.photometry.features import measure_objects
 
-        found = read_objects(self.scores.attrs["url"], row, row + 1)
+        stored = int(stored_rows(self.scores)[row])
+        found = read_objects(self.scores.attrs["url"], stored, stored + 1)
         if found.sequences is None:
             why = found.failures[0][2] if found.failures else "nothing of it can be read"
             raise DeepStreaksError(f"{self.scores['id'].values[row]}: {why}")

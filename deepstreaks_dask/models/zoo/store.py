@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from deepstreaks_dask.errors import ModelError, did_you_mean
 from deepstreaks_dask.models.zoo.card import DTYPES, Card, check_name, valid_name
 from deepstreaks_dask.utils.html import html_table
-from deepstreaks_dask.utils.storage import locate, write_whole
+from deepstreaks_dask.utils.storage import describe_storage_error, is_local, locate, write_whole
 
 if TYPE_CHECKING:
     import keras
@@ -321,8 +321,9 @@ class Zoo:
         self._fs.invalidate_cache()
         try:
             paths = self._fs.find(self._root, maxdepth=3)
-        except OSError as error:
-            raise ModelError(f"cannot list {self._label()}: {error}") from error
+        except Exception as error:  # the library of each protocol has its own
+            reason = describe_storage_error(error, url=not is_local(self._fs))
+            raise ModelError(f"cannot list {self._label()}: {reason}") from error
         refs = set()
         for path in paths:
             parts = path.removeprefix(self._root).strip("/").split("/")
@@ -343,14 +344,16 @@ class Zoo:
     def _read(self, path: str) -> bytes:
         try:
             return self._fs.cat_file(f"{self._root}/{path}")
-        except OSError as error:
-            raise ModelError(f"cannot read {path} in {self._label()}: {error}") from error
+        except Exception as error:  # the library of each protocol has its own
+            reason = describe_storage_error(error, url=not is_local(self._fs))
+            raise ModelError(f"cannot read {path} in {self._label()}: {reason}") from error
 
     def _write(self, path: str, data: bytes) -> None:
         try:
             write_whole(self._fs, f"{self._root}/{path}", data)
-        except OSError as error:
-            raise ModelError(f"cannot write {path} in {self._label()}: {error}") from error
+        except Exception as error:  # the library of each protocol has its own
+            reason = describe_storage_error(error, url=not is_local(self._fs))
+            raise ModelError(f"cannot write {path} in {self._label()}: {reason}") from error
 
 
 def find_weights(ref: str, sha256: str, places: Sequence[str | None]) -> tuple[Zoo, Card]:

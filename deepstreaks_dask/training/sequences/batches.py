@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from deepstreaks_dask.archive.retraction import stored_rows
 from deepstreaks_dask.archive.sequences import Sequences, read_objects
 from deepstreaks_dask.errors import TrainingError
 from deepstreaks_dask.models.sequence.preprocessing import Batch, Prepared, pad, prepare
@@ -38,10 +39,10 @@ class Shards:
     """
 
     def __init__(self, archive: xr.Dataset, rows: np.ndarray, window: int = 0) -> None:
-        self.url, self.rows = str(archive.attrs["url"]), rows
+        self.url, self.rows = str(archive.attrs["url"]), stored_rows(archive)[rows]
         self.counts = archive["epochs"].values[rows].astype(np.int64)
-        self._total, self._shard = archive.sizes["object"], int(archive.attrs["shard"])
-        self._shards = split_by_shard(rows, self._shard)
+        self._total, self._shard = int(self.rows.max(initial=0)) + 1, int(archive.attrs["shard"])
+        self._shards = split_by_shard(self.rows, self._shard)
         self._size = max(1, -(-window // self._shard)) if window else len(self._shards)
         self._places = np.empty(0, np.int64)
         self._held: Sequences | None = None
