@@ -43,6 +43,7 @@ PARSED = {
     "retrain": "asks for verdicts; tests/training/test_retraining.py",
     "dashboard": "serves until it is stopped; tests/browser",
     "sequences": "trainings of minutes; tests/sequences has shorter ones",
+    "ingest theirs": "needs files that are spelt otherwise; tests/readers/test_tables.py has some",
     "ingest CRTS_FOLDER": "needs files of that survey; tests/readers/test_crts.py",
     "users": "asks for a password; tests/cli/test_users.py",
     "watch https": "needs a depot on the network; tests/service/test_service.py has one",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from deepstreaks_dask.archive.create import begin_archive, holds_archive
+from deepstreaks_dask.archive.create import begin_archive, create_column, holds_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.hashing import digests
 from deepstreaks_dask.archive.ingests import keep_report
@@ -30,6 +30,7 @@ from deepstreaks_dask.archive.schema import (
     PIXEL_ARRAYS,
     QUARANTINE_COLUMNS,
     Column,
+    is_free_name,
 )
 from deepstreaks_dask.archive.store import (
     CommitRecord,
@@ -99,6 +100,9 @@ class CutoutBatch:
         Columns along the cutouts of sequences, ``mjd`` (days) among them, each ``(n,)``.
     remarks : list of Remark
         What was not understood of the inputs that were read.
+    described : dict of str to Column
+        Columns of ``columns`` that archives have not by themselves. An archive without such a column gets it; rows that
+        were there before have its missing value.
     """
 
     cutouts: np.ndarray
@@ -108,6 +112,7 @@ class CutoutBatch:
     counts: np.ndarray | None = None
     epochs: dict[str, np.ndarray] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
+    described: dict[str, Column] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -264,6 +269,7 @@ class _Append:
         }
         self.epochs = {k: v for k, v in described.items() if k in self.record.epochs}
         self.columns = {k: v for k, v in described.items() if k not in self.epochs}
+        self._described: list[str] = []
         self.already_present = 0
         self.refused: list[Quarantined] = []
         self._replaced: dict[int, Quarantined] = {}  # by the row that gives way
@@ -318,7 +324,8 @@ class _Append:
             new = self._store_refused()
             done = self._summary()
             report = None if self.describe is None else self.describe(done)
-            if self.total > self.committed or new or (report and report.get("remarks")):
+            changed = self.total > self.committed or new or self._described
+            if changed or (report and report.get("remarks")):
                 self._commit(report)
         return done
 
@@ -344,9 +351,11 @@ class _Append:
             attributes = with_retractions(attributes, [*retractions(attributes), gone])
         if report is not None:
             attributes = keep_report(self.fs, self.root, attributes, report)
-        commit(self.fs, self.root, attributes, self.record.metadata)
+        names = [*self.record.metadata, *self._described]
+        commit(self.fs, self.root, attributes, names)
 
     def _add(self, batch: CutoutBatch) -> None:
+        self._describe(batch.described)
         columns = self._complete(batch)
         epochs = self._typed(batch.epochs, self.epochs, len(batch.cutouts))
         unfit = self.layout.unfit(batch.cutouts, batch.counts, epochs)
@@ -401,6 +410,21 @@ class _Append:
         self._pending.append(batch.cutouts if mask.all() else batch.cutouts[mask])
         self._taken += len(self._pending[-1])
         self._rows.append({name: values[keep] for name, values in columns.items()})
+
+    def _describe(self, described: Mapping[str, Column]) -> None:
+        """Add the columns that the archive has not."""
+        new = {name: column for name, column in described.items() if name not in self.arrays}
+        if not new:
+            return
+        for name, column in new.items():
+            if not is_free_name(name):
+                raise ArchiveError(f"a column cannot be named {name!r}: choose another name")
+            self.arrays[name] = create_column(self.group, name, column, self.layout.row)
+            self.arrays[name].resize((self.committed,))
+        self.columns |= new
+        listed = str(self.arrays["cutouts"].attrs.get("coordinates", ""))
+        self.arrays["cutouts"].update_attributes({"coordinates": " ".join([listed, *new])})
+        self._described += new
 
     def _complete(self, batch: CutoutBatch) -> dict[str, np.ndarray]:
         """Check a batch and give all of the archive's columns but the digest."""
@@ -479,11 +503,19 @@ class _Append:
         return np.concatenate(taken)
 
     def _store_columns(self, blocks: list[dict[str, np.ndarray]], start: int) -> None:
-        for name in blocks[0] if blocks else ():
-            values = np.concatenate([block[name] for block in blocks])
+        for name in blocks[-1] if blocks else ():
+            values = np.concatenate([self._column_of(block, name) for block in blocks])
             array = self.arrays[name]
             array.resize((start + len(values),))
             array[start:] = values
+
+    def _column_of(self, block: dict[str, np.ndarray], name: str) -> np.ndarray:
+        """Return a column of a block of rows, which may have come before the column did."""
+        if name in block:
+            return block[name]
+        column = self.columns[name]
+        dtype = object if column.dtype == "string" else column.dtype
+        return np.full(len(block["id"]), column.missing, dtype)
 
     def _store_refused(self) -> int:
         fresh = []

@@ -14,25 +14,21 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from deepstreaks_dask.archive.layouts import CUTOUTS, SEQUENCES
-from deepstreaks_dask.archive.retraction import STORED_ROW
 from deepstreaks_dask.archive.schema import (
     CHUNK,
     COLUMN_CHUNK,
     CONVENTIONS,
     CUTOUT_SIZE,
     FORMAT,
-    GROUPS,
     NATIVE_DIMS,
     NATIVE_SIZES,
-    PIXEL_ARRAYS,
     PIXEL_DIMS,
     PIXEL_TYPES,
     QUARANTINE_COLUMNS,
-    ROW_DIMS,
     SCHEMA,
-    SPANS,
     VERSION,
     Column,
+    is_free_name,
 )
 from deepstreaks_dask.archive.store import (
     CommitRecord,
@@ -171,13 +167,13 @@ def begin_archive(
             attributes={"coordinates": " ".join([*schema, *along]), "long_name": long_name},
         )
     for name, column in schema.items():
-        _create_column(group, name, column, layout.row)
+        create_column(group, name, column, layout.row)
     for name, column in along.items():
-        _create_column(group, name, column, layout.pixels, layout.pixel_shard(shard))
+        create_column(group, name, column, layout.pixels, layout.pixel_shard(shard))
     table = group.create_group("quarantine")
     for name in QUARANTINE_COLUMNS:
         column = Column("int32" if name == "night" else "string", None, "", name)
-        _create_column(table, name, column, "quarantined")
+        create_column(table, name, column, "quarantined")
     listed = [f"quarantine/{name}" for name in QUARANTINE_COLUMNS]
     names = [*(name for name, *_ in pixels), *schema, *along, "quarantine", *listed]
     metadata = {name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json")) for name in names}
@@ -228,10 +224,9 @@ def _check_pixels(
 
 
 def _check_names(names: list[str]) -> None:
-    taken = {*SCHEMA, *PIXEL_ARRAYS, *NATIVE_SIZES, *NATIVE_DIMS, *PIXEL_DIMS, *GROUPS}
-    taken |= {*SPANS, *ROW_DIMS, "epoch", "time", STORED_ROW}
+    taken: set[str] = set()
     for name in names:
-        if not name.isidentifier() or name in taken:
+        if not is_free_name(name) or name in taken:
             raise ArchiveError(f"a column cannot be named {name!r}: choose another name")
         taken.add(name)
 
@@ -261,14 +256,35 @@ def _codec(dtype: str) -> ZstdCodec | BloscCodec:
     return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=width)
 
 
-def _create_column(
+def create_column(
     group: zarr.Group, name: str, column: Column, dimension: str, chunk: int = COLUMN_CHUNK
-) -> None:
+) -> zarr.Array:
+    """Create an empty column, in place of one that a killed append left.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The archive.
+    name : str
+        Of the column.
+    column : Column
+        Its description.
+    dimension : str
+        That it lies along.
+    chunk : int
+        Values in a chunk.
+
+    Returns
+    -------
+    zarr.Array
+        Of length 0.
+    """
     missing = column.missing
     if missing is None:
         missing = "" if column.dtype == "string" else 0
-    group.create_array(
+    return group.create_array(
         name,
+        overwrite=True,
         shape=(0,),
         chunks=(chunk,),
         dtype=column.dtype,

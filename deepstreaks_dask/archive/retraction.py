@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from deepstreaks_dask.archive.schema import ROW_DIMS
+from deepstreaks_dask.archive.schema import ROW_DIMS, STORED_ROW
 from deepstreaks_dask.archive.store import read_commit_record
 from deepstreaks_dask.errors import ArchiveError
 
@@ -26,9 +26,6 @@ RETRACTED_ATTRIBUTE = "retracted"
 
 CORRECTIONS_ATTRIBUTE = "corrections"
 """Attribute of the commit record that counts the changes to rows that were committed before."""
-
-STORED_ROW = "stored_row"
-"""Coordinate of a dataset without withdrawn rows: the number of each row in the archive."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ ROW_DIMS = "cutout", "object"
 PIXEL_DIMS = "y", "x", "plane"
 NATIVE_DIMS = "native_y", "native_x"
 NATIVE_SIZES = "native_height", "native_width"
+STORED_ROW = "stored_row"
+"""Coordinate of a dataset without withdrawn rows: the number of each row in the archive."""
+
 PIXEL_TYPES = "uint8", "uint16", "int16", "float32"
 
 
@@ -77,6 +80,11 @@ SCHEMA: dict[str, Column] = {
     "digest": Column("uint64", 0, "", "BLAKE2b-64 of the pixels"),
 }
 
+OPTIONAL_COLUMNS: dict[str, Column] = {
+    "exptime": Column("float32", np.nan, "s", "exposure time"),
+}
+"""Columns that an archive of cutouts gets with the first input that has them."""
+
 SPANS: dict[str, Column] = {
     "offset": Column("int64", 0, "", "first epoch of the object"),
     "epochs": Column("int32", 0, "", "number of epochs of the object"),
@@ -94,3 +102,24 @@ EPOCHS: dict[str, Column] = {
     "read_noise": Column("float32", np.nan, "electron", "read noise a pixel, standard deviation"),
 }
 """Columns along ``epoch`` that sequences of images usually have."""
+
+
+def is_free_name(name: str) -> bool:
+    """Return whether an archive can have a column of this name beside those of its format.
+
+    Parameters
+    ----------
+    name : str
+        Of a column.
+
+    Returns
+    -------
+    bool
+        False for what is no identifier, or has a meaning in the format.
+    """
+    taken = {*SCHEMA, *SPANS, *PIXEL_ARRAYS, *NATIVE_SIZES, *NATIVE_DIMS, *PIXEL_DIMS, *GROUPS}
+    return (
+        name.isidentifier()
+        and name not in taken
+        and name not in (*ROW_DIMS, "epoch", "time", STORED_ROW)
+    )

@@ -12,7 +12,7 @@ import math
 import os
 import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import Any
@@ -26,9 +26,10 @@ from astropy.time import Time
 import deepstreaks_dask
 from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.provenance import simulated
-from deepstreaks_dask.archive.schema import SCHEMA
+from deepstreaks_dask.archive.schema import NATIVE_SIZES, OPTIONAL_COLUMNS, SCHEMA
 from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
 from deepstreaks_dask.export import ades
+from deepstreaks_dask.readers.streak_table import ZTF_COLUMNS
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.utils.storage import read_bytes, write_bytes
 
@@ -37,6 +38,8 @@ MAX_SUBMISSION_BYTES = 2**20
 
 CANDIDATE_COLUMNS = [name for name in SCHEMA if name != "digest" and not name.startswith("label_")]
 _FIRST, _LAST = 2396759, 2506332  # Julian dates of 1850 and 2150
+_RMS_LENGTH = 7  # characters that ADES has for an uncertainty
+_SMALL_RMS = 0.01  # arcsec
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -57,7 +60,7 @@ class Submission:
     astCat : str
         Catalogue of the astrometry. ZTF's was calibrated with Gaia DR1 (Masci et al. 2019, PASP 131, 018003).
     rmsRA, rmsDec : float, optional
-        Uncertainties in arcseconds. The archive has none; none are made up.
+        Uncertainties in arcseconds of candidates of which the archive has none; none are made up.
     design, detector : str
         Of the telescope.
     aperture, fRatio, pixelScale : float
@@ -160,11 +163,12 @@ def candidate_table(decided: xr.Dataset) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        A row a candidate: what the archive knows of it, whether it is ``simulated``, then a column of scores a
-        member. ``attrs`` has archive, run and the networks that the scores are of.
+        A row a candidate: what the archive knows of it, with the columns that its inputs brought, whether it is
+        ``simulated``, then a column of scores a member. ``attrs`` has archive, run and the networks that the scores are of.
     """
     chosen = decided.isel(cutout=np.flatnonzero(decided["plausible"].values))
-    frame = pd.DataFrame({name: chosen[name].values for name in CANDIDATE_COLUMNS})
+    names = [*CANDIDATE_COLUMNS, *_extra_columns(chosen)]
+    frame = pd.DataFrame({name: chosen[name].values for name in names})
     marked = simulated(decided["kind"].values, decided["source"].values)
     frame["simulated"] = marked[decided["plausible"].values]
     for k, model in enumerate(chosen["model"].values):
@@ -180,6 +184,15 @@ def candidate_table(decided: xr.Dataset) -> pd.DataFrame:
         "deepstreaks_dask": deepstreaks_dask.__version__,
     }
     return frame
+
+
+def _extra_columns(decided: xr.Dataset) -> list[str]:
+    """Columns that the archive's inputs brought, beside those that every archive has."""
+    return [
+        str(name)
+        for name, values in decided.coords.items()
+        if values.dims == ("cutout",) and name not in (*SCHEMA, *NATIVE_SIZES, "time", "cutout")
+    ]
 
 
 def export_candidates(
@@ -270,9 +283,8 @@ def observations(
 
 
 def _record(row: dict[Any, Any], submission: Submission, taken: set[str]) -> ades.Record:
-    optional = {
-        "rmsRA": f"{submission.rmsRA:.3f}" if submission.rmsRA else "",
-        "rmsDec": f"{submission.rmsDec:.3f}" if submission.rmsDec else "",
+    optional = _uncertainties(row, submission) | {
+        "exp": f"{row['exptime']:.1f}" if row.get("exptime", 0) > 0 else "",
         "obsSubID": str(row["id"]),
         "logSNR": f"{math.log10(row['snr']):.2f}" if row["snr"] > 0 else "",
     }
@@ -301,6 +313,32 @@ def _record(row: dict[Any, Any], submission: Submission, taken: set[str]) -> ade
     }
 
 
+def _uncertainties(row: Mapping[Any, Any], submission: Submission) -> dict[str, str]:
+    """Uncertainties of a streak's middle, from those of its ends, whose errors are taken as independent."""
+    texts = {}
+    means = {}
+    for name, ends, given in (
+        ("rmsRA", ("ra1err", "ra2err"), submission.rmsRA),
+        ("rmsDec", ("dec1err", "dec2err"), submission.rmsDec),
+    ):
+        one, two = (float(row.get(end, math.nan)) for end in ends)
+        measured = math.hypot(one, two) / 2 if one > 0 and two > 0 else math.nan
+        means[name] = measured
+        value = measured if math.isfinite(measured) else given
+        digits = 3 if value and value >= _SMALL_RMS else 5
+        texts[name] = f"{value:.{digits}f}"[:_RMS_LENGTH] if value else ""
+    covariance = sum(
+        row.get(f"corr{k}", math.nan)
+        * row.get(f"ra{k}err", math.nan)
+        * row.get(f"dec{k}err", math.nan)
+        for k in (1, 2)
+    )
+    correlation = covariance / (4 * means["rmsRA"] * means["rmsDec"])
+    if abs(correlation) < 1:
+        texts["rmsCorr"] = f"{correlation:.3f}"
+    return texts
+
+
 def _track(name: str, taken: set[str]) -> str:
     """Name a tracklet in the eight characters there are: always the same for the same id."""
     salt = 0
@@ -322,8 +360,12 @@ def _table(frame: pd.DataFrame) -> Table:
     for name in frame.columns:
         if frame[name].dtype == object or pd.api.types.is_string_dtype(frame[name]):
             table[name] = np.array([str(value) for value in frame[name]], dtype=str)
-        column = SCHEMA.get(name)
-        words = "simulated, not observed" if name == "simulated" else f"score of {name}, 0 to 1"
+        column = {**SCHEMA, **OPTIONAL_COLUMNS, **ZTF_COLUMNS}.get(name)
+        scored = name.partition("@")[0] in {
+            network.partition("@")[0] for network in frame.attrs.get("networks", ())
+        }
+        words = f"score of {name}, 0 to 1" if scored else "column of the archive's inputs"
+        words = "simulated, not observed" if name == "simulated" else words
         table[name].description = column.long_name if column else words
         if column and column.units:
             table[name].unit = "pix" if column.units == "pixel" else column.units

@@ -1,16 +1,12 @@
+from .ades_files import read_ades
 from .alerts import ALERT_COLUMNS, Alert, decode_packet
 from .depot import (
     ADES,
-    CUT_SHORT_REASON,
-    FILTER_NAMES,
-    STREAK_COLUMNS,
     TABLE,
     TARBALL,
     Products,
     check_tarball,
-    read_ades,
     read_products,
-    read_table,
 )
 from .fits import FitsFolder
 from .fits_headers import observed, readable_cards, sky
@@ -22,6 +18,7 @@ from .positions import Positions
 from .registry import get_reader, layout_of, sniff, wants_processes
 from .reports import IngestReport, RemarkCount
 from .sequences import STAMP_SIZE
+from .streak_table import CUT_SHORT_REASON, FILTER_NAMES, STREAK_COLUMNS, read_table
 from .stretch import STRETCHES, develop
 from .tables import read_frame
 from .tarballs import count_members, is_tarball, members

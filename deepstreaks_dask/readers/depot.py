@@ -1,4 +1,4 @@
-"""A ZTF night of streaks as its depot has it: tarballs of cutouts and ADES files, tables of streaks.
+"""A ZTF night of streaks: tarballs of cutouts and ADES files, or the same unpacked, and tables of streaks.
 
 ``…_strkcutouts.tar.gz`` hold ``strkid…_pid…_scimref.jpg`` and ``strkid…_pid…_ades.xml``; ``…_streaks.txt`` hold a row
 a streak. The three are joined by the streak's id, and what one of them does not say stays missing. Tarballs
@@ -13,22 +13,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from math import isfinite
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError
 
-import astropy.units as u
 import numpy as np
 import pandas as pd
-from astropy.coordinates import SkyCoord
 from astropy.time import Time
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
-from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined, Remark
+from deepstreaks_dask.archive.schema import OPTIONAL_COLUMNS
 from deepstreaks_dask.errors import ReaderError
+from deepstreaks_dask.readers.ades_files import MAX_XML_BYTES, read_ades
 from deepstreaks_dask.readers.folder import (
     Picture,
     Refused,
@@ -38,64 +35,45 @@ from deepstreaks_dask.readers.folder import (
     said_columns,
     spelt,
 )
-from deepstreaks_dask.readers.images import MAX_IMAGE_BYTES, decode_image
+from deepstreaks_dask.readers.images import MAX_IMAGE_BYTES, SUFFIXES, decode_file, decode_image
 from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
+from deepstreaks_dask.readers.streak_table import (
+    FILTER_NAMES as FILTER_NAMES,
+)
+from deepstreaks_dask.readers.streak_table import (
+    ZTF_COLUMNS,
+    read_streaks,
+    sane_days,
+)
 from deepstreaks_dask.readers.tables import Metadata, read_metadata
 from deepstreaks_dask.readers.tarballs import WRONG_CHECKSUM, count_members, members
 
 TARBALL, TABLE, ADES = "_strkcutouts.tar.gz", "_streaks.txt", "_ades.xml"
 """How the names of a night's products end."""
 
-# fmt: off
-STREAK_COLUMNS = (
-    "jd", "fid", "pid", "diffmaglim", "pdiffimfilename", "programpi", "programid", "streakid", "strid", "ra1", "dec1",
-    "ra2", "dec2", "startmjd", "endmjd", "flux", "bg", "length", "sigma", "lengtherr", "sigmaerr", "paerr", "bgerr",
-    "fitmagerr", "apsnr", "apmagerr", "dmag", "dmagerr", "chi2", "numfit", "prob", "ra1err", "dec1err", "corr1",
-    "ra2err", "dec2err", "corr2",
-)
-# fmt: on
-"""Columns of a table of streaks, in their order."""
-
-CUT_SHORT_REASON = "cut short: the table has no footer"
-"""Detail of a table that ends too early."""
-
-FILTER_NAMES = {1: "g", 2: "r", 3: "i"}
-"""ZTF's filters by ``fid``."""
-
 _CONCURRENT_SCANS = 16  # tarballs looked into at once
 _IMAGES_PER_TASK = 32  # pictures a task: enough to hide the cost of handing it out
 _TASKS_PER_BATCH = 16  # tasks a batch
-_MAX_XML_BYTES = 2**17  # a streak's astrometry is of the order of 2 kB
-_MAX_TABLE_BYTES = 2**28
-_MAX_OBSERVATIONS = 1000
 _CUTOUT = re.compile(r"(strkid(\d{1,18})_pid\d{1,18})_scimref\.jpe?g", re.ASCII)
 _ASTROMETRY = re.compile(r"strkid(\d{1,18})_pid\d{1,18}_ades\.xml", re.ASCII)
 _SIBLING = re.compile(r"strkid\d{1,18}_pid\d{1,18}_\w+\.(jpe?g|png|txt|fits(\.[fg]z)?)", re.ASCII)
-_STREAK_ID = re.compile(r"\d{1,18}", re.ASCII)
 _NIGHT = re.compile(r"(?<!\d)((?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))")
-_END_COLUMNS = ["ra1", "dec1", "ra2", "dec2"]
-_NUMBER_COLUMNS = [
-    "jd",
-    "fid",
-    *_END_COLUMNS,
-    "startmjd",
-    "endmjd",
-    "flux",
-    "length",
-    "sigma",
-    "apsnr",
-]
-_FIRST_JD, _LAST_JD = 2396759.0, 2506332.0  # 1850 to 2150
-_MJD_OFFSET = 2400000.5
+_PORTION_FILES = 32  # loose pictures a task
+_NO_STREAKS: Mapping[int, dict[str, Any]] = {}
+
+
+Notes = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Products:
-    """The files of a night, sorted by name."""
+    """The files of a night, sorted by name: ``pictures`` are loose cutouts, ``unknown`` pictures of other names."""
 
     tarballs: list[Path] = field(default_factory=list)
     tables: list[Path] = field(default_factory=list)
     ades: list[Path] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
+    unknown: list[Path] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.tarballs or self.tables or self.ades)
@@ -111,8 +89,9 @@ class Depot:
         return bool(find_products(path))
 
     def count(self, path: Path) -> int:
-        """Give the number of files in the tarballs."""
-        return sum(count_members(file) for file in find_products(path).tarballs)
+        """Give the number of files in the tarballs, and of loose cutouts."""
+        found = find_products(path)
+        return sum(count_members(file) for file in found.tarballs) + len(found.pictures)
 
     def read(self, path: Path, options: ReadOptions = DEFAULTS) -> Iterator[CutoutBatch]:
         """Read the products of a night.
@@ -120,7 +99,7 @@ class Depot:
         Parameters
         ----------
         path : Path
-            A folder, searched with its sub-folders, or a single tarball.
+            A folder, searched with its sub-folders, of tarballs or of what they hold, or a single tarball.
         options : ReadOptions, optional
             ``table``: as the reader ``images`` takes it, with a column ``id``, such as labels; goes before what the
             products say. ``night``: of all cutouts; else the table's, else that of a folder or tarball so named, else
@@ -134,15 +113,22 @@ class Depot:
         Raises
         ------
         ReaderError
-            If there is no tarball, or the table cannot be read.
+            If there is no tarball and no cutout, or the table cannot be read or names none of the cutouts.
         """
         products = find_products(path)
-        if not products.tarballs:
-            raise ReaderError(f"{path} holds no file that ends in {TARBALL}: check the path")
+        if not products.tarballs and not products.pictures:
+            raise ReaderError(
+                f"{path} holds no file that ends in {TARBALL}, and no strkid…_pid…_scimref.jpg: check the path"
+            )
         root = path if path.is_dir() else path.parent
         metadata = read_metadata(options.table, options) if options.table else None
         yield from read_products(
-            products, root, metadata=metadata, night=options.night, executor=options.executor
+            products,
+            root,
+            metadata=metadata,
+            night=options.night,
+            executor=options.executor,
+            whole=True,
         )
 
 
@@ -157,6 +143,11 @@ def find_products(path: Path) -> Products:
         for end, kind in ((TARBALL, found.tarballs), (TABLE, found.tables), (ADES, found.ades)):
             if file.name.endswith(end):
                 kind.append(file)
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+            if _CUTOUT.fullmatch(file.name):
+                found.pictures.append(file)
+            elif not _SIBLING.fullmatch(file.name):
+                found.unknown.append(file)
     return found
 
 
@@ -167,8 +158,9 @@ def read_products(
     metadata: Metadata | None = None,
     night: int | None = None,
     executor: Executor | None = None,
+    whole: bool = False,
 ) -> Iterator[CutoutBatch]:
-    """Read tarballs, and join what tables and ADES files say of their streaks.
+    """Read tarballs and loose cutouts, and join what tables and ADES files say of their streaks.
 
     Parameters
     ----------
@@ -182,6 +174,8 @@ def read_products(
         As :meth:`Depot.read` takes it.
     executor : concurrent.futures.Executor, optional
         Where to look into tarballs and to decode; threads by default.
+    whole : bool
+        The products are all there are: remark on rows of tables, and on ADES files, that no cutout belongs to.
 
     Yields
     ------
@@ -199,11 +193,12 @@ def read_products(
     joined = _Joined(root.resolve(), metadata, night)
     joined.read_tables(products.tables)
     joined.read_ades(products.ades)
+    joined.remark_on(products.unknown, "picture is not named by a streak")
     if rest := joined.batch(()):
         yield rest
     for scans in decode_all(_Scanner(joined.root), products.tarballs, _CONCURRENT_SCANS, executor):
         for file, scan in scans:
-            joined.streaks_of_tarball = scan.said
+            joined.begin(file, scan)
             for where, refused in scan.refused:
                 joined.refuse(file, where, refused)
             if scan.spoiled is None:
@@ -219,6 +214,14 @@ def read_products(
                         yield batch
             if rest := joined.batch(()):
                 yield rest
+    joined.streaks_of_tarball = _NO_STREAKS
+    decode = partial(decode_file, root=joined.root)
+    size = _PORTION_FILES * _TASKS_PER_BATCH
+    for decoded in decode_all(decode, products.pictures, size, executor, together=_PORTION_FILES):
+        if batch := joined.batch((file, "", result) for file, result in decoded):
+            yield batch
+    if rest := joined.rest(whole=whole):
+        yield rest
 
 
 def check_tarball(file: Path) -> Refused | None:
@@ -229,150 +232,6 @@ def check_tarball(file: Path) -> Refused | None:
     return None
 
 
-def read_table(file: Path) -> tuple[pd.DataFrame, list[tuple[str, Refused]]]:
-    """Read a table of streaks: ``|`` between columns, two lines of header, one of footer.
-
-    Parameters
-    ----------
-    file : Path
-        ``…_streaks.txt``; where a header names the columns, they may come in another order.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row a streak, indexed by its id: ``jd`` (mid-exposure), ``filter``, ``ra``, ``dec`` (middle of the
-        streak), its ends, ``length``, ``sigma``, ``flux``, ``snr``, as the archive's columns are.
-    list of (str, Refused)
-        Lines that are no rows. A table without a footer was cut short, and its last line with it.
-    """
-    try:
-        if (size := file.stat().st_size) > _MAX_TABLE_BYTES:
-            return _streaks({}), [("", Refused("too large", f"{size} bytes"))]
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        return _streaks({}), [("", Refused("damaged", str(error)))]
-    numbered = [(k, _fields(line)) for k, line in enumerate(lines, 1) if line.strip()]
-    if len(numbered) < 3:
-        detail = f"{len(numbered)} lines, where two of header and one of footer are the least"
-        return _streaks({}), [("", Refused("damaged" if size else "empty", detail))]
-    header = next(
-        (fields for _, fields in numbered[:2] if "streakid" in fields), list(STREAK_COLUMNS)
-    )
-    places = {name: header.index(name) for name in ("streakid", *_NUMBER_COLUMNS) if name in header}
-    rows: dict[int, list[str]] = {}
-    refused = []
-
-    def row_in(fields: list[str]) -> bool:
-        return len(fields) == len(header) and bool(_STREAK_ID.fullmatch(fields[places["streakid"]]))
-
-    *body, (last, footer) = numbered[2:]
-    for number, fields in body:
-        if not row_in(fields):
-            detail = f"{len(fields)} fields, not {len(header)} with a number as streakid"
-            refused.append((f":{number}", Refused("damaged", detail)))
-            continue
-        streak = int(fields[places["streakid"]])
-        if rows.setdefault(streak, fields) != fields:
-            refused.append((f":{number}", Refused("duplicate", f"another row has streak {streak}")))
-    if len(footer) > 1:
-        refused.append((f":{last}", Refused("damaged", CUT_SHORT_REASON)))
-    columns = {name: [fields[at] for fields in rows.values()] for name, at in places.items()}
-    return _streaks(columns), refused
-
-
-def read_ades(data: bytes) -> dict[str, Any] | Refused:
-    """Read a streak's astrometry from MPC ADES XML. Never raises.
-
-    Parameters
-    ----------
-    data : bytes
-        A whole file. Of its optical observations the first and the last are the ends of the streak.
-
-    Returns
-    -------
-    dict or Refused
-        What is known of ``jd``, ``ra``, ``dec``, the ends, ``mag`` and ``filter``, as the archive's columns
-        are; or why it is not read. Document types and entities are refused.
-    """
-    if len(data) > _MAX_XML_BYTES:
-        return Refused("too large", f"{len(data)} bytes, more than {_MAX_XML_BYTES}")
-    try:
-        root = fromstring(data, forbid_dtd=True)
-        observations = list(islice(root.iter("optical"), _MAX_OBSERVATIONS))
-    except DefusedXmlException as error:
-        return Refused("not ADES", f"it declares a document type or entities: {error}")
-    except (ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
-        return Refused("damaged" if data else "empty", str(error))
-    if root.tag != "ades" or not observations:
-        return Refused("not ADES", f"<{root.tag[:50]}> with {len(observations)} observations")
-    return _observed(observations)
-
-
-def _observed(observations: list[Element]) -> dict[str, Any]:
-    def number(observation: Element, name: str) -> float:
-        return _number(observation.findtext(name))
-
-    said: dict[str, Any] = {}
-    ends = [observations[0], observations[-1]]
-    ra, dec = ([number(end, name) for end in ends] for name in ("ra", "dec"))
-    middle = _middles(*(np.array([value]) for value in (ra[0], dec[0], ra[1], dec[1])))
-    said |= {name: float(values[0]) for name, values in middle.items()}
-    if len(observations) == 1:  # a point has no ends
-        said = {name: said[name] for name in ("ra", "dec")}
-    days = [_day(observation.findtext("obsTime")) for observation in ends]
-    said["jd"] = sum(days) / 2
-    magnitudes = [m for m in (number(o, "mag") for o in observations) if -5 < m < 40]
-    said["mag"] = float(np.mean(magnitudes)) if magnitudes else np.nan
-    band = (observations[0].findtext("band") or "").strip().removeprefix("z")
-    said["filter"] = band if band in FILTER_NAMES.values() else ""
-    return {name: value for name, value in said.items() if value == value and value != ""}
-
-
-def _streaks(columns: Mapping[str, list[str]]) -> pd.DataFrame:
-    """Turn a table's text to the archive's columns; what makes no sense is missing."""
-    streaks = pd.Index(columns.get("streakid", []), dtype=str).astype("int64")
-    raw = {
-        name: np.array(list(map(_number, columns[name])))
-        if name in columns
-        else np.full(len(streaks), np.nan)
-        for name in _NUMBER_COLUMNS
-    }
-    start, end = raw["startmjd"] + _MJD_OFFSET, raw["endmjd"] + _MJD_OFFSET
-    sane = _sane_days(start) & _sane_days(end) & (start <= end)
-    jd = np.where(_sane_days(raw["jd"]), raw["jd"], np.nan)
-    opened = Time(start[sane] - _MJD_OFFSET, format="mjd", scale="utc")
-    closed = Time(end[sane] - _MJD_OFFSET, format="mjd", scale="utc")
-    jd[sane] = (opened + (closed - opened) / 2).jd
-    return pd.DataFrame(
-        {
-            "jd": jd,
-            "filter": np.array([FILTER_NAMES.get(fid, "") for fid in raw["fid"]], object),
-            **_middles(*(raw[name] for name in _END_COLUMNS)),
-            "length": np.where(raw["length"] >= 0, raw["length"], np.nan),
-            "sigma": np.where(raw["sigma"] >= 0, raw["sigma"], np.nan),
-            "flux": raw["flux"],
-            "snr": raw["apsnr"],
-        },
-        index=streaks,
-    )
-
-
-def _middles(
-    ra1: np.ndarray, dec1: np.ndarray, ra2: np.ndarray, dec2: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Middles of the great circles between the ends of streaks, and the ends, all in degrees."""
-    columns = {name: np.full(len(ra1), np.nan) for name in ("ra", "dec")}
-    sane = np.ones(len(ra1), bool)
-    for ra, dec in ((ra1, dec1), (ra2, dec2)):
-        sane &= (ra >= -180) & (ra <= 360) & (np.abs(dec) <= 90)  # NaN is neither
-    one = SkyCoord(ra1[sane] * u.deg, dec1[sane] * u.deg)
-    two = SkyCoord(ra2[sane] * u.deg, dec2[sane] * u.deg)
-    middle = one.directional_offset_by(one.position_angle(two), one.separation(two) / 2)
-    columns["ra"][sane], columns["dec"][sane] = middle.ra.deg, middle.dec.deg
-    ends = {"ra1": ra1 % 360, "dec1": dec1, "ra2": ra2 % 360, "dec2": dec2}
-    return columns | {name: np.where(sane, values, np.nan) for name, values in ends.items()}
-
-
 class _Joined:
     """What is known of a night's streaks, and what was refused since the last batch."""
 
@@ -381,31 +240,71 @@ class _Joined:
         self.streaks_of_tarball: Mapping[int, dict[str, Any]] = {}
         self._loose: dict[int, dict[str, Any]] = {}
         self._streaks: pd.Index = pd.Index([], dtype="int64")
-        self._tables = Metadata(_streaks({}), {})
+        self._tables = Metadata(pd.DataFrame(), {})
         self._refused: list[Quarantined] = []
+        self._remarks: list[Remark] = list(metadata.remarks) if metadata else []
+        self._found: set[int] = set()
+        self._rows: set[int] = set()
+        self._ids = 0
 
     def read_tables(self, files: Iterable[Path]) -> None:
-        frames = [_streaks({})]
+        frames = []
         for file in files:
             if leads_out(file, self.root):
                 self.refuse(file, "", Refused("not a file", "a link that leads out of the folder"))
                 continue
-            frame, refused = read_table(file)
-            frames.append(frame)
-            for where, why in refused:
+            read = read_streaks(file)
+            self._remarks += read.remarks
+            for where, why in read.refused:
                 self.refuse(file, where, why)
-        joined = pd.concat([frame for frame in frames if len(frame)] or frames[:1])
-        joined = joined[~joined.index.duplicated(keep="last")]  # the newest by name
-        self._streaks = joined.index
-        self._tables = Metadata(joined.reset_index(drop=True), {})
+            if len(read.frame):
+                frames.append(read.frame)
+        if frames:
+            joined = pd.concat(frames)
+            joined = joined[~joined.index.duplicated(keep="last")]  # the newest by name
+            self._streaks = joined.index
+            self._tables = Metadata(joined.reset_index(drop=True), {}, extra=ZTF_COLUMNS)
 
     def read_ades(self, files: Iterable[Path]) -> None:
         for file in files:
-            streak, found = _read_loose(file, self.root)
+            notes: Notes = []
+            streak, found = _read_loose(file, self.root, notes)
+            self._note(self._source(file), notes)
             if isinstance(found, Refused):
                 self.refuse(file, "", found)
             else:
                 self._loose[streak] = found
+
+    def begin(self, file: Path, scan: _Scan) -> None:
+        """Begin with a tarball that was looked into."""
+        self.streaks_of_tarball = scan.said
+        for where, notes in scan.notes:
+            self._note(self._source(file) + where, notes)
+
+    def remark_on(self, files: Iterable[Path], what: str) -> None:
+        self._remarks += [Remark(what, self._source(file)) for file in files]
+
+    def _note(self, source: str, notes: Iterable[tuple[str, str]]) -> None:
+        self._remarks += [Remark(what, source, detail) for what, detail in notes]
+
+    def rest(self, *, whole: bool) -> CutoutBatch | None:
+        """Make a batch of what remains to be said at the end."""
+        if self.metadata:
+            if self._ids and not self._rows:
+                first = next(iter(self.metadata.rows), "(none)")
+                raise ReaderError(
+                    f"table {self.metadata.name} speaks of none of the cutouts: its rows are named like {first!r}, "
+                    "the cutouts like 'strkid1234_pid5678'"
+                )
+            self._remarks += self.metadata.unmatched(self._rows)
+        if whole:
+            rows, loose = set(self._streaks) - self._found, set(self._loose) - self._found
+            for what, streaks in (
+                ("row of the streak table without a cutout", rows),
+                ("ADES file without a cutout", loose),
+            ):
+                self._remarks += [Remark(what, f"streak {streak}") for streak in sorted(streaks)]
+        return self.batch(())
 
     def refuse(self, file: Path, where: str, why: Refused) -> None:
         source = self._source(file) + where
@@ -418,33 +317,59 @@ class _Joined:
             if isinstance(result, Refused):
                 self.refuse(file, f"/{name}" if name else "", result)
                 continue
-            match = _CUTOUT.fullmatch(name.rsplit("/", 1)[-1])
+            match = _CUTOUT.fullmatch(name.rsplit("/", 1)[-1] or file.name)
             assert match
             ids.append(match[1])
-            sources.append(f"{self._source(file)}/{name}")
+            sources.append(f"{self._source(file)}/{name}".rstrip("/"))
+            self._note(sources[-1], result.remarks)
             nights.append(self._named_night(file))
             pictures.append(result)
             streaks.append(streak := int(match[2]))
             said.append(self._loose.get(streak, {}) | self.streaks_of_tarball.get(streak, {}))
+            if not said[-1] and streak not in self._streaks:
+                self._note(sources[-1], [("no astrometry: in no table and no ADES file", "")])
         refused, self._refused = self._refused, []
-        if not (pictures or refused):
+        if not (pictures or refused or self._remarks):
             return None
-        columns = said_columns(said)
+        self._found |= {*streaks}
+        self._ids += len(ids)
+        columns = said_columns(said, ZTF_COLUMNS)
         if len(self._streaks):
             columns = self._tables.over(columns, self._streaks.get_indexer(pd.Index(streaks)))
         jd = columns.get("jd", np.full(len(ids), np.nan))
         night = np.where(nights, nights, _dates(jd)).astype(np.int32)
         if self.metadata:
-            rows = np.array([self.metadata.rows.get(name, -1) for name in ids], dtype=int)
+            named = zip(sources, ids, strict=True)
+            found_rows = [self._row_of(source, name) for source, name in named]
+            rows = np.array(found_rows, dtype=int)
+            self._rows |= {*found_rows} - {-1}
             columns = self.metadata.over(columns, rows)
             tabled = [self.metadata.night_of(row) or 0 for row in rows]
             night = np.where(tabled, tabled, night).astype(np.int32)
+        night = night if self.night is None else np.full(len(ids), self.night, np.int32)
+        self.remark_on_nights(night, sources)
         columns |= {
             "id": np.array(ids, object),
             "source": np.array(sources, object),
-            "night": night if self.night is None else np.full(len(ids), self.night, np.int32),
+            "night": night,
         }
-        return make_batch(pictures, columns, refused)
+        remarks, self._remarks = self._remarks, []
+        extra = {
+            **OPTIONAL_COLUMNS,
+            **ZTF_COLUMNS,
+            **(self.metadata.extra if self.metadata else {}),
+        }
+        return make_batch(pictures, columns, refused, remarks=remarks, described=extra)
+
+    def remark_on_nights(self, nights: np.ndarray, sources: list[str]) -> None:
+        unknown = np.flatnonzero(nights == 0)
+        self._remarks += [Remark("no night known", sources[row]) for row in unknown]
+
+    def _row_of(self, source: str, name: str) -> int:
+        """Row of the table that names a cutout, by its id or its file."""
+        assert self.metadata
+        keys = (name, source, source.rsplit("/", 1)[-1])
+        return next((self.metadata.rows[key] for key in keys if key in self.metadata.rows), -1)
 
     def _source(self, file: Path) -> str:
         place = file.absolute()
@@ -464,6 +389,7 @@ class _Scan:
 
     said: dict[int, dict[str, Any]] = field(default_factory=dict)
     refused: list[tuple[str, Refused]] = field(default_factory=list)
+    notes: list[tuple[str, Notes]] = field(default_factory=list)
     spoiled: Refused | None = None
 
 
@@ -485,7 +411,10 @@ class _Scanner:
                     return _Scan(refused=[("", content)], spoiled=content)
                 scan.refused.append((f"/{name}" if name else "", content))
             elif match := _ASTROMETRY.fullmatch(base):
-                said = read_ades(content)
+                notes: Notes = []
+                said = read_ades(content, notes)
+                if notes:
+                    scan.notes.append((f"/{name}", notes))
                 if isinstance(said, Refused):
                     scan.refused.append((f"/{name}", said))
                 else:
@@ -508,7 +437,7 @@ def _decode_some(portion: tuple[tuple[str, bytes], ...]) -> list[Picture | Refus
     return [decode_image(data) for _, data in portion]
 
 
-def _read_loose(file: Path, root: Path) -> tuple[int, dict[str, Any] | Refused]:
+def _read_loose(file: Path, root: Path, notes: Notes) -> tuple[int, dict[str, Any] | Refused]:
     """Read an ADES file that lies in no tarball."""
     match = _ASTROMETRY.fullmatch(file.name)
     if match is None:
@@ -517,43 +446,15 @@ def _read_loose(file: Path, root: Path) -> tuple[int, dict[str, Any] | Refused]:
         return 0, Refused("not a file", "a link that leads out of the folder")
     try:
         with file.open("rb") as opened:
-            return int(match[1]), read_ades(opened.read(_MAX_XML_BYTES + 1))
+            return int(match[1]), read_ades(opened.read(MAX_XML_BYTES + 1), notes)
     except OSError as error:
         return 0, Refused("damaged", str(error))
-
-
-def _fields(line: str) -> list[str]:
-    fields = [part.strip() for part in line.split("|")]
-    if len(fields) > len(STREAK_COLUMNS) + 1 and not fields[0] and not fields[-1]:
-        return fields[1:-1]  # drawn with borders
-    return fields
-
-
-def _number(text: str | None) -> float:
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return np.nan
-    return value if isfinite(value) else np.nan
-
-
-def _day(text: str | None) -> float:
-    """Julian date (UTC) of an ISO 8601 time, NaN if it is none."""
-    try:
-        day = float(Time((text or "").strip().removesuffix("Z"), format="isot", scale="utc").jd)
-    except ValueError:
-        return np.nan
-    return day if _FIRST_JD < day < _LAST_JD else np.nan
-
-
-def _sane_days(jd: np.ndarray) -> np.ndarray:
-    return (jd > _FIRST_JD) & (jd < _LAST_JD)
 
 
 def _dates(jd: np.ndarray) -> np.ndarray:
     """Nights as YYYYMMDD of the UTC dates of Julian dates, 0 where not known."""
     dates = np.zeros(len(jd), np.int32)
-    known = _sane_days(jd)
+    known = sane_days(jd)
     if known.any():
         at = Time(jd[known], format="jd", scale="utc").ymdhms
         dates[known] = at["year"] * 10000 + at["month"] * 100 + at["day"]

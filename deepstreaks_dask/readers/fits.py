@@ -31,11 +31,12 @@ from deepstreaks_dask.readers.folder import (
 )
 from deepstreaks_dask.readers.images import SUFFIXES as PICTURES
 from deepstreaks_dask.readers.images import to_cutout
-from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
+from deepstreaks_dask.readers.options import DEFAULTS, Polarity, ReadOptions, check_used
 from deepstreaks_dask.readers.stretch import ZTF_STRETCH, check_stretch, develop
 from deepstreaks_dask.readers.tables import read_metadata
 
-SUFFIXES = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fts.gz", ".fz")
+_NAMES, _PACKED = (".fits", ".fit", ".fts"), ("", ".gz", ".bz2", ".xz")
+SUFFIXES = (*(name + packed for name in _NAMES for packed in _PACKED), ".fz")
 MAX_PICTURE_SIZE = 512
 """Side in pixels above which an image is a whole one, to be cut at positions, and no cutout."""
 
@@ -86,7 +87,8 @@ class FitsFolder:
         Parameters
         ----------
         path : Path
-            FITS as it is, gzipped or fpacked (Rice or gzip tiles). Every two-dimensional image in a
+            FITS as it is, packed by gzip, bzip2 or xz, or fpacked (Rice, gzip or HCOMPRESS
+            tiles). Every two-dimensional image in a
             file is taken but masks and errors, which go by their EXTNAME.
         options : ReadOptions, optional
             ``table``: as the reader ``images`` takes it; goes before what headers say. ``night``: of all cutouts; else
@@ -107,10 +109,16 @@ class FitsFolder:
             If the folder or the table cannot be read, or the table speaks of none of the files.
         """
         check_stretch(self.stretch)
-        folder = Folder(path, options.table, options.night)
+        check_used(options)
+        folder = Folder(path, options)
         if options.table:
             folder.match(read_metadata(options.table, options), options.table)
-        work = partial(_decode_file, root=folder.root, stretch=self.stretch)
+        work = partial(
+            _decode_file,
+            root=folder.root,
+            stretch=self.stretch,
+            options=_Decoding(options.polarity, options.plane),
+        )
         for decoded in quietly(
             decode_all(work, folder.files, _BATCH_FILES, options.executor, together=8)
         ):
@@ -197,37 +205,97 @@ def open_images(file: Path, root: Path) -> Iterator[list[FitsImage]]:
         ]
 
 
-def _decode_file(file: Path, root: Path, stretch: str) -> list[Picture | Refused]:
+def _decode_file(
+    file: Path, root: Path, stretch: str, options: _Decoding
+) -> list[Picture | Refused]:
     """Decode the images of one file, or say why not. Never raises: one bad file must not stop a night."""
     try:
         with open_images(file, root) as images:
-            return [_decode_image(image, len(images) > 1, stretch) for image in images]
+            return [_decode_image(image, len(images) > 1, stretch, options) for image in images]
     except UnreadableError as error:
         return [error.refused]
     except Exception as error:  # astropy raises many kinds on damaged files
         return [Refused("damaged", f"{type(error).__name__}: {error}")]
 
 
-def _decode_image(image: FitsImage, several: bool, stretch: str) -> Picture | Refused:
+@dataclass(frozen=True)
+class _Decoding:
+    """Those of the reader's options that decide on pixels."""
+
+    polarity: Polarity
+    plane: int | None
+
+
+def _decode_image(
+    image: FitsImage, several: bool, stretch: str, options: _Decoding
+) -> Picture | Refused:
     where = f"[{image.number}]"
-    thick = [axis for axis, n in enumerate(image.shape) if n > 1]
-    shape = image.shape[thick[0] :] if thick else ()
+    try:
+        index, shape = plane_of(image.shape, options.plane)
+    except UnreadableError as error:
+        return Refused(error.refused.reason, error.refused.detail, where)
+    if index is not ... and options.plane:
+        where += f"[plane {options.plane}]"
     if len(shape) != 2 or min(shape) < SMALLEST or max(shape) > 2 * min(shape):
         return Refused("wrong shape", f"{image.size} is no cutout", where)
     if max(shape) > MAX_PICTURE_SIZE:
         hint = "cut it at positions with --reader positions and a --table of them"
         return Refused("wrong shape", f"{image.size} is a whole image: {hint}", where)
     try:
-        native = develop(image.section[...].reshape(shape), stretch)
+        pixels = image.section[index].reshape(shape)
+        dark = options.polarity == "dark"
+        native = develop(-pixels.astype(float) if dark else pixels, stretch)
     except UnreadableError as error:
         return Refused(error.refused.reason, error.refused.detail, where)
     except Exception as error:  # astropy raises many kinds on damaged data
         return Refused("damaged", f"{type(error).__name__}: {error}", where)
     middle = (shape[1] - 1) / 2, (shape[0] - 1) / 2
+    notes: list[tuple[str, str]] = []
+    said = observed(image.header, notes) | place(sky(image.header), *middle)
     return Picture(
         to_cutout(Image.fromarray(native)),
         native,
         part=where if several else "",
-        where=f"{where} {stretch}",
-        said=observed(image.header) | place(sky(image.header), *middle),
+        where=f"{where} {stretch}" + (" of the negative" if dark else ""),
+        said=said,
+        remarks=tuple(notes),
     )
+
+
+def plane_of(shape: tuple[int, ...], plane: int | None) -> tuple[Any, tuple[int, ...]]:
+    """Return the index of the image in an array, and its shape.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the array, slowest axis first; axes of one pixel do not count.
+    plane : int or None
+        Which plane of a cube, counted from 1. Planes lie along its first axis, or along its last where that is shorter
+        than an image could be.
+
+    Returns
+    -------
+    index : tuple or Ellipsis
+        Of the image in the array.
+    tuple of int
+        Height and width, or whatever the shape is of what is no image.
+
+    Raises
+    ------
+    UnreadableError
+        If it is a cube and no plane is named, or there is no such plane.
+    """
+    thick = [axis for axis, n in enumerate(shape) if n > 1]
+    if len(thick) != 3:
+        if plane and plane > 1:
+            raise UnreadableError("no such plane", f"plane {plane} of an image of one plane")
+        return ..., shape[thick[0] :] if thick else ()
+    last = shape[thick[2]] < SMALLEST <= shape[thick[0]]
+    axis = thick[2] if last else thick[0]
+    count = shape[axis]
+    if plane is None:
+        raise UnreadableError("wrong shape", f"a cube of {count} planes: name one with --plane")
+    if plane > count:
+        raise UnreadableError("no such plane", f"plane {plane} of {count}")
+    index = tuple(plane - 1 if k == axis else slice(None) for k in range(len(shape)))
+    return index, tuple(shape[k] for k in thick if k != axis)

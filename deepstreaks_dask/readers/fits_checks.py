@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import re
 import tempfile
 import zlib
@@ -22,6 +24,9 @@ _MAX_UNITS = 512
 _MAX_HEADER_BYTES = 2**21
 _MAX_UNPACKED_BYTES = 2**30  # of an image that must be decompressed before it can be read
 _MAX_TILE_PIXELS = 2**24  # pixels of one tile of an fpack image
+_PACKERS = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ": lzma}
+_HCOMPRESS_HEADER_BYTES = 25  # magic, two sides, scale, sum of the pixels, bit planes
+_MAX_BIT_PLANES = 64
 _END_CARD = re.compile(rb"END(?![A-Z0-9_-])")
 _COUNT_CARD = re.compile(
     rb"(HIERARCH\s+)?(?P<key>Z?NAXIS\d*|BITPIX|PCOUNT|GCOUNT|TFIELDS)\s*="
@@ -48,7 +53,7 @@ class UnreadableError(Exception):
 
 @contextmanager
 def open_checked(file: Path, root: Path, most: int = _MAX_UNITS) -> Iterator[fits.HDUList]:
-    """Open a FITS file, gzipped or not, of at most so many header and data units.
+    """Open a FITS file, packed by gzip, bzip2 or xz or not, of at most so many header and data units.
 
     Nothing that a header claims is allocated before it is checked against the length of the file.
 
@@ -78,9 +83,9 @@ def open_checked(file: Path, root: Path, most: int = _MAX_UNITS) -> Iterator[fit
     if not start:
         raise UnreadableError("empty", "no bytes")
     with ExitStack() as stack:
-        if start.startswith(b"\x1f\x8b"):
+        if packer := next((p for magic, p in _PACKERS.items() if start.startswith(magic)), None):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="deepstreaks-"))
-            file = _gunzip(file, Path(folder) / "unzipped.fits")
+            file = _unpack(file, Path(folder) / "unpacked.fits", packer)
             with file.open("rb") as opened:
                 start = opened.read(9)
         if start != b"SIMPLE  =":
@@ -91,18 +96,18 @@ def open_checked(file: Path, root: Path, most: int = _MAX_UNITS) -> Iterator[fit
             yield hdus
 
 
-def _gunzip(file: Path, target: Path) -> Path:
+def _unpack(file: Path, target: Path, packer: Any) -> Path:
     """Decompress a file, unless it grows beyond all bounds."""
     written = 0
     try:
-        with gzip.open(file) as packed, target.open("wb") as out:
+        with packer.open(file) as packed, target.open("wb") as out:
             while data := packed.read(2**20):
                 written += out.write(data)
                 if written > _MAX_UNPACKED_BYTES:
                     detail = f"more than {_MAX_UNPACKED_BYTES} bytes when decompressed"
                     raise UnreadableError("wrong shape", detail)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UnreadableError("damaged", f"gzip: {error}") from error
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise UnreadableError("damaged", f"{packer.__name__}: {error}") from error
     return target
 
 
@@ -190,7 +195,9 @@ def check_packed(file: Path, numbers: list[int]) -> None:
             }
             allowed = {
                 "ZCMPTYPE": header["ZCMPTYPE"]
-                in ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS"),
+                in ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "HCOMPRESS_1", "NOCOMPRESS"),
+                "SCALE": 0 <= float(settings.get("SCALE", 0)) < 1e6,
+                "SMOOTH": settings.get("SMOOTH", 0) in (0, 1),
                 "ZNAXIS": all(type(n) is int and 0 < n < 2**31 for n in sides),
                 "ZTILE": all(type(n) is int and n > 0 for n in tile)
                 and prod(tile) <= _MAX_TILE_PIXELS,
@@ -203,7 +210,22 @@ def check_packed(file: Path, numbers: list[int]) -> None:
                 raise UnreadableError("damaged", detail)
             if prod(sides) * abs(header["ZBITPIX"]) // 8 > 8 * _MAX_UNPACKED_BYTES:
                 raise UnreadableError("wrong shape", f"image {number} claims {prod(sides)} pixels")
+            if header["ZCMPTYPE"] == "HCOMPRESS_1":
+                _check_hcompress(hdus[number], prod(tile))
             _check_tiles(hdus[number], prod(tile) * 8)
+
+
+def _check_hcompress(table: Any, most: int) -> None:
+    """Refuse HCOMPRESS tiles whose own header claims more pixels than the tile has."""
+    for tile in table.data["COMPRESSED_DATA"]:
+        data = tile.tobytes()
+        if not data:  # packed otherwise, or blank
+            continue
+        if len(data) < _HCOMPRESS_HEADER_BYTES or not data.startswith(b"\xdd\x99"):
+            raise UnreadableError("damaged", "a tile is not packed by HCOMPRESS")
+        height, width = (int.from_bytes(data[k : k + 4]) for k in (2, 6))
+        if not 0 < height * width <= most or max(data[22:25]) > _MAX_BIT_PLANES:
+            raise UnreadableError("damaged", "an HCOMPRESS tile claims more than its pixels")
 
 
 def _check_tiles(table: Any, most: int) -> None:

@@ -16,13 +16,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from dask.system import CPU_COUNT
 from PIL import Image
 
-from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
-from deepstreaks_dask.archive.schema import CUTOUT_SIZE, SCHEMA
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined, Remark
+from deepstreaks_dask.archive.schema import CUTOUT_SIZE, OPTIONAL_COLUMNS, SCHEMA, Column
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers import tables
+from deepstreaks_dask.readers.folder_labels import check_folders, labels_of
+from deepstreaks_dask.readers.matching import Place, match_files
+from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
+from deepstreaks_dask.readers.quantities import is_night
 from deepstreaks_dask.readers.tables import Metadata
 
 SMALLEST, LARGEST = 16, 2048
@@ -53,6 +58,8 @@ class Picture:
         Columns that the file itself gives; a table's go before them.
     row : int, optional
         Row of the table that asked for it; else that which speaks of its file.
+    remarks : tuple of (str, str)
+        What was not understood or was changed, and the detail.
     """
 
     cutout: np.ndarray
@@ -61,6 +68,7 @@ class Picture:
     where: str = ""
     said: Mapping[str, Any] = field(default_factory=dict)
     row: int | None = None
+    remarks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,10 +88,10 @@ class Folder:
     ----------
     path : Path
         The folder, or a single file.
-    table : Path, optional
-        Left out of the files, should it lie among them.
-    night : int, optional
-        ``YYYYMMDD`` of all. Else the metadata's, else that of a folder so named, else the file's own, else 0.
+    options : ReadOptions, optional
+        ``table``: left out of the files, should it lie among them. ``night``: of all; else the metadata's, else that of
+        a folder so named, else the file's own, else 0. ``labels_from_folders`` and ``words``: labels, which go behind
+        the metadata's.
 
     Attributes
     ----------
@@ -96,17 +104,27 @@ class Folder:
         If there are no files.
     """
 
-    def __init__(self, path: Path, table: Path | None = None, night: int | None = None) -> None:
+    def __init__(self, path: Path, options: ReadOptions = DEFAULTS) -> None:
         self.path = path if path.is_dir() else path.parent
         self.root = self.path.resolve() if path.is_dir() else path.resolve().parent
+        named = self.path.name not in ("", "..")
+        self.name = self.path.name if named else self.root.name
         self._prefix = len(str(self.path / "x")) - 1
-        self.files = need_files(path, table)
+        self.options = options
+        self.files = need_files(path, options.table)
         self.metadata: Metadata | None = None
-        self.night = night
+        self.night = options.night
         self.names = _identifiers(self.files, self.source)
         self._nights: dict[Path, int] = {}
+        self._rows: dict[str, int] = {}
+        self._remarks: list[Remark] = []
+        self._labels: dict[Path, dict[str, int]] = {}
+        if options.labels_from_folders:
+            around = {file.parent: self._folders(file) for file in self.files}
+            check_folders(around.values(), options.words, str(path))
+            self._labels = {at: labels_of(names, options.words) for at, names in around.items()}
 
-    def match(self, metadata: Metadata, table: Path) -> None:
+    def match(self, metadata: Metadata, table: Path, *, several_rows: bool = False) -> None:
         """Take what ``table`` says of the files.
 
         Parameters
@@ -115,6 +133,8 @@ class Folder:
             That was read.
         table : Path
             The file it came from.
+        several_rows : bool
+            Whether a file may have several rows, of which ``metadata`` finds the first.
 
         Raises
         ------
@@ -122,12 +142,44 @@ class Folder:
             If it speaks of none of them.
         """
         self.metadata = metadata
-        if all(self.row_of(file) < 0 for file in self.files):
+        named = {
+            row: name
+            for name, row in metadata.rows.items()
+            if "file" in metadata.frame and metadata.frame["file"].iat[row] is not pd.NA
+        }
+        places = [
+            Place(
+                source := self.source(file),
+                f"{self.name}/{source}",
+                f"{self.root}/{source}",
+                self.names[file],
+            )
+            for file in self.files
+        ]
+        self._rows, ambiguous = match_files(places, metadata.rows, named)
+        why = {metadata.rows[name]: f"{name} fits several files" for name in ambiguous}
+        self._remarks += metadata.remarks
+        if not several_rows:
+            self._remarks += metadata.unmatched({*self._rows.values()}, why)
+        if not self._rows:
             raise ReaderError(
                 f"table {table} speaks of none of the files in {self.path}: its rows are named like "
                 f"{next(iter(metadata.rows), '(none)')!r}, the files like "
                 f"{self.source(self.files[0])!r} or by id like {self.names[self.files[0]]!r}"
             )
+
+    def take(self, metadata: Metadata, rows: Mapping[str, int]) -> None:
+        """Take what is known of files whose rows are known too.
+
+        Parameters
+        ----------
+        metadata : Metadata
+            Of the files.
+        rows : mapping of str to int
+            Row by the file's ``source``.
+        """
+        self.metadata, self._rows = metadata, dict(rows)
+        self._remarks += metadata.remarks
 
     def source(self, file: Path) -> str:
         """Spell a file's place in the folder."""
@@ -135,12 +187,11 @@ class Folder:
 
     def row_of(self, file: Path) -> int:
         """Row of the metadata that speaks of a file, -1 if none."""
-        known = self.metadata
-        return known.row_of(self.path.name, self.source(file), self.names[file]) if known else -1
+        return self._rows.get(self.source(file), -1)
 
     def batch(self, found: Iterable[tuple[Path, Picture | Refused]]) -> CutoutBatch:
         """Make a batch of decoded pictures and of refusals, each with the file that it came from."""
-        pictures, ids, sources, nights, refused, rows = [], [], [], [], [], []
+        pictures, ids, sources, nights, refused, rows, said = [], [], [], [], [], [], []
         for file, result in found:
             source = self.source(file) + result.where
             row = self.row_of(file) if result.row is None else result.row
@@ -149,13 +200,21 @@ class Folder:
             if isinstance(result, Refused):
                 refused.append(Quarantined(source, result.reason, result.detail, night))
                 continue
+            self._remarks += [Remark(what, source, detail) for what, detail in result.remarks]
+            night = night or result.said.get("night", 0)
+            if not night:
+                self._remarks.append(Remark("no night known", source))
             known = self.metadata.id_of(row) if self.metadata else None
+            if self.options.labels_from_folders and not self._labels[file.parent]:
+                detail = "/".join(self._folders(file)[-1:])
+                self._remarks.append(Remark("folder stands for no label", source, detail))
+            said.append({**result.said, **self._labels.get(file.parent, {})})
             pictures.append(result)
             ids.append((known or self.names[file]) + result.part)
             sources.append(source)
-            nights.append(night or result.said.get("night", 0))
+            nights.append(night)
             rows.append(row)
-        columns = said_columns([picture.said for picture in pictures])
+        columns = said_columns(said)
         if self.metadata:
             columns = self.metadata.over(columns, np.array(rows, dtype=int))
         columns |= {
@@ -163,19 +222,30 @@ class Folder:
             "source": np.array(sources, dtype=object),
             "night": np.array(nights, dtype=np.int32),
         }
-        return make_batch(pictures, columns, refused)
+        remarks, self._remarks = self._remarks, []
+        extra = {**OPTIONAL_COLUMNS, **(self.metadata.extra if self.metadata else {})}
+        return make_batch(pictures, columns, refused, remarks=remarks, described=extra)
+
+    def _folders(self, file: Path) -> tuple[str, ...]:
+        """Names of the folders around a file, from the one that was given inwards."""
+        return (self.name, *file.parent.relative_to(self.path).parts)
 
     def _night_of(self, folder: Path) -> int:
         """Night that a folder, or one that it lies in, is named by; 0 if none is."""
         if folder not in self._nights:
-            parts = (self.path.name, *folder.relative_to(self.path).parts)
-            nights = (part for part in parts if re.fullmatch(r"(19|20)\d{6}", part))
-            self._nights[folder] = int(next(nights, 0))
+            parts = (self.name, *folder.relative_to(self.path).parts)
+            days = (re.sub(r"^(\d{4})-(\d\d)-(\d\d)$", r"\1\2\3", part) for part in parts)
+            self._nights[folder] = int(next((day for day in days if is_night(day)), 0))
         return self._nights[folder]
 
 
 def make_batch(
-    pictures: list[Picture], columns: dict[str, np.ndarray], refused: list[Quarantined]
+    pictures: list[Picture],
+    columns: dict[str, np.ndarray],
+    refused: list[Quarantined],
+    *,
+    remarks: Sequence[Remark] = (),
+    described: Mapping[str, Column] | None = None,
 ) -> CutoutBatch:
     """Put pictures, their columns and what was refused together.
 
@@ -187,6 +257,10 @@ def make_batch(
         Of the archive's schema, each ``(picture,)``.
     refused : sequence of Quarantined
         What was not.
+    remarks : sequence of Remark
+        What was not understood of the pictures.
+    described : mapping of str to Column, optional
+        Columns that an archive has not by itself, those that are not in ``columns`` among them.
 
     Returns
     -------
@@ -195,7 +269,14 @@ def make_batch(
     """
     pixels = [picture.cutout for picture in pictures]
     stacked = np.stack(pixels) if pixels else np.empty((0, CUTOUT_SIZE, CUTOUT_SIZE), np.uint8)
-    return CutoutBatch(stacked, columns, refused, _Natives(pictures))
+    return CutoutBatch(
+        stacked,
+        columns,
+        refused,
+        _Natives(pictures),
+        remarks=list(remarks),
+        described={name: c for name, c in (described or {}).items() if name in columns},
+    )
 
 
 class _Natives(Sequence[np.ndarray]):
@@ -353,11 +434,26 @@ def leads_out(file: Path, root: Path) -> bool:
     return file.is_symlink() and not file.resolve().is_relative_to(root)
 
 
-def said_columns(said: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Make columns ``(file,)`` of what the files say of themselves, a mapping each."""
+def said_columns(
+    said: Sequence[Mapping[str, Any]], extra: Mapping[str, Column] = OPTIONAL_COLUMNS
+) -> dict[str, np.ndarray]:
+    """Make columns of what files say of themselves.
+
+    Parameters
+    ----------
+    said : sequence of mapping
+        Values by column, of each file.
+    extra : mapping of str to Column
+        Columns that archives have not by themselves.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Columns, each ``(file,)``.
+    """
     columns = {}
     for name in dict.fromkeys(name for one in said for name in one):
-        schema = SCHEMA[name]
+        schema = {**OPTIONAL_COLUMNS, **extra, **SCHEMA}[name]
         values = [one.get(name, schema.missing) for one in said]
         columns[name] = np.array(values, object if schema.dtype == "string" else schema.dtype)
     return columns
@@ -373,7 +469,7 @@ def _identifiers(files: list[Path], source: Callable[[Path], str]) -> dict[Path,
     """Name each file by its ZTF streak or its stem; by its relative path where stems clash."""
     names, streaks, counts = {}, set(), Counter[str]()
     for file in files:
-        stem = file.stem.removesuffix(".fits")  # of .fits.fz, .fits.gz
+        stem = re.sub(r"\.(fits|fit|fts)$", "", file.stem)  # of .fits.fz, .fits.gz
         if match := _ZTF_NAME.fullmatch(stem):
             streaks.add(file)
         names[file] = match[1] if match else spelt(stem)

@@ -68,3 +68,25 @@ class ReadOptions:
 
 DEFAULTS = ReadOptions()
 """The options of a reader to which none are given."""
+
+
+def check_used(options: ReadOptions) -> None:
+    """Check that options about a table or labels have a table or labels to go with.
+
+    Parameters
+    ----------
+    options : ReadOptions
+        Of a reader of files in folders.
+
+    Raises
+    ------
+    ReaderError
+        If words or columns are given, but nothing that has them.
+    """
+    if options.words and not (options.table or options.labels_from_folders):
+        first = next(iter(options.words))
+        raise ReaderError(
+            f"label {first!r}: give the --table whose labels are such words, or --labels-from-folders"
+        )
+    if options.keep_columns and not options.table:
+        raise ReaderError("--keep-columns: give the --table that has them")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from deepstreaks_dask.readers.folder import (
 from deepstreaks_dask.readers.images import to_cutout
 from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 from deepstreaks_dask.readers.stretch import ZTF_STRETCH, check_stretch, develop
-from deepstreaks_dask.readers.tables import Metadata, read_frame
+from deepstreaks_dask.readers.tables import Metadata, TableRead, read_table
 
 _BATCH_IMAGES = 8
 _ROWS_PER_TASK = 128
@@ -104,13 +104,16 @@ class Positions:
             raise ReaderError(f"cutouts of {self.side} px: give {SMALLEST} to {LARGEST} a side")
         if (table := options.table) is None:
             raise ReaderError("the reader 'positions' needs a table of them: give one with --table")
-        frame = _read_positions(table, options)
-        folder = Folder(path, table, options.night)
+        read = _read_positions(table, options)
+        frame = read.frame
+        folder = Folder(path, options)
         if "file" in frame:
             first = frame.dropna(subset="file").drop_duplicates("file")
-            folder.match(Metadata(frame, dict(zip(first["file"], first.index, strict=True))), table)
+            rows = dict(zip(first["file"], first.index, strict=True))
+            metadata = Metadata(frame, rows, read.remarks, read.extra, table.name)
+            folder.match(metadata, table, several_rows=True)
         else:
-            folder.metadata = Metadata(frame, {})
+            folder.take(Metadata(frame, {}, read.remarks, read.extra, table.name), {})
         sought: set[int | None] = {*range(len(frame))}
         work = partial(_cut, root=folder.root, side=self.side, stretch=self.stretch)
         for done in quietly(
@@ -129,21 +132,21 @@ class Positions:
 READER = Positions()
 
 
-def _read_positions(path: Path, options: ReadOptions) -> pd.DataFrame:
-    frame = read_frame(path, options, extra=("x", "y")).reset_index(drop=True)
+def _read_positions(path: Path, options: ReadOptions) -> TableRead:
+    read = read_table(path, options, extra=("x", "y"))
+    frame = read.frame.reset_index(drop=True)
     if not {"x", "y"} <= {*frame} and not {"ra", "dec"} <= {*frame}:
         raise ReaderError(
             f"table {path} has neither columns 'ra' and 'dec' nor 'x' and 'y': add them"
         )
-    return frame
+    return replace(read, frame=frame)
 
 
 def _tasks(folder: Folder, frame: pd.DataFrame) -> Iterator[_Task]:
     groups = frame.groupby("file").indices if "file" in frame else {}
     for file in folder.files:
-        source, name = folder.source(file), folder.names[file]
-        keys = (source, f"{folder.path.name}/{source}", name)
-        rows = next((groups[key] for key in keys if key in groups), np.empty(0, int))
+        name, row = folder.names[file], folder.row_of(file)
+        rows = groups[frame["file"].iat[row]] if row >= 0 else np.empty(0, int)
         mine = frame.iloc[rows] if "file" in frame else frame
         for first in range(0, len(mine), _ROWS_PER_TASK):
             joined = "" if "file" in frame else f"_{name}"
@@ -172,7 +175,8 @@ def _cut_image(
     hdu = f"[{image.number}]"
     if len(image.shape) != 2 or min(image.shape) < SMALLEST:
         return [Refused("wrong shape", f"{image.size} is no image to cut from", hdu)]
-    wcs, said = sky(image.header), observed(image.header)
+    notes: list[tuple[str, str]] = []
+    wcs, said = sky(image.header), observed(image.header, notes)
     height, width = image.shape
     if "x" in task.positions:
         xs, ys = (task.positions[name].to_numpy(float, na_value=np.nan) - 1 for name in "xy")
@@ -211,6 +215,7 @@ def _cut_image(
                 where=f"{where} {stretch}",
                 said=said | place(wcs, x, y),
                 row=int(row),
+                remarks=tuple(notes),
             )
         )
     return results

@@ -59,7 +59,7 @@ def check_stretch(name: str) -> None:
         raise ReaderError(f"no stretch {name!r}: choose one of {', '.join(map(repr, STRETCHES))}")
 
 
-def develop(data: np.ndarray, stretch: str = ZTF_STRETCH) -> np.ndarray:
+def develop(data: np.ndarray, stretch: str = ZTF_STRETCH, *, top_first: bool = False) -> np.ndarray:
     """Turn measured pixels into a grey picture, sources dark on light grey as the networks know them.
 
     Parameters
@@ -69,6 +69,8 @@ def develop(data: np.ndarray, stretch: str = ZTF_STRETCH) -> np.ndarray:
         What is not finite is masked.
     stretch : str
         One of :data:`STRETCHES`.
+    top_first : bool
+        The first row is at the top already.
 
     Returns
     -------
@@ -90,4 +92,5 @@ def develop(data: np.ndarray, stretch: str = ZTF_STRETCH) -> np.ndarray:
             raise UnreadableError("blank", "the pixels are all alike, or beyond all measure")
         filled = np.where(known, values, np.median(values[known]))
         grey = LinearStretch(slope=-1, intercept=1)((filled - low) / (high - low), clip=True)
-    return np.flipud(np.rint(255 * grey).astype(np.uint8))
+    painted = np.rint(255 * grey).astype(np.uint8)
+    return painted if top_first else np.flipud(painted)

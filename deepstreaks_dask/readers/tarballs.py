@@ -119,8 +119,8 @@ class _Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
             return super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise  # a block of zeros: the end as it should be
+        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
+            raise  # a block of zeros: the end as it should be; or nothing, as some programs end
         except tarfile.HeaderError as error:
             raise ValueError(f"no header where one should be: {error}") from error
 

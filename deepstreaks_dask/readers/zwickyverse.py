@@ -1,6 +1,6 @@
 """Labels that people gave on Zwickyverse (Duev et al. 2019), with the pictures that they looked at.
 
-A project's JSON names its two classes, the negative one first, and its data sets; each of these is a folder of
+A project's JSON names its classes, of two the negative one first, and its data sets; each of these is a folder of
 pictures, and ``<data set>.<stamp>.json``, in it or beside it, says which classes people saw in which picture.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined, Remark
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.folder import Folder, decode_all, leads_out
-from deepstreaks_dask.readers.images import SUFFIXES, decode_file
+from deepstreaks_dask.readers.images import SUFFIXES, decode_file, find_polarity
 from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
+from deepstreaks_dask.readers.quantities import label_words
 from deepstreaks_dask.readers.tables import Metadata
+from deepstreaks_dask.vocabulary import label_column
 
 PROJECTS = {
     "5b96af9c0354c9000b0aea36": "rb",
@@ -40,11 +42,19 @@ _NAME_PATTERN = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}", re.ASCII)
 
 @dataclass(frozen=True)
 class Project:
-    """A project: the family that it is for, its classes, negative first, and its data sets."""
+    """A project: the family that it is for, its classes, of two the negative first, and its data sets."""
 
     family: str
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     datasets: tuple[str, ...]
+
+    def labels(self, words: Mapping[str, int]) -> dict[str, int]:
+        """Return the label of each class: what its word stands for, else by its place where there are two."""
+        known = label_words(self.family, words)
+        found = {name: known[key] for name in self.classes if (key := name.casefold()) in known}
+        if len(self.classes) == 2 and not words:
+            return dict(zip(self.classes, (0, 1), strict=True))
+        return found
 
 
 @dataclass
@@ -54,6 +64,8 @@ class _Labels:
     seen: dict[str, dict[str, set[int]]] = field(default_factory=dict)  # picture, family
     places: dict[str, Path] = field(default_factory=dict)
     refused: list[Quarantined] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+    kinds: dict[str, set[str]] = field(default_factory=dict)  # classes of projects of more than two
 
     def refuse(self, source: str, reason: str, detail: str) -> None:
         self.refused.append(Quarantined(source[:200], reason, detail[:200]))
@@ -81,7 +93,8 @@ class Zwickyverse:
             A project's JSON, or a folder with several; data sets lie beside them. A project is one of the
             published ones by its name, or begins with its family: ``rb.json``, ``kd_2019.json``.
         options : ReadOptions, optional
-            ``night``: of all cutouts. A table is refused.
+            ``night``: of all cutouts. ``words``: which label each class has, for projects of more than two classes; the
+            class goes to ``kind`` then. A table is refused.
 
         Yields
         ------
@@ -97,29 +110,27 @@ class Zwickyverse:
         """
         if options.table is not None:
             raise ReaderError("the reader zwickyverse takes its labels from its projects: no table")
-        labels = _collect(path)
+        labels = _collect(path, options.words)
         if not labels.places:
             raise ReaderError(
                 f"{path}: no labelled picture is there; give a folder with <project>.json and, for each "
                 "of its data sets, a folder of that name"
             )
         names = sorted(labels.places)
-        folder = Folder(_root(path), night=options.night)
+        folder = Folder(_root(path), ReadOptions(night=options.night))
         frame = pd.DataFrame([_agreed(labels, name) for name in names])
         sources = [folder.source(labels.places[name]) for name in names]
-        folder.metadata = Metadata(frame, {source: row for row, source in enumerate(sources)})
-        work = partial(decode_file, root=folder.root)
-        if labels.refused:
+        rows = {source: row for row, source in enumerate(sources)}
+        folder.take(Metadata(frame, rows), rows)
+        pictures = [labels.places[name] for name in names]
+        polarity = find_polarity(pictures, folder.root, options)
+        work = partial(decode_file, root=folder.root, polarity=polarity, plane=options.plane)
+        if labels.refused or labels.remarks:
             empty = folder.batch(())
             empty.quarantined.extend(labels.refused)
+            empty.remarks.extend(labels.remarks)
             yield empty
-        for decoded in decode_all(
-            work,
-            [labels.places[name] for name in names],
-            _BATCH_IMAGES,
-            options.executor,
-            together=32,
-        ):
+        for decoded in decode_all(work, pictures, _BATCH_IMAGES, options.executor, together=32):
             yield folder.batch(decoded)
 
 
@@ -129,15 +140,17 @@ READER = Zwickyverse()
 def _agreed(labels: _Labels, name: str) -> dict[str, Any]:
     """Labels of a picture where all agree."""
     row: dict[str, Any] = {"id": Path(name).stem.removesuffix("_scimref"), "label_rb": np.nan}
+    if len(classes := labels.kinds.get(name, set())) == 1:
+        (row["kind"],) = classes
     for family, seen in labels.seen[name].items():
         if len(seen) == 1:
-            (row[f"label_{family}"],) = seen
+            (row[label_column(family)],) = seen
         else:
             labels.refuse(name, "ambiguous label", f"both classes of {family}")
     return row
 
 
-def _collect(path: Path) -> _Labels:
+def _collect(path: Path, words: Mapping[str, int] | None = None) -> _Labels:
     """Gather the labels of all projects."""
     root = _root(path)
     labels = _Labels()
@@ -148,12 +161,29 @@ def _collect(path: Path) -> _Labels:
             "published project or beginning with rb, sl, kd or os, or the folder that holds it"
         )
     for file, project in projects:
+        known = project.labels(words or {})
+        if words is not None and not {0, 1} & {*known.values()}:
+            named = ",".join(f"{name}=…" for name in project.classes)
+            raise ReaderError(
+                f"{file} has the classes {', '.join(project.classes)}: say which is 1 and which 0, like --labels {named}"
+            )
+        unlabelled = [name for name in project.classes if name not in known]
+        labels.remarks += [
+            Remark("class stands for no label", f"{file.name}: {name}") for name in unlabelled
+        ]
         for dataset in project.datasets:
-            _add_dataset(labels, root, file.name, project, dataset)
+            _add_dataset(labels, root, file.name, project, dataset, known)
     return labels
 
 
-def _add_dataset(labels: _Labels, root: Path, source: str, project: Project, dataset: str) -> None:
+def _add_dataset(
+    labels: _Labels,
+    root: Path,
+    source: str,
+    project: Project,
+    dataset: str,
+    known: Mapping[str, int],
+) -> None:
     if not _NAME_PATTERN.fullmatch(dataset):
         labels.refuse(f"{source}: {dataset}", "unsafe name", "no data set is named so")
         return
@@ -181,8 +211,10 @@ def _add_dataset(labels: _Labels, root: Path, source: str, project: Project, dat
         else:
             labels.places.setdefault(name, folder / name)
             seen = labels.seen.setdefault(name, {})
-            if classes:
-                seen.setdefault(project.family, set()).update(map(project.classes.index, classes))
+            if given := {known[one] for one in classes if known.get(one, -1) >= 0}:
+                seen.setdefault(project.family, set()).update(given)
+            if len(project.classes) > 2:
+                labels.kinds.setdefault(name, set()).update(classes)
 
 
 def _root(path: Path) -> Path:
@@ -200,10 +232,11 @@ def _read_project(file: Path) -> Project | None:
     if family not in PROJECTS.values():
         return None
     match _read_json(file):
-        case {"classes": [str(negative), str(positive)], "datasets": list(datasets)} if (
-            negative != positive and all(isinstance(d, str) for d in datasets)
+        case {"classes": list(classes), "datasets": list(datasets)} if (
+            all(isinstance(one, str) for one in [*classes, *datasets])
+            and len(set(classes)) == len(classes) >= 2
         ):
-            return Project(family, (negative, positive), tuple(dict.fromkeys(datasets)))
+            return Project(family, tuple(classes), tuple(dict.fromkeys(datasets)))
     return None
 
 

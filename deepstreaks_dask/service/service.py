@@ -30,15 +30,14 @@ from deepstreaks_dask.archive.retraction import stored_rows
 from deepstreaks_dask.archive.store import read_commit_record
 from deepstreaks_dask.errors import DeepStreaksError, DepotError, StoppedError
 from deepstreaks_dask.readers.depot import (
-    CUT_SHORT_REASON,
     TABLE,
     TARBALL,
     Products,
     check_tarball,
     read_products,
-    read_table,
 )
 from deepstreaks_dask.readers.folder import Refused
+from deepstreaks_dask.readers.streak_table import CUT_SHORT_REASON, read_table
 from deepstreaks_dask.service.depots import Depot, Remote
 from deepstreaks_dask.service.monitor import Monitor, open_log, serve
 from deepstreaks_dask.service.state import BROKEN, DONE, WAITING, Ledger

@@ -15,7 +15,8 @@ import pandas as pd
 from astropy.time import Time, TimeDelta
 from PIL import Image
 
-from deepstreaks_dask.readers.depot import ADES, FILTER_NAMES, STREAK_COLUMNS, TABLE, TARBALL
+from deepstreaks_dask.readers.depot import ADES, TABLE, TARBALL
+from deepstreaks_dask.readers.streak_table import FILTER_NAMES, STREAK_COLUMNS
 from deepstreaks_dask.simulation.nights import Night, simulated_columns
 
 EXPOSURE_TIME = 30.0

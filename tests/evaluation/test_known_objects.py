@@ -88,7 +88,7 @@ def test_the_command_reads_a_table(survey, tmp_path):
     [
         ("id,jd,ra\na,1,2\n", "no column 'dec'"),
         ("id,jd,ra,dec\na,1,2,95\n", "row 1"),
-        ("id,jd,ra,dec\na,1,2,5\nb,,2,5\n", "row 2"),
+        ("id,jd,ra,dec\na,2460000,2,5\nb,,2,5\n", "row 2"),
     ],
 )
 def test_what_is_no_table_of_objects_is_named(tmp_path, rows, words):

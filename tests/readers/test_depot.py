@@ -20,10 +20,11 @@ from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.errors import ReaderError
-from deepstreaks_dask.readers.depot import STREAK_COLUMNS, read_ades, read_table
+from deepstreaks_dask.readers.ades_files import read_ades
 from deepstreaks_dask.readers.images import to_cutout
 from deepstreaks_dask.readers.options import ReadOptions
 from deepstreaks_dask.readers.registry import get_reader, sniff
+from deepstreaks_dask.readers.streak_table import STREAK_COLUMNS, read_table
 from deepstreaks_dask.simulation.nights import Night
 from deepstreaks_dask.simulation.products import write_depot
 
@@ -400,7 +401,9 @@ def test_tables_with_faults_give_the_rest(tmp_path):
     frame, refused = read_table(file)
     assert frame.index.tolist() == [1, 3, 4]
     assert frame.loc[1, "length"] == 4
-    assert frame.drop(columns="filter").loc[[3, 4]].isna().all(axis=None)
+    kept = ["filter", "fid", "pid", "streakid"]  # the numbers that rows 3 and 4 have
+    assert frame.drop(columns=kept).loc[[3, 4]].isna().all(axis=None)
+    assert frame["fid"].isna().tolist() == [False, True, False]
     assert frame["filter"].tolist() == ["r", "", "r"]
     assert [(where, r.reason) for where, r in refused] == [
         (":4", "damaged"),
