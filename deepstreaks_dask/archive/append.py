@@ -103,6 +103,9 @@ class CutoutBatch:
     described : dict of str to Column
         Columns of ``columns`` that archives have not by themselves. An archive without such a column gets it; rows that
         were there before have its missing value.
+    own_ids : bool
+        Whether the ids are those of a survey, by which cutouts are different even where their pixels are the same; else
+        the second of two cutouts with the same pixels is quarantined as a duplicate.
     """
 
     cutouts: np.ndarray
@@ -113,6 +116,7 @@ class CutoutBatch:
     epochs: dict[str, np.ndarray] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
     described: dict[str, Column] = field(default_factory=dict)
+    own_ids: bool = False
 
     @property
     def rows(self) -> int:
@@ -163,9 +167,9 @@ def append_batches(
     """Append cutouts, all of them in one commit.
 
     A cutout whose id and pixels are in the archive already is counted and skipped. One whose id is
-    there with other pixels, or that repeats an id or the pixels of another cutout of the same append, is
-    quarantined as a duplicate; so is one that was withdrawn. Only one writer at a time: on a local disk a lock sees to
-    it, at a URL you do.
+    there with other pixels, or that repeats an id or (unless ids are a survey's own) the pixels of another cutout of the
+    same append, is quarantined as a duplicate; so is one that was withdrawn. Only one writer at a time: on a local disk a
+    lock sees to it, at a URL you do.
 
     Parameters
     ----------
@@ -386,7 +390,7 @@ class _Append:
                 continue
             elif name in self._new:
                 detail = f"id {name} occurs twice"
-            elif (twin := self._twins.setdefault(digest, name)) != name:
+            elif not batch.own_ids and (twin := self._twins.setdefault(digest, name)) != name:
                 detail = f"same pixels as {twin}"
             else:
                 self._new.add(name)

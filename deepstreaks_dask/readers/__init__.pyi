@@ -1,5 +1,6 @@
 from .ades_files import read_ades
-from .alerts import ALERT_COLUMNS, Alert, decode_packet
+from .alert_fields import ALERT_COLUMNS
+from .alerts import Alert, decode_packets
 from .depot import (
     ADES,
     TABLE,
@@ -43,7 +44,7 @@ __all__ = [
     "check_tarball",
     "count_members",
     "decode_image",
-    "decode_packet",
+    "decode_packets",
     "develop",
     "find_reader",
     "get_reader",

@@ -292,7 +292,9 @@ class _Natives(Sequence[np.ndarray]):
         return np.asarray(self._pictures[row].native)
 
 
-def list_files(path: Path, table: Path | None = None) -> list[Path]:
+def list_files(
+    path: Path, table: Path | None = None, skip: tuple[str, ...] = tables.SUFFIXES
+) -> list[Path]:
     """Give a file, or all files of a folder but hidden ones and tables, sorted.
 
     Parameters
@@ -301,6 +303,8 @@ def list_files(path: Path, table: Path | None = None) -> list[Path]:
         File or folder.
     table : Path, optional
         A file that is no cutout.
+    skip : tuple of str
+        Ends of names of files in a folder that are tables, in small letters.
 
     Returns
     -------
@@ -326,7 +330,7 @@ def list_files(path: Path, table: Path | None = None) -> list[Path]:
                     elif (
                         entry.is_file()
                         and not entry.name.startswith(".")
-                        and not entry.name.lower().endswith(tables.SUFFIXES)
+                        and not entry.name.lower().endswith(skip)
                     ):
                         found.append(entry.path)
     except OSError as error:

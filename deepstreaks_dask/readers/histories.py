@@ -1,4 +1,4 @@
-"""Objects with a sequence of science stamps, out of the ZTF alert packets that each of them sent.
+"""Objects with a sequence of science stamps, out of the alerts that a survey sent of each of them.
 
 A packet brings the stamps of its own exposure only, its history (``prv_candidates``) none; the packets of one ``objectId``
 together are a sequence of those exposures in which the object was detected.
@@ -10,16 +10,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deepstreaks_dask.archive.append import CutoutBatch, Quarantined
+import numpy as np
+
+from deepstreaks_dask.archive.append import CutoutBatch, Quarantined, Remark
 from deepstreaks_dask.errors import ReaderError
 from deepstreaks_dask.readers.alerts import READER as ALERTS
-from deepstreaks_dask.readers.alerts import Alert, decoded_packets
-from deepstreaks_dask.readers.folder import Refused, need_files
+from deepstreaks_dask.readers.alerts import Alert, decoded_alerts
+from deepstreaks_dask.readers.folder import Refused
 from deepstreaks_dask.readers.options import DEFAULTS, ReadOptions
 from deepstreaks_dask.readers.sequences import LAYOUT, MJD_OFFSET, Epoch, Object, batch, middle
 
 _BATCH_OBJECTS = 256
-_ZTF_GAIN = 6.2  # electrons a count, of the camera (Dekany et al. 2020, PASP 132, 038001)
+_GAINS = {"ZTF": 6.2}  # electrons a count, of the camera (Dekany et al. 2020, PASP 132, 038001)
 
 
 class AlertHistories:
@@ -30,20 +32,20 @@ class AlertHistories:
     processes = True
 
     def sniff(self, path: Path) -> bool:
-        """Say no: packets are taken for single alerts, unless this reader is asked for."""
+        """Return False: alerts are read one by one unless this reader is named."""
         return False
 
     def count(self, path: Path) -> int:
-        """Give the number of packets, of which there are more than objects."""
+        """Count the alerts, of which there are more than objects."""
         return ALERTS.count(path)
 
     def read(self, path: Path, options: ReadOptions = DEFAULTS) -> Iterator[CutoutBatch]:
-        """Read all packets, and group them by ``objectId``.
+        """Read all alerts, and group them by ``objectId``.
 
         Parameters
         ----------
         path : Path
-            A packet, a tar.gz archive of packets, or a folder of either, of many nights.
+            Alerts of many nights, in files as the reader ``alerts`` takes them.
         options : ReadOptions, optional
             ``night``: of all objects; else that of each one's first epoch. A table is refused.
 
@@ -66,31 +68,30 @@ class AlertHistories:
         night = options.night
         if options.table is not None:
             raise ReaderError("the reader histories takes no table")
-        files = need_files(path)
-        folder = path if path.is_dir() else path.parent
         epochs: dict[str, list[Epoch]] = {}
-        places: dict[str, Alert] = {}
-        refused, seen = [], set()
-        for block in decoded_packets(folder, files, options.executor):
-            for (source, _), found in block:
-                epoch = found if isinstance(found, Refused) else _epoch(found)
-                if isinstance(found, Refused) or isinstance(epoch, Refused):
-                    assert isinstance(epoch, Refused)
-                    refused.append(Quarantined(source, epoch.reason, epoch.detail, night or 0))
-                elif (candid := found.columns["id"]) in seen:
-                    detail = f"candid {candid} came already"
-                    refused.append(Quarantined(source, "duplicate", detail, night or 0))
-                else:
-                    seen.add(candid)
-                    name = found.columns["objectId"]
-                    epochs.setdefault(name, []).append(epoch)
-                    places.setdefault(name, Alert(epoch.stamp, found.columns))
+        places: dict[str, Mapping[str, Any]] = {}
+        refused, remarks, seen = [], [], set()
+        for source, found in decoded_alerts(path, executor=options.executor):
+            epoch = found if isinstance(found, Refused) else _epoch(found)
+            if isinstance(found, Refused) or isinstance(epoch, Refused):
+                assert isinstance(epoch, Refused)
+                refused.append(Quarantined(source, epoch.reason, epoch.detail, night or 0))
+            elif (candid := found.columns["id"]) in seen:
+                detail = f"candid {candid} came already"
+                refused.append(Quarantined(source, "duplicate", detail, night or 0))
+            else:
+                seen.add(candid)
+                name = found.columns["objectId"]
+                epochs.setdefault(name, []).append(epoch)
+                places.setdefault(name, found.columns)
+                remarks += [Remark(what, source, detail) for what, detail in found.remarks]
         names = sorted(epochs)
         for start in range(0, max(len(names), 1), _BATCH_OBJECTS):
             some = names[start : start + _BATCH_OBJECTS]
             made = batch([_object(name, places[name], epochs[name]) for name in some], night)
             made.quarantined += refused
-            refused = []
+            made.remarks += remarks
+            refused, remarks = [], []
             yield made
 
 
@@ -112,11 +113,11 @@ def _epoch(alert: Alert) -> Epoch | Refused:
             "zero_point": alert.zero_point,
             # no "fwhm": an alert gives the width of its candidate, which is no star where it has a tail or a host
             "exposure": columns["exptime"],
-            "gain": _ZTF_GAIN,
+            "gain": _GAINS.get(alert.survey, np.nan),
         },
     )
 
 
-def _object(name: str, first: Alert, epochs: list[Epoch]) -> Object:
-    where = {key: first.columns[key] for key in ("ra", "dec", "mag")}
+def _object(name: str, first: Mapping[str, Any], epochs: list[Epoch]) -> Object:
+    where = {key: first[key] for key in ("ra", "dec", "mag")}
     return Object({"id": name, "source": f"alerts of {name}", **where}, epochs)
