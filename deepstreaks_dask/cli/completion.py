@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reader": (
         *("alerts", "crts", "depot", "fits", "histories", "images", "positions", "zwickyverse"),
     ),
+    "scaling": ("bytes", "l2", "none"),
     "recipe": ("duev2019", "short", "again", "sequences", "few"),
     "role": ROLES,
     "scheduler": ("local", "gpu", "slurm", "pbs", "lsf", "kubernetes"),

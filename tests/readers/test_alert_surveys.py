@@ -497,6 +497,8 @@ PACKETS = [avro(LSST, lsst(1), lsst(2)), avro(*winter(True))]
 def mutated(draw, files):
     data = bytearray(draw(st.sampled_from(files)))
     for _ in range(draw(st.integers(1, 4))):
+        if not data:
+            break
         last = len(data) - 1
         at = draw(st.integers(0, last) | st.integers(max(0, last - 4000), last))
         match draw(st.sampled_from(["change", "change", "insert", "remove", "cut"])):

@@ -17,15 +17,13 @@ from typing import Any
 import keras
 
 from deepstreaks_dask.errors import ModelError
+from deepstreaks_dask.models.keras2.layers import LayerScale, Operation
+from deepstreaks_dask.models.keras2.operations import INPUT, first_argument, known_function
 from deepstreaks_dask.models.keras2.options import (
     INPUT_DTYPES,
-    LAYERS,
     MAX_ACTIVATION,
     MAX_DEPTH,
     MAX_LAYERS,
-    MERGE_LAYERS,
-    NETWORKS,
-    RECURRENT_LAYERS,
     RENAMED_OPTIONS,
     first_line,
     layer_name,
@@ -33,6 +31,13 @@ from deepstreaks_dask.models.keras2.options import (
     layer_parts,
     layer_size,
     plain_value,
+)
+from deepstreaks_dask.models.keras2.safe_layers import (
+    LAYERS,
+    MERGE_LAYERS,
+    NETWORKS,
+    OPERATION_LAYERS,
+    RECURRENT_LAYERS,
 )
 from deepstreaks_dask.models.keras2.weights import Node
 
@@ -124,6 +129,7 @@ class Builder:
         nodes: dict[str, Node | None] = {}
         tensors: dict[tuple[str, int], Any] = {}
         calls: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
+        operations: dict[tuple[str, int], Node] = {}
         for item in specs:
             inner = item.get("config")
             label = item.get("name") or (inner.get("name") if isinstance(inner, dict) else None)
@@ -136,12 +142,18 @@ class Builder:
                 tensors[label, 0] = self._input(shape, inner.get("dtype"), label)
                 nodes[label] = None
                 continue
-            nodes[label] = self._node(item, depth)
+            kind = item.get("class_name")
+            operation = isinstance(kind, str) and kind in OPERATION_LAYERS
+            nodes[label] = None if operation else self._node(item, depth)
             inbound = item.get("inbound_nodes")
             if not isinstance(inbound, list) or not inbound:
                 raise ModelError(f"{self.origin}: layer {label!r} is not connected to any other")
             for index, references in enumerate(inbound):
-                calls[label, index] = self._references(references, label)
+                if operation:
+                    made = self._operation(inner, references, label)
+                    operations[label, index], calls[label, index] = made
+                else:
+                    calls[label, index] = self._references(references, label)
         inputs = self._ends(config.get("input_layers"))
         outputs = self._ends(config.get("output_layers"))
         self._renumber(nodes, calls, outputs)
@@ -155,7 +167,7 @@ class Builder:
         except graphlib.CycleError:
             raise ModelError(f"{self.origin}: its layers are connected in a circle") from None
         for key in order:
-            node = nodes[key[0]]
+            node = operations.get(key) or nodes[key[0]]
             if node is not None:
                 found = [self._tensor(tensors, wanted) for wanted in calls[key]]
                 tensors[key] = self._call(node, found)
@@ -193,6 +205,32 @@ class Builder:
                     )
             found.append((reference[0], reference[1], reference[2]))
         return found
+
+    def _operation(
+        self, config: Any, references: Any, label: str
+    ) -> tuple[Node, list[tuple[str, int, int]]]:
+        """Build one call of a function, and read what it was called with."""
+        self._count_layer()
+        function = config.get("function") if isinstance(config, dict) else None
+        where = f"{self.origin}: layer {label!r} ({str(function)[:80]})"
+        if not isinstance(references, list) or not references:
+            raise ModelError(f"{where} is called in a way that is not known")
+        several = isinstance(references[0], list)
+        calls = references if several else [references]
+        if not all(isinstance(call, list) and len(call) in (3, 4) for call in calls):
+            raise ModelError(f"{where} is called in a way that is not known")
+        arguments: Any = next((call[3] for call in calls if len(call) == 4), {})
+        if not isinstance(arguments, dict):
+            raise ModelError(f"{where} is called in a way that is not known")
+        inputs: list[tuple[str, int, int]] = []
+        firsts = [_constant_or_input(call[:3], inputs) for call in calls]
+        given = {name: _constant_or_input(value, inputs) for name, value in arguments.items()}
+        key = self._made(known_function, function, where=where)
+        given[first_argument(key)] = firsts if several else firsts[0]
+        if not inputs:
+            raise ModelError(f"{where} has no layer as its input")
+        layer = self._made(Operation, key, given, name=self._unused(label), where=where)
+        return Node(label, "Operation", layer), inputs
 
     def _ends(self, references: Any) -> list[tuple[str, int, int]]:
         if not isinstance(references, list):
@@ -250,11 +288,14 @@ class Builder:
         self._names.add(unused)
         return unused
 
-    def _node(self, spec: Any, depth: int) -> Node:
-        """Build one layer, or one network as a layer."""
+    def _count_layer(self) -> None:
         self._layers += 1
         if self._layers > MAX_LAYERS:
             raise ModelError(f"{self.origin}: it has more than {MAX_LAYERS:,} layers")
+
+    def _node(self, spec: Any, depth: int) -> Node:
+        """Build one layer, or one network as a layer."""
+        self._count_layer()
         if not isinstance(spec, dict) or not isinstance(spec.get("class_name"), str):
             raise ModelError(f"{self.origin}: a layer has no class")
         if _is_network(spec):
@@ -264,7 +305,9 @@ class Builder:
             raise ModelError(f"{self.origin}: a {spec['class_name']} has no configuration")
         label = str(config.get("name") or spec.get("name") or spec["class_name"].lower())
         kind = RENAMED_OPTIONS.get(spec["class_name"], spec["class_name"])
-        if kind not in LAYERS or str(spec.get("module") or "keras").split(".")[0] not in (
+        if kind not in (*LAYERS, "LayerScale") or str(spec.get("module") or "keras").split(".")[
+            0
+        ] not in (
             "keras",
             "tf_keras",
         ):
@@ -286,7 +329,7 @@ class Builder:
             if not isinstance(config["cells"], list):
                 raise ModelError(f"{where}: it lists no cells")
             parts["cells"] = [self._node(cell, depth + 1).layer for cell in config["cells"]]
-        cls = getattr(keras.layers, kind)
+        cls = LayerScale if kind == "LayerScale" else getattr(keras.layers, kind)
         options = layer_options(spec["class_name"], config, cls, where)
         name = self._unused(label)
         layer = self._made(cls, name=name, dtype="float32", **options, **parts, where=where)
@@ -330,6 +373,20 @@ class Builder:
             raise
         except Exception as error:  # Keras raises many kinds for options that do not fit
             raise ModelError(f"{where or self.origin}: {first_line(error)}") from error
+
+
+def _constant_or_input(value: Any, inputs: list[tuple[str, int, int]], depth: int = 0) -> Any:
+    """Return an argument as an `Operation` takes it; outputs of layers are added to its inputs."""
+    if isinstance(value, list) and len(value) == 3 and isinstance(value[0], str):
+        name, call, output = value
+        if name == "_CONSTANT_VALUE":
+            return output
+        if type(call) is int and type(output) is int and min(call, output) >= 0:
+            inputs.append((name, call, output))
+            return {INPUT: len(inputs) - 1}
+    if isinstance(value, list) and depth < MAX_DEPTH:
+        return [_constant_or_input(one, inputs, depth + 1) for one in value]
+    return value
 
 
 def _is_network(spec: Mapping[str, Any]) -> bool:

@@ -10,40 +10,10 @@ import keras
 
 from deepstreaks_dask.errors import ModelError
 from deepstreaks_dask.models.keras2.activations import keras2_hard_sigmoid
+from deepstreaks_dask.models.keras2.safe_layers import INERT_LAYERS
 
-_WITH_DIMENSIONS = (
-    "AveragePooling",
-    "Conv",
-    "ConvLSTM",
-    "Cropping",
-    "GlobalAveragePooling",
-    "GlobalMaxPooling",
-    "MaxPooling",
-    "SpatialDropout",
-    "UpSampling",
-    "ZeroPadding",
-)
-_OTHER_LAYERS = """
-Activation ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average BatchNormalization Bidirectional
-CenterCrop Concatenate Conv1DTranspose Conv2DTranspose Conv3DTranspose Dense DepthwiseConv1D DepthwiseConv2D Dot Dropout
-ELU Embedding Flatten GRU GRUCell GaussianDropout GaussianNoise GroupNormalization Identity LSTM LSTMCell
-LayerNormalization LeakyReLU Masking Maximum Minimum Multiply PReLU Permute RNN ReLU RepeatVector Rescaling Reshape
-SeparableConv1D SeparableConv2D SimpleRNN SimpleRNNCell Softmax StackedRNNCells Subtract TimeDistributed
-UnitNormalization
-"""
-LAYERS = frozenset(_OTHER_LAYERS.split()) | {
-    f"{name}{k}D" for name in _WITH_DIMENSIONS for k in (1, 2, 3)
-}
-"""Layers of Keras 2 that Keras 3 has too."""
-
-NETWORKS = frozenset({"Model", "Functional", "Sequential"})
-MERGE_LAYERS = frozenset(
-    {"Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot"}
-)
-RECURRENT_LAYERS = frozenset(
-    {"SimpleRNN", "GRU", "LSTM", "RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "Bidirectional"}
-)
 RENAMED_OPTIONS = {
+    **dict.fromkeys(INERT_LAYERS, "Identity"),
     "BatchNormalizationV1": "BatchNormalization",
     "BatchNormalizationV2": "BatchNormalization",
     "CuDNNGRU": "GRU",
@@ -119,6 +89,8 @@ def layer_options(
         If the layer is stateful, or Keras 3 has no equal of an option or an activation.
     """
     given = {key: value for key, value in config.items() if key != "name"}
+    if old_class in INERT_LAYERS:  # all of its options act in training only
+        given = {}
     if old_class == "ThresholdedReLU":
         given["threshold"] = given.pop("theta", 1.0)
     if old_class == "LeakyReLU" and "alpha" in given:

@@ -91,6 +91,21 @@ def set_weights(
             variable.assign(array)
 
 
+def finish_layers(model: keras.Model) -> None:
+    """Let layers that compute something from their weights do so, as Keras does after loading.
+
+    Parameters
+    ----------
+    model : keras.Model
+        With its weights.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            finish_layers(layer)
+        elif isinstance(layer, keras.layers.Normalization) and layer.weights:
+            layer.finalize_state()
+
+
 def _from_cudnn(
     kind: str, arrays: list[np.ndarray], variables: list[keras.Variable]
 ) -> list[np.ndarray]:

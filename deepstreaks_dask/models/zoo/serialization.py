@@ -18,7 +18,9 @@ import safetensors
 import safetensors.numpy
 
 from deepstreaks_dask.errors import ModelError
+from deepstreaks_dask.models.keras2 import layers as keras2_layers
 from deepstreaks_dask.models.keras2.activations import REGISTERED_NAMES
+from deepstreaks_dask.models.keras2.safe_layers import OWN_LAYERS
 from deepstreaks_dask.models.registry import build, classifier_class, weight_shapes
 from deepstreaks_dask.models.sequence.classifier import Classifier
 from deepstreaks_dask.models.zoo.card import DTYPES, KERAS_FILE, Card
@@ -243,6 +245,8 @@ def _parse_keras(data: bytes, origin: str) -> keras.Model:
     config.pop("compile_config", None)  # never loaded
     for module, name, value in _classes(config):
         if (module, name) == ("builtins", "function") and value in REGISTERED_NAMES:
+            continue
+        if module == keras2_layers.__name__ and name in OWN_LAYERS:
             continue
         if "lambda" in name.lower():
             raise ModelError(f"{origin!r} holds a Lambda, code that could do anything: refused")
