@@ -15,6 +15,7 @@ from deepstreaks_dask.evaluation.active_learning import ORDERS
 from deepstreaks_dask.evaluation.calibration import METHODS
 from deepstreaks_dask.evaluation.threshold_search import SEARCH_LEVELS
 from deepstreaks_dask.models.registry import ARCHITECTURES, CLASSIFIERS, PRECISIONS
+from deepstreaks_dask.models.zoo.card import SCALINGS
 from deepstreaks_dask.readers.registry import readers
 from deepstreaks_dask.scoring.cluster import connect
 from deepstreaks_dask.simulation.surveys import SURVEYS
@@ -32,6 +33,7 @@ VOCABULARIES = {
     "reader": readers(),
     "recipe": RECIPES,
     "role": ROLES,
+    "scaling": SCALINGS,
     "survey": SURVEYS,
     "task": TASKS,
     "search": SEARCH_LEVELS,

@@ -24,6 +24,8 @@ class Operation(keras.layers.Layer):
         A key of :data:`deepstreaks_dask.models.keras2.operations.FUNCTIONS`.
     arguments : mapping
         By name: constants, or ``{"input": k}`` for the k-th input of the layer.
+    **kwargs
+        Of any Keras layer.
 
     Raises
     ------
@@ -56,6 +58,8 @@ class LayerScale(keras.layers.Layer):
         Of the factors, before they are learned.
     projection_dim : int
         Number of channels.
+    **kwargs
+        Of any Keras layer.
     """
 
     def __init__(self, init_values: float = 1e-6, projection_dim: int = 1, **kwargs: Any) -> None:

@@ -159,7 +159,23 @@ def _source_of(file: Path) -> Source:
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file, unless it is too large or not there."""
+    """Read a file.
+
+    Parameters
+    ----------
+    path : Path
+        JSON or HDF5.
+
+    Returns
+    -------
+    bytes
+        All of it.
+
+    Raises
+    ------
+    ModelError
+        If it is too large or cannot be read.
+    """
     limit = MAX_JSON_BYTES if path.name.endswith(".json") else MAX_BYTES
     try:
         if path.stat().st_size > limit:
@@ -170,7 +186,25 @@ def read_file(path: Path) -> bytes:
 
 
 def parse_json(text: str, origin: str) -> dict[str, Any]:
-    """Parse JSON, which was written twice over in some of the published files."""
+    """Parse JSON, which was written twice over in some of the published files.
+
+    Parameters
+    ----------
+    text : str
+        The JSON.
+    origin : str
+        File to name in errors.
+
+    Returns
+    -------
+    dict
+        The table that it holds.
+
+    Raises
+    ------
+    ModelError
+        If it is no JSON, or holds no table.
+    """
     value: Any = text
     try:
         for _ in range(3):
