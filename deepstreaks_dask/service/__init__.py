@@ -1,6 +1,7 @@
-"""The nightly service: fetch a night's products, score them as they arrive, remember what was done.
+"""The nightly service: fetch a night's products, score them as they arrive, tell people, remember what was done.
 
-Depots (`depots`), the state that survives a kill (`state`), metrics (`monitor`) and the loop (`service`).
+Depots (`depots`, `http_depot`), the state that survives a kill (`state`) with its calendar (`night_calendar`) and messages
+to deliver (`outbox`), channels, metrics (`monitor`) and the loop (`service`).
 """
 
 import lazy_loader

@@ -16,122 +16,36 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
 from dask.distributed import Client
-from depot_server import PASSWORD, USER, serving
+from depot_server import PASSWORD, serving
+from service.conftest import (
+    CUTOUTS,
+    NIGHT,
+    TABLES,
+    TARBALLS,
+    all_plausible,
+    assert_whole,
+    contents,
+    log,
+    look,
+    opened,
+)
 from typer.testing import CliRunner
 
 from deepstreaks_dask.archive.attributes import provenance_of
-from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import DeepStreaksError, DepotError, StoppedError
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.runs import open_run
-from deepstreaks_dask.service import depots
-from deepstreaks_dask.service.depots import open_depot, read_credentials
-from deepstreaks_dask.service.service import Scorer, Settings, nights_between, watch
+from deepstreaks_dask.service import credentials as secrets
+from deepstreaks_dask.service import http_depot
+from deepstreaks_dask.service.credentials import read_credentials
+from deepstreaks_dask.service.depots import open_depot
+from deepstreaks_dask.service.nights import nights_between
+from deepstreaks_dask.service.scorer import Scorer
+from deepstreaks_dask.service.service import Settings, watch
 from deepstreaks_dask.service.state import Ledger
-from deepstreaks_dask.simulation.nights import Night
-from deepstreaks_dask.simulation.products import write_depot
-
-NIGHT, CUTOUTS = 20260105, 12
-TARBALLS = [f"ztf_{NIGHT}{k:06d}_strkcutouts.tar.gz" for k in range(3)]
-TABLES = [name.replace("strkcutouts.tar.gz", "streaks.txt") for name in TARBALLS]
-
-
-def all_plausible(archive):
-    """Stands in for the networks where they are not what is tested."""
-    dataset = open_archive(archive)
-    values = np.full((dataset.sizes["cutout"], 3), 0.75, np.float32)
-    scores = xr.DataArray(values, dims=("cutout", "model"))
-    models = ["rb_vgg6", "sl_vgg6", "kd_vgg6"]
-    return Decision().apply(dataset.assign(scores=scores).assign_coords(model=models))
-
-
-@pytest.fixture(scope="session")
-def written(tmp_path_factory):
-    """A simulated night's products: three tarballs and their tables."""
-    folder = tmp_path_factory.mktemp("written")
-    write_depot(folder, Night.draw(NIGHT, 7), CUTOUTS, in_tarball=4)
-    return folder
-
-
-@pytest.fixture
-def night(written, tmp_path):
-    """The depot's folder of the night, to be spoiled."""
-    return shutil.copytree(written / str(NIGHT), tmp_path / "depot" / str(NIGHT))
-
-
-@pytest.fixture
-def server(night):
-    with serving(night.parent) as started:
-        yield started
-
-
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch):
-    monkeypatch.setenv(depots.USER, USER)
-    monkeypatch.setenv(depots.PASSWORD, PASSWORD)
-
-
-@pytest.fixture
-def settings(tmp_path):
-    return Settings(str(tmp_path / "a.zarr"), tmp_path / "state", shard=64)
-
-
-class Passes(threading.Event):
-    """Ends a service after so many passes."""
-
-    def __init__(self, passes):
-        super().__init__()
-        self.left = passes
-
-    def wait(self, timeout=None):
-        self.left -= 1
-        return self.left <= 0
-
-
-def look(place, settings, once=True, score=all_plausible, timeout=20.0, passes=1):
-    """Look at the depot once, or as a service would, ``passes`` times."""
-    depot = open_depot(place, timeout=timeout, pause=0.001)
-    return watch(depot, settings, score, lambda: [NIGHT], once=once, stop=Passes(passes))
-
-
-def contents(settings):
-    """Ids in the archive and of the candidates; each must be there once."""
-    ids = list(open_archive(settings.archive)["id"].values)
-    ledger = Ledger(settings.state / "watch.sqlite")
-    recorded = list(ledger.candidates()["id"])
-    ledger.close()
-    assert len(set(ids)) == len(ids)
-    assert len(set(recorded)) == len(recorded)
-    return sorted(ids), sorted(recorded)
-
-
-def assert_whole(settings, written):
-    """All of the night is there, once, with all that is known of it."""
-    truth = pd.read_csv(written / f"{NIGHT}.csv").sort_values("id")
-    ids, recorded = contents(settings)
-    assert ids == recorded == list(truth["id"])
-    dataset = open_archive(settings.archive).sortby("id")
-    np.testing.assert_allclose(dataset["ra"].values, truth["ra"])
-    assert list(dataset["filter"].values) == list(truth["filter"])
-
-
-def log(settings):
-    lines = (settings.state / "watch.log").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-@pytest.fixture(autouse=True)
-def _no_password_anywhere(tmp_path, capfd):
-    yield
-    told = capfd.readouterr()
-    assert PASSWORD not in told.out + told.err
-    state = tmp_path / "state"
-    for file in (f for f in state.rglob("*") if f.is_file()):
-        assert PASSWORD.encode() not in file.read_bytes(), file
 
 
 def test_a_night_is_fetched_scored_and_recorded_once(server, settings, written):
@@ -174,12 +88,13 @@ def test_what_passes_is_tried_again_at_once(server, settings, written, fault):
 
 
 def test_no_night_yet_is_no_mistake(server, settings):
-    depot = open_depot(server.url, pause=0.001)
-    assert not any(watch(depot, settings, all_plausible, lambda: [20200101], once=True).values())
+    nights = nights_between(20200101, 20200101)
+    did = watch(opened(server.url), settings, all_plausible, nights, once=True)
+    assert not any(did.values())
 
 
 def test_a_wrong_password_is_told_at_once_and_once(server, settings, monkeypatch):
-    monkeypatch.setenv(depots.PASSWORD, "wrong")
+    monkeypatch.setenv(secrets.PASSWORD, "wrong")
     with pytest.raises(DepotError, match="refuses us \\(401\\): check the credentials"):
         look(server.url, settings)
     assert len(server.requests) == 1  # no account is locked by trying again
@@ -341,7 +256,7 @@ def test_a_full_disk_ends_a_pass_and_not_the_service(server, settings, written, 
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no small disk can be mounted here")
     try:
-        monkeypatch.setattr(depots, "_FREE_SPACE_RESERVE", 0)
+        monkeypatch.setattr(http_depot, "_FREE_SPACE_RESERVE", 0)
         with pytest.raises(DepotError, match=r"full|No space"):
             look(server.url, settings)
         subprocess.run(["mount", "-o", "remount,size=64m", str(spool)], check=True)
@@ -352,7 +267,7 @@ def test_a_full_disk_ends_a_pass_and_not_the_service(server, settings, written, 
 
 
 def test_space_is_left_on_the_disk(server, settings, monkeypatch):
-    monkeypatch.setattr(depots, "_FREE_SPACE_RESERVE", 2**60)
+    monkeypatch.setattr(http_depot, "_FREE_SPACE_RESERVE", 2**60)
     with pytest.raises(DepotError, match="the disk is full"):
         look(server.url, settings)
 
@@ -361,11 +276,11 @@ def test_health_and_metrics(server, settings, night):
     whole = (night / TARBALLS[2]).read_bytes()
     (night / TARBALLS[2]).write_bytes(whole[:-100])
     (night / TARBALLS[0]).write_bytes(b"x" * 30_000)
-    depot = open_depot(server.url, pause=0.001)
+    depot, nights = opened(server.url), nights_between(NIGHT, NIGHT)
     stop = threading.Event()
     running = replace(settings, port=0, poll=0.05)
     service = threading.Thread(
-        target=watch, args=(depot, running, all_plausible, lambda: [NIGHT]), kwargs={"stop": stop}
+        target=watch, args=(depot, running, all_plausible, nights), kwargs={"stop": stop}
     )
     service.start()
     try:
@@ -395,10 +310,10 @@ def test_health_and_metrics(server, settings, night):
 def test_only_one_service_works_in_a_folder(night, settings):
     started, release = threading.Event(), threading.Event()
 
-    def slow(archive):
+    def slow(archive, first):
         started.set()
         release.wait()
-        return all_plausible(archive)
+        return all_plausible(archive, first)
 
     service = threading.Thread(
         target=look, args=(str(night.parent), settings), kwargs={"score": slow}
@@ -414,7 +329,7 @@ def test_only_one_service_works_in_a_folder(night, settings):
 
 
 def test_scores_that_cannot_be_had_now_are_had_later(night, settings, written):
-    def broken(archive):
+    def broken(archive, first):
         raise DeepStreaksError("no workers")
 
     with pytest.raises(DepotError, match="no workers"):
@@ -465,7 +380,7 @@ def test_credentials_of_a_file(tmp_path, monkeypatch):
     assert PASSWORD not in str(raised.value)
     with pytest.raises(DepotError, match="cannot be read"):
         read_credentials(tmp_path / "none", "depot.example")
-    monkeypatch.delenv(depots.USER)
+    monkeypatch.delenv(secrets.USER)
     with pytest.raises(DepotError, match="one is missing"):
         read_credentials(None, "depot.example")
 
@@ -530,7 +445,7 @@ def wait_for(condition, settings, process=None):
 def test_killed_twice_it_loses_nothing_and_doubles_nothing(server, settings, written, zoo, client):
     command = [sys.executable, "-c", COMMAND, "watch", server.url, settings.archive]
     command += ["--state", str(settings.state), "--night", str(NIGHT), "--poll", "0.2"]
-    command += ["--zoo", zoo, "--workers", "1", "--timeout", "60"]
+    command += ["--zoo", zoo, "--workers", "1", "--timeout", "60", "--allow-plaintext"]
     path = f"/{NIGHT}/{TARBALLS[1]}"
     server.faults[path] = ["hang"]
     spool = settings.state / "spool" / str(NIGHT)
