@@ -25,6 +25,7 @@ class DepotServer(ThreadingHTTPServer):
         self.folder = folder
         self.faults = defaultdict(list)
         self.requests = []  # path, headers
+        self.bodies = defaultdict(list)  # what is answered in place of listings, used up one a request
         self.extra = ""  # put into every listing
         self.hanging = threading.Event()  # set when a request hangs
         self.release = threading.Event()
@@ -63,7 +64,9 @@ class Handler(BaseHTTPRequestHandler):
         elif not place.exists() or not place.resolve().is_relative_to(server.folder.resolve()):
             self.answer(404, b"no")
         elif place.is_dir():
-            self.answer(200, self.listing(place).encode(), fault=fault)
+            bodies = server.bodies[self.path]
+            body = bodies.pop(0) if bodies else self.listing(place).encode()
+            self.answer(200, body, fault=fault)
         else:
             self.send_file(place.read_bytes(), fault)
 

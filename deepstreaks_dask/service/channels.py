@@ -173,10 +173,13 @@ class Mail:
             ) from None
 
     def _send(self, mail: EmailMessage) -> None:
-        server = _SecureServer(self._context) if self._secure else _Server()
-        server.timeout = self._timeout
+        where = self._host, self._port
+        server = (
+            _SecureServer(*where, timeout=self._timeout, context=self._context)
+            if self._secure
+            else _Server(*where, timeout=self._timeout)
+        )
         try:
-            server.connect(self._host, self._port)
             server.ehlo()
             if not self._secure and server.has_extn("starttls"):
                 server.starttls(context=self._context)
@@ -212,8 +215,7 @@ class _Server(smtplib.SMTP):
 
 
 class _SecureServer(_Server, smtplib.SMTP_SSL):
-    def __init__(self, context: ssl.SSLContext) -> None:
-        smtplib.SMTP_SSL.__init__(self, context=context)
+    pass
 
 
 def deliver_all(

@@ -53,6 +53,8 @@ def parse_listing(page: str, url: str) -> dict[str, str]:
         Exception
     ) as error:  # html.parser raises AssertionError, and whatever else, on what it does not know
         raise ListingError(f"the listing cannot be parsed: {error}") from error
+    if parser.rawdata.startswith("<"):  # what is left over
+        raise ListingError("the listing breaks off")
     origin, folder = urlsplit(url)[:2], urlsplit(url).path
     found: dict[str, str] = {}
     for href, said in parser.links:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -123,3 +124,12 @@ def _no_password_anywhere(tmp_path, capfd):
     state = tmp_path / "state"
     for file in (f for f in state.rglob("*") if f.is_file()):
         assert PASSWORD.encode() not in file.read_bytes(), file
+
+
+@pytest.fixture
+def at():
+    """The clock, at noon of a day in January 2026; ``shift`` and ``move_to`` set it."""
+    import time_machine
+
+    with time_machine.travel(datetime(2026, 1, 20, 12, tzinfo=UTC)) as clock:
+        yield clock
