@@ -112,7 +112,15 @@ class Calendar:
                 chosen.append(row["night"])
         return chosen
 
-    def note(self, night: int, *, files: int, waiting: int, all_in: bool, resting: bool) -> None:
+    def note(
+        self,
+        night: int,
+        *,
+        files: int,
+        waiting: int,
+        all_in: bool,
+        fresh: bool = False,
+    ) -> None:
         """Note what a look at a night has shown.
 
         Parameters
@@ -123,17 +131,17 @@ class Calendar:
             Files of the night that are known, and that are still to be taken.
         all_in : bool
             No more files are to be expected now.
-        resting : bool
-            The night need not be looked at again for a while.
+        fresh : bool
+            Some of them came just now.
         """
         now = time.time()
         row = self.row(night)
         state = row["state"]
-        if waiting or (files and state in (EXPECTED, GIVEN_UP)):
+        if waiting or fresh or (files and state in (EXPECTED, GIVEN_UP)):
             state = SEEN
         if files and not waiting and state == SEEN and all_in:
             state = COMPLETE
-        values: dict[str, Any] = {"looked": now if resting else None}
+        values: dict[str, Any] = {"looked": None if waiting else now}
         if files and row["seen"] is None:
             values["seen"] = now
         if state != row["state"]:
@@ -170,6 +178,12 @@ class Calendar:
         """
         values = {"state": state, "detail": detail[:500], "changed": time.time()}
         connection.execute(update(nights).where(nights.c.night == night).values(**values))
+
+    def reopen_scored(self, connection: Connection, wanted: Iterable[int]) -> None:
+        """Note that nights have new scores, so that their numbers are told again, within a transaction."""
+        closed = nights.c.state.in_((SCORED, GIVEN_UP)) & nights.c.night.in_(list(wanted))
+        values = {"state": COMPLETE, "detail": "", "changed": time.time()}
+        connection.execute(update(nights).where(closed).values(**values))
 
     def nights(self, *states: str) -> list[int]:
         """Return the nights in given states, in order."""

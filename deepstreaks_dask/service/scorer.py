@@ -148,20 +148,28 @@ def candidate_rows(decided: xr.Dataset) -> list[dict[str, Any]]:
     list of dict
         Columns of each; None where a value is not known.
     """
-    chosen = decided.isel(cutout=np.flatnonzero(decided["plausible"].values)).load()
-    models = [str(model) for model in chosen["model"].values]
-    rows = []
-    for k in range(chosen.sizes["cutout"]):
-        one = chosen.isel(cutout=k)
-        numbers = {name: float(one[name]) for name in ("jd", "ra", "dec", "length", "mag")}
-        scores = [float(s) for s in one["scores"].values]
-        rows.append(
-            {
-                "id": str(one["id"].values),
-                "night": int(one["night"]),
-                "filter": str(one["filter"].values) or None,
-                **{name: None if value != value else value for name, value in numbers.items()},
-                "scores": {m: s for m, s in zip(models, scores, strict=True) if s == s},
-            }
-        )
-    return rows
+    rows = np.flatnonzero(decided["plausible"].values)
+    names = ("jd", "ra", "dec", "length", "mag")
+    columns = {
+        name: decided[name].isel(cutout=rows).values
+        for name in ("id", "night", "filter", "scores", *names)
+    }
+    models = [str(model) for model in decided["model"].values]
+    return [
+        {
+            "id": str(columns["id"][k]),
+            "night": int(columns["night"][k]),
+            "filter": str(columns["filter"][k]) or None,
+            **{name: _known(columns[name][k]) for name in names},
+            "scores": {
+                model: float(score)
+                for model, score in zip(models, columns["scores"][k], strict=True)
+                if score == score
+            },
+        }
+        for k in range(len(rows))
+    ]
+
+
+def _known(value: Any) -> float | None:
+    return float(value) if value == value else None

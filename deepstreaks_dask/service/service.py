@@ -210,11 +210,14 @@ class Watcher:
         for night in [*nights, None]:  # at last whatever waits from before a kill
             if stop.is_set():
                 break
+            before = dict(did)
             if night is not None:
                 self._take_night(night, did)
             if (self._behind or self._undecided) and not failed:
                 failed = not self._try_to_score(did, stop)
-            self._finish(did)
+            if did != before:
+                self._finish(did)
+        self._finish(did)
         self.monitor.passed = time.time()
         self.monitor.moved()
         if any(did.values()) or problems != self.monitor.problems:
@@ -224,7 +227,7 @@ class Watcher:
     def _take_night(self, night: int, did: dict[str, int]) -> None:
         before = len(self.monitor.problems)
         with self._surviving("night failed", night=night):
-            appended = did["appended"]
+            known, appended = did["files"], did["appended"]
             self._intake.take(night, did)
             self._behind |= did["appended"] > appended
             numbers = self.ledger.numbers(night)
@@ -233,7 +236,7 @@ class Watcher:
                 files=numbers["files"],
                 waiting=numbers["waiting"],
                 all_in=self.once or night < tonight_utc(),
-                resting=not numbers["waiting"],
+                fresh=(did["files"], did["appended"]) != (known, appended),
             )
             if len(self.monitor.problems) == before:
                 self._give_up(night)

@@ -248,6 +248,7 @@ class Ledger:
                 )
             for night, count in cutouts.items():
                 _count(connection, night, run, count)
+            self.calendar.reopen_scored(connection, cutouts)
             _set_mark(connection, run, rows)
             new = self.outbox.untold(connection, (one["id"] for one in found))
             if new and tell is not None:

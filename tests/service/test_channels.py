@@ -1,16 +1,14 @@
 """Messages over webhooks and e-mail, to servers that misbehave; at least once, under one key."""
 
 import contextlib
-import json
 import socket
 import ssl
 import threading
 import time
 from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from service.raw_server import raw_server
+from service.servers import WEBHOOK_KEY, raw_server, slack
 
 from deepstreaks_dask.errors import DepotError
 from deepstreaks_dask.service.channels import (
@@ -26,38 +24,7 @@ from deepstreaks_dask.service.outbox import Message
 from deepstreaks_dask.service.state import Ledger
 
 MESSAGE = Message("key1", "3 new <candidates> & more", "one\ntwo — ε")
-SECRET = "T000/B000/xyzzy"
-
-
-@contextlib.contextmanager
-def slack(*answers):
-    """A webhook that answers with statuses, the last one again and again; yields its URL, bodies and headers."""
-    left, got = list(answers), []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            got.append((json.loads(body), dict(self.headers)))
-            status = left.pop(0) if len(left) > 1 else left[0]
-            if status == "break off":
-                self.close_connection = True
-                return
-            self.send_response(status)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"ok")
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/services/{SECRET}", got
-    finally:
-        server.shutdown()
-        server.server_close()
+SECRET = WEBHOOK_KEY
 
 
 def webhook(url, timeout=5.0):

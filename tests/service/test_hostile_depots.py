@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from depot_server import PASSWORD, serving
 from service.conftest import NIGHT, TABLES, TARBALLS, assert_whole, look, opened
-from service.raw_server import raw_server
+from service.servers import raw_server
 
 from deepstreaks_dask.errors import DepotError
 from deepstreaks_dask.service import http_depot
