@@ -25,7 +25,9 @@ class DepotServer(ThreadingHTTPServer):
         self.folder = folder
         self.faults = defaultdict(list)
         self.requests = []  # path, headers
-        self.bodies = defaultdict(list)  # what is answered in place of listings, used up one a request
+        self.bodies = defaultdict(
+            list
+        )  # what is answered in place of listings, used up one a request
         self.extra = ""  # put into every listing
         self.hanging = threading.Event()  # set when a request hangs
         self.release = threading.Event()

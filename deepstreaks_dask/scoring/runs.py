@@ -336,7 +336,9 @@ class Run:
 
     def touch(self, failures: Sequence[tuple[int, int, str]]) -> None:
         """Say that the run was gone on with just now, and which shards could not be read."""
-        self.tell(updated=_now(), failures=[list(failure) for failure in sorted(failures)])
+        self.tell(
+            updated=_now("milliseconds"), failures=[list(failure) for failure in sorted(failures)]
+        )
 
     def grow(self, total: int) -> None:
         """Make room for cutouts that were appended since."""
@@ -639,5 +641,5 @@ def _remaining(
     return Remaining(tuple(shards), tuple(torn))
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _now(resolution: str = "seconds") -> str:
+    return datetime.now(UTC).isoformat(timespec=resolution)

@@ -51,11 +51,18 @@ def read_private(file: Path) -> str:
     try:
         with file.open() as opened:
             state = os.fstat(opened.fileno())
-            if state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            # systemd's credentials show the mask of an access list as rights of a group
+            others = stat.S_IRWXO if _is_of_systemd(file) else stat.S_IRWXG | stat.S_IRWXO
+            if state.st_mode & others:
                 raise DepotError(f"{file} may be read by others: chmod 600 {file}")
             return opened.read(_MAX_SECRET_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise DepotError(f"credentials {file} cannot be read: {type(error).__name__}") from None
+
+
+def _is_of_systemd(file: Path) -> bool:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(folder) and file.absolute().parent == Path(str(folder))
 
 
 def read_credentials(

@@ -52,7 +52,7 @@ def test_the_dockerfile_is_sound():
     assert re.search(r"^USER (?!0|root)", text, re.M)
 
 
-@pytest.mark.parametrize("folder", ["tls", "slurm", "ssh", "kubernetes", "docker"])
+@pytest.mark.parametrize("folder", ["tls", "slurm", "ssh", "kubernetes", "docker", "service"])
 def test_each_page_says_what_was_checked(folder):
     page = (DEPLOYMENTS / folder / "README.md").read_text()
     assert re.search(r"^Checked[ :(]", page, re.M)

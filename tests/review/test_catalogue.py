@@ -4,9 +4,12 @@ import threading
 
 import numpy as np
 import pytest
-from helpers import random_run, write_run
+from helpers import random_batch, random_run, write_run
 from PIL import Image
 
+from deepstreaks_dask.apps.server import context
+from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.evaluation.active_learning import ORDERS, with_agreement
 from deepstreaks_dask.evaluation.labels import plausibility_labels
@@ -14,7 +17,7 @@ from deepstreaks_dask.review import catalogue as module
 from deepstreaks_dask.review.catalogue import Catalogue
 from deepstreaks_dask.review.ids import Ids
 from deepstreaks_dask.scoring.decision import Decision
-from deepstreaks_dask.scoring.runs import open_run
+from deepstreaks_dask.scoring.runs import Run, open_run
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +136,20 @@ def test_a_chunk_that_cannot_be_read_is_tried_again(decided, monkeypatch):
             catalogue.picture(3)
     monkeypatch.setitem(catalogue.__dict__, "_pixels", whole)
     assert catalogue.picture(3).startswith(b"\x89PNG")
+
+
+def test_the_archive_under_review_refreshes_by_itself(tmp_path, monkeypatch):
+    """Each campaign that scored something is seen, two within a second, too."""
+    monkeypatch.setattr(context, "_MAX_CATALOGUE_AGE", -1.0)
+    url = tmp_path / "a.zarr"
+    create_archive(url, shard=64)
+    append_batches(url, [random_batch(70)])
+    write_run(url, "default", ("rb_vgg6",), np.full((70, 1), np.nan, np.float32))
+    site, run = context.Site(str(url), "default", "key", None), Run.open(url, "default", write=True)
+    for scored in (0, 64, 70):
+        run.scores[:scored] = 0.9
+        run.touch(())
+        assert site.catalogue()["plausible"].sum() == scored
+        assert site.catalogue() is site.catalogue()
+    append_batches(url, [random_batch(80, start=70)])
+    assert site.catalogue().rows == 150
