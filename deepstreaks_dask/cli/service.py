@@ -76,7 +76,17 @@ class ServiceOptions:
 
 @dataclass(frozen=True)
 class DepotOptions:
-    """How the depot is asked."""
+    """How the depot is asked.
+
+    Attributes
+    ----------
+    credentials, allow_plaintext
+        Of the depot, and whether they may be sent without encryption.
+    timeout, download_timeout : float
+        Seconds for a listing, and for an attempt at a file.
+    largest_file : float
+        In GB.
+    """
 
     credentials: Annotated[
         Path | None, typer.Option(help="File like .netrc, mode 600; else from the environment.")

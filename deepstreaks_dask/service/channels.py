@@ -82,7 +82,18 @@ class Webhook:
         self._url, self._timeout = url.strip(), timeout
 
     def deliver(self, message: Message) -> None:
-        """Post a message."""
+        """Post a message.
+
+        Parameters
+        ----------
+        message : Message
+            To be delivered.
+
+        Raises
+        ------
+        ChannelError
+            If the other side did not accept it, or nobody knows whether it did.
+        """
         body = {"text": _for_slack(f"*{message.subject}*\n{message.text}")}
         headers = {"Idempotency-Key": message.key, "Accept-Encoding": "identity"}
         try:
@@ -160,7 +171,18 @@ class Mail:
         self._context = context or ssl.create_default_context()
 
     def deliver(self, message: Message) -> None:
-        """Send a message."""
+        """Send a message.
+
+        Parameters
+        ----------
+        message : Message
+            To be delivered.
+
+        Raises
+        ------
+        ChannelError
+            If the other side did not accept it, or nobody knows whether it did.
+        """
         try:
             with deadline(self._timeout, idle=self._timeout):
                 self._send(self._compose(message))

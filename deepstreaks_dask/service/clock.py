@@ -29,7 +29,7 @@ class Clock:
     Parameters
     ----------
     seconds : float
-        For all of it.
+        Seconds for all of it.
     idle : float
         Seconds for one read.
     min_rate : float
@@ -43,6 +43,11 @@ class Clock:
 
     def left(self) -> float:
         """Return the seconds that the next read may take.
+
+        Returns
+        -------
+        float
+            At most ``idle``.
 
         Raises
         ------

@@ -207,5 +207,18 @@ class FolderDepot:
 
 
 def version_note(spool: Path, name: str) -> Path:
-    """Return the file beside a download that holds the version of it."""
+    """Return the file beside a download that holds the version of it.
+
+    Parameters
+    ----------
+    spool : Path
+        Folder of downloads.
+    name : str
+        Name of the download.
+
+    Returns
+    -------
+    Path
+        It need not be there.
+    """
     return spool / f"{name}.version"

@@ -82,7 +82,20 @@ class Writer:
         return Message(_key("night", [night, *told.items()]), subject, self._linked(lines))
 
     def given_up(self, night: int, why: str) -> Message:
-        """Write about a night that is given up."""
+        """Write about a night that is given up.
+
+        Parameters
+        ----------
+        night : int
+            YYYYMMDD.
+        why : str
+            What was missing.
+
+        Returns
+        -------
+        Message
+            The same for the same reason.
+        """
         lines = [
             f"Night {_spelt(night)} is given up: {why}.",
             f"To look at it again: deepstreaks watch … --night {night}",

@@ -180,7 +180,15 @@ class Calendar:
         connection.execute(update(nights).where(nights.c.night == night).values(**values))
 
     def reopen_scored(self, connection: Connection, wanted: Iterable[int]) -> None:
-        """Note that nights have new scores, so that their numbers are told again, within a transaction."""
+        """Note that nights have new scores, so that their numbers are told again, within a transaction.
+
+        Parameters
+        ----------
+        connection : sqlalchemy.Connection
+            Of the transaction.
+        wanted : iterable of int
+            Nights, YYYYMMDD; those that are neither scored nor given up stay as they are.
+        """
         closed = nights.c.state.in_((SCORED, GIVEN_UP)) & nights.c.night.in_(list(wanted))
         values = {"state": COMPLETE, "detail": "", "changed": time.time()}
         connection.execute(update(nights).where(closed).values(**values))

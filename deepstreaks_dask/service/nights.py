@@ -75,7 +75,18 @@ def tonight_utc() -> int:
 
 
 def nights_from(first: int, last: int) -> Iterator[int]:
-    """Return all nights from one to another, in order; none if the last is before the first."""
+    """Yield all nights from one to another, in order; none if the last is before the first.
+
+    Parameters
+    ----------
+    first, last : int
+        YYYYMMDD.
+
+    Yields
+    ------
+    int
+        YYYYMMDD.
+    """
     day, end = to_date(first), to_date(last)
     while day <= end:
         yield to_night(day)
@@ -94,6 +105,16 @@ def to_night(day: date) -> int:
 
 def to_date(night: int) -> date:
     """Return the date of a night.
+
+    Parameters
+    ----------
+    night : int
+        YYYYMMDD.
+
+    Returns
+    -------
+    datetime.date
+        Of the same day.
 
     Raises
     ------

@@ -52,7 +52,15 @@ class Outbox:
         self._engine, self.channels = engine, tuple(channels)
 
     def queue(self, connection: Connection, message: Message) -> None:
-        """Queue a message for every channel, within a transaction; one that was queued before is not queued again."""
+        """Queue a message for every channel, within a transaction; one that was queued before is not queued again.
+
+        Parameters
+        ----------
+        connection : sqlalchemy.Connection
+            Of the transaction.
+        message : Message
+            To be delivered.
+        """
         now = time.time()
         for channel in self.channels:
             row = {
@@ -68,7 +76,20 @@ class Outbox:
             connection.execute(insert(outbox).values(**row).on_conflict_do_nothing())
 
     def untold(self, connection: Connection, ids: Iterable[str]) -> set[str]:
-        """Return the candidates that nobody was told of yet, and note that they are told in this transaction."""
+        """Return the candidates that nobody was told of yet, and note that they are told in this transaction.
+
+        Parameters
+        ----------
+        connection : sqlalchemy.Connection
+            Of the transaction.
+        ids : iterable of str
+            Of candidates.
+
+        Returns
+        -------
+        set of str
+            Those that are new.
+        """
         new = set()
         for name in ids:
             row = insert(told).values(id=name).on_conflict_do_nothing()
@@ -86,11 +107,25 @@ class Outbox:
             return [Message(*row) for row in connection.execute(query)]
 
     def delivered(self, key: str, channel: str) -> None:
-        """Note that the other side has accepted a message."""
+        """Note that the other side has accepted a message.
+
+        Parameters
+        ----------
+        key, channel : str
+            Of the message.
+        """
         self._change(key, channel, sent=time.time(), error="")
 
     def failed(self, key: str, channel: str, error: str) -> None:
-        """Note that a message could not be delivered; each failure doubles the pause before the next attempt."""
+        """Note that a message could not be delivered; each failure doubles the pause before the next attempt.
+
+        Parameters
+        ----------
+        key, channel : str
+            Of the message.
+        error : str
+            What went wrong.
+        """
         here = (outbox.c.key == key) & (outbox.c.channel == channel)
         with self._engine.connect() as connection:
             tries = connection.execute(select(outbox.c.tries).where(here)).scalar_one() + 1

@@ -141,7 +141,7 @@ def candidate_rows(decided: xr.Dataset) -> list[dict[str, Any]]:
     Parameters
     ----------
     decided : xarray.Dataset
-        Decided scores.
+        Decided scores ``(cutout, model)``.
 
     Returns
     -------

@@ -255,13 +255,31 @@ class Ledger:
                 self.outbox.queue(connection, tell([one for one in found if one["id"] in new]))
 
     def finish(self, night: int, message: Message) -> None:
-        """Note that a night is scored, and queue a message about it."""
+        """Note that a night is scored, and queue a message about it.
+
+        Parameters
+        ----------
+        night : int
+            YYYYMMDD.
+        message : Message
+            About its numbers.
+        """
         with self._engine.begin() as connection:
             self.calendar.settle(connection, night, SCORED)
             self.outbox.queue(connection, message)
 
     def give_up(self, night: int, detail: str, message: Message) -> None:
-        """Note that a night is given up, and queue a message about it."""
+        """Note that a night is given up, and queue a message about it.
+
+        Parameters
+        ----------
+        night : int
+            YYYYMMDD.
+        detail : str
+            Why.
+        message : Message
+            About it.
+        """
         with self._engine.begin() as connection:
             self.calendar.settle(connection, night, GIVEN_UP, detail)
             self.outbox.queue(connection, message)
@@ -342,7 +360,7 @@ class Ledger:
         Returns
         -------
         pandas.DataFrame
-            By id and run.
+            ``(candidate, column)``, by id and run.
         """
         query = select(candidates).order_by(candidates.c.id, candidates.c.run)
         if night is not None:
