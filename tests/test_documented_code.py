@@ -46,6 +46,7 @@ PARSED = {
     "ingest theirs": "needs files that are spelt otherwise; tests/readers/test_tables.py has some",
     "ingest CRTS_FOLDER": "needs files of that survey; tests/readers/test_crts.py",
     "users": "asks for a password; tests/cli/test_users.py",
+    "nights": "needs the state of a service; tests/service/test_calendar.py",
     "watch https": "needs a depot on the network; tests/service/test_service.py has one",
     "watch depot": "takes over the signals of its process; tests/service/test_service.py",
     "simulate train.zarr": "36,000 cutouts",

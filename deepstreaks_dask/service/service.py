@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +131,7 @@ def watch(
                 part.moved = monitor.moved
         watcher.begin(nights)
         while True:
-            did = watcher.look(watcher.due(nights), stop)
+            did = watcher.look(nights, stop)
             if once or stop.wait(settings.poll):
                 break
         if once and monitor.problems:
@@ -178,8 +178,8 @@ class Watcher:
         if not nights.open_ended:
             self._calendar.reopen(nights())
 
-    def due(self, nights: Nights) -> list[int]:
-        """Return the nights to look at in the next pass, tonight first, then backwards."""
+    def _due(self, nights: Nights) -> list[int]:
+        """Return the nights to look at in this pass, tonight first, then backwards."""
         wanted = nights()
         if not nights.open_ended:
             self._calendar.expect(wanted)
@@ -188,13 +188,13 @@ class Watcher:
             self._calendar.expect_until_tonight(wanted[0])
         return self._calendar.due()
 
-    def look(self, nights: Sequence[int], stop: threading.Event) -> dict[str, Any]:
+    def look(self, nights: Nights, stop: threading.Event) -> dict[str, Any]:
         """Look at the depot once: fetch, append and score night by night, record, tell.
 
         Parameters
         ----------
-        nights : sequence of int
-            YYYYMMDD.
+        nights : Nights
+            Those that the service is responsible for.
         stop : threading.Event
             Ends the look where it is.
 
@@ -206,8 +206,11 @@ class Watcher:
         names = ("files", "appended", "quarantined", "scored", "candidates", "messages")
         did = dict.fromkeys(names, 0)
         problems, self.monitor.problems = self.monitor.problems, []
+        due: list[int] = []
+        with self._surviving("calendar failed"):
+            due = self._due(nights)
         failed = False  # what cannot be scored is tried once a pass
-        for night in [*nights, None]:  # at last whatever waits from before a kill
+        for night in [*due, None]:  # at last whatever waits from before a kill
             if stop.is_set():
                 break
             before = dict(did)
@@ -241,7 +244,8 @@ class Watcher:
             if len(self.monitor.problems) == before:
                 self._give_up(night)
         if len(self.monitor.problems) > before:
-            self._calendar.rest(night)
+            with self._surviving("calendar failed"):
+                self._calendar.rest(night)
 
     def _give_up(self, night: int) -> None:
         """Give a night up that had all of its time and lacks something that the depot was asked for just now."""

@@ -29,6 +29,7 @@ from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import DeepStreaksError, DepotError
 from deepstreaks_dask.scoring.runs import open_run
+from deepstreaks_dask.service import credentials as secrets
 from deepstreaks_dask.service import monitor as monitor_module
 from deepstreaks_dask.service.depots import Remote
 from deepstreaks_dask.service.monitor import Monitor
@@ -38,6 +39,7 @@ from deepstreaks_dask.service.night_calendar import (
     GIVEN_UP,
     SCORED,
     SEEN,
+    Calendar,
 )
 from deepstreaks_dask.service.nights import nights_between
 from deepstreaks_dask.service.scorer import Scorer
@@ -314,6 +316,67 @@ def test_a_download_a_night_and_a_portion_of_scores_are_movement(server, setting
     watch(depot, settings, all_plausible, nights_between(NIGHT, NIGHT), once=True)
     bytes_fetched = sum(file.stat().st_size for file in (server.folder / str(NIGHT)).iterdir())
     assert len(moved) > bytes_fetched / 2**13
+
+
+def test_the_log_goes_to_standard_output_and_health_to_an_address(settings, capfd):
+    there = replace(settings, port=0, address="127.0.0.2", log_to_stdout=True)
+    look_always(EmptyDepot(), there)
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines] == ["listening", "started", "ended"]
+    assert lines[0]["address"] == "127.0.0.2"
+    with pytest.raises(DepotError, match=r"of 192\.0\.2\.1 cannot be used"):  # another machine's
+        look_always(EmptyDepot(), replace(there, address="192.0.2.1"))
+
+
+def test_a_state_that_fails_ends_a_pass_and_not_the_service(settings, monkeypatch):
+    failures = [sqlite3.OperationalError("disk I/O error")]
+    expect = Calendar.expect
+
+    def failing(self, wanted):
+        for error in failures:
+            failures.clear()
+            raise error
+        expect(self, wanted)
+
+    monkeypatch.setattr(Calendar, "expect", failing)
+    depot = EmptyDepot()
+    look_always(depot, settings, passes=2)
+    assert len(depot.asked) == 2
+    assert any(line["event"] == "calendar failed" for line in log(settings))
+
+
+def test_messages_of_the_command_are_checked_and_no_secret_is_an_option(tmp_path, monkeypatch):
+    def watched(*options):
+        place = ["watch", str(tmp_path), str(tmp_path / "a.zarr"), "--state", str(tmp_path / "s")]
+        return CliRunner().invoke(app, [*place, *options])
+
+    for options, said in {
+        ("--smtp", "smtps://mail.example"): "--mail-to",
+        ("--mail-to", "a@b.example"): "--smtp",
+        ("--smtp", "x", "--mail-to", "a@b.example", "--mail-from", "c@d.example"): "smtps://HOST",
+        ("--webhook", str(tmp_path / "none")): "cannot be read",
+        ("--rescore-from", "20261301"): "YYYYMMDD",
+    }.items():
+        told = watched(*options)
+        assert isinstance(told.exception, DeepStreaksError)
+        assert said in str(told.exception)
+    monkeypatch.setenv(secrets.WEBHOOK, "http://hooks.example/xyzzy")
+    assert "--allow-plaintext" in str(watched().exception)
+    assert not (tmp_path / "s").exists()
+
+
+def test_credentials_of_systemd_may_have_an_access_list(tmp_path, monkeypatch):
+    """The mask of the list looks like rights of the group."""
+    file = tmp_path / "depot"
+    file.write_text("machine depot.example login ztf password right\n")
+    file.chmod(0o440)
+    with pytest.raises(DepotError, match="chmod 600"):
+        secrets.read_credentials(file, "depot.example")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert secrets.read_credentials(file, "depot.example").user == "ztf"
+    file.chmod(0o444)
+    with pytest.raises(DepotError, match="chmod 600"):
+        secrets.read_credentials(file, "depot.example")
 
 
 # The state
