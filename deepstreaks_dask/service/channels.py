@@ -264,9 +264,11 @@ def deliver_all(
         for message in outbox.due(channel.name):
             try:
                 channel.deliver(message)
-            except ChannelError as error:
-                outbox.failed(message.key, channel.name, str(error))
-                failed(error)
+            except Exception as error:  # one message that cannot be sent must not keep the others
+                known = isinstance(error, ChannelError)
+                why = str(error) if known else f"{channel.name}: {type(error).__name__}"
+                outbox.failed(message.key, channel.name, why)
+                failed(ChannelError(why))
                 break
             outbox.delivered(message.key, channel.name)
             accepted += 1

@@ -209,6 +209,7 @@ class Watcher:
         due: list[int] = []
         with self._surviving("calendar failed"):
             due = self._due(nights)
+            self._show()
         failed = False  # what cannot be scored is tried once a pass
         for night in [*due, None]:  # at last whatever waits from before a kill
             if stop.is_set():
@@ -329,7 +330,7 @@ class Watcher:
             )
 
     def _finish(self, did: dict[str, int]) -> None:
-        """Close nights that are scored, deliver messages, and let the monitor show how things stand."""
+        """Close nights that are scored, and deliver messages."""
         with self._surviving("night failed"):
             for night in () if self._behind else self._calendar.nights(COMPLETE):
                 if night not in self._undecided:
@@ -339,10 +340,14 @@ class Watcher:
             did["messages"] += count
             self.monitor.messages.inc(count)
         with self._surviving("state failed"):
-            self.monitor.waiting_since = self.ledger.oldest_waiting()
-            self.monitor.gaps = self._calendar.gaps()
-            self.monitor.nights = self._calendar.counts()
-            self.monitor.undelivered = self._outbox.waiting()
+            self._show()
+
+    def _show(self) -> None:
+        """Let health and metrics show how things stand."""
+        self.monitor.waiting_since = self.ledger.oldest_waiting()
+        self.monitor.gaps = self._calendar.gaps()
+        self.monitor.nights = self._calendar.counts()
+        self.monitor.undelivered = self._outbox.waiting()
 
     def _close(self, night: int) -> None:
         refused = quarantine(self.settings.archive)

@@ -245,13 +245,13 @@ def test_what_is_no_server_or_address_is_refused(server, sender, recipient):
 class Flaky:
     """Fails as often as it is told to; remembers the keys of what it took."""
 
-    def __init__(self, name, failures=0):
-        self.name, self.failures, self.keys = name, failures, []
+    def __init__(self, name, failures=0, error=ChannelError):
+        self.name, self.failures, self.keys, self.error = name, failures, [], error
 
     def deliver(self, message):
         if self.failures:
             self.failures -= 1
-            raise ChannelError("no")
+            raise self.error("no")
         self.keys.append(message.key)
 
 
@@ -268,10 +268,13 @@ def queue(ledger, *keys):
             ledger.outbox.queue(connection, Message(key, "s", "t"))
 
 
-def test_each_channel_gets_each_message_and_one_that_fails_keeps_none_from_another(ledger, at):
+@pytest.mark.parametrize("error", [ChannelError, ValueError])
+def test_each_channel_gets_each_message_and_one_that_fails_keeps_none_from_another(
+    error, ledger, at
+):
     queue(ledger, "a", "b")
     queue(ledger, "a")
-    one, two, errors = Flaky("one"), Flaky("two", failures=1), []
+    one, two, errors = Flaky("one"), Flaky("two", 1, error), []
     assert deliver_all(ledger.outbox, [two, one], errors.append) == 2
     assert (one.keys, two.keys, len(errors)) == (["a", "b"], [], 1)
     assert ledger.outbox.waiting() == 2
