@@ -4,14 +4,14 @@ import json
 import shutil
 import sqlite3
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from dask.distributed import Client
+from helpers import write_run
 from service.conftest import (
     CUTOUTS,
     NIGHT,
@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import DeepStreaksError, DepotError
-from deepstreaks_dask.scoring.runs import open_run
+from deepstreaks_dask.scoring.runs import Remaining, Run, open_run
 from deepstreaks_dask.service import credentials as secrets
 from deepstreaks_dask.service import monitor as monitor_module
 from deepstreaks_dask.service.depots import Remote
@@ -278,18 +278,43 @@ def test_rescoring_the_past_leaves_the_nights_before_alone(tmp_path, settings):
     ledger.close()
 
 
-def test_new_weights_leave_the_shards_before_alone(archive, zoo, client):
-    connect = partial(Client, client.scheduler.address)
+def test_new_weights_leave_the_shards_before_alone(archive, zoo, monkeypatch):
+    """What is handed to the campaign: portions of the shards from a row on; torn chunks are cleared once."""
+    members, plans = ("rb_vgg6", "sl_vgg6", "kd_vgg6"), []
+    write_run(archive, "v2", members, np.full((150, 3), np.nan, np.float32))
+
+    def execute(plan, client, **_):
+        plans.append((plan.run, plan.todo))
+        for first, last in plan.todo.shards:
+            Run.open(archive, "v2", write=True).scores[first:last] = 0.9
+
+    def planned(*args, **options):
+        shards = ((0, 64), (64, 128), (128, 150))
+        return Plan("v2", Remaining(shards, ((0, 64), (128, 150))))
+
+    monkeypatch.setattr("deepstreaks_dask.scoring.campaign.execute", execute)
+    monkeypatch.setattr("deepstreaks_dask.scoring.plan.plan_campaign", planned)
+    monkeypatch.setattr("deepstreaks_dask.service.scorer._PORTION", 1)
     moved = []
-    with Scorer(zoo, "v2", {}, connect) as scorer:
-        scorer.moved = lambda: moved.append(1)
-        decided = scorer(str(archive), 100)
+    scorer = Scorer(zoo, "v2", {}, lambda: SimpleNamespace(nthreads=lambda: {"a": 1}))
+    scorer.moved = lambda: moved.append(1)
+    decided = scorer(str(archive), 100)
     assert decided.sizes["cutout"] == 50
-    assert not decided["undecided"].any()
-    scores = open_run(archive, "v2")["scores"].values
-    assert np.isnan(scores[:64]).all()
-    assert not np.isnan(scores[64:]).any()
-    assert moved
+    assert decided["plausible"].all()
+    assert plans == [
+        ("v2", Remaining(((64, 128),), ((128, 150),))),
+        ("v2", Remaining(((128, 150),), ())),
+    ]
+    assert len(moved) == 2
+    assert np.isnan(open_run(archive, "v2")["scores"].values[:64]).all()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """As much of a plan as a scorer handles."""
+
+    run: str
+    todo: Remaining
 
 
 # Health
