@@ -120,7 +120,7 @@ class HttpDepot:
             except (_AgainError, ListingError, TimeoutError) as error:
                 why = str(error)
             except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
-                why = f"{type(error).__name__}: {error}"
+                why = _late(error) or f"{type(error).__name__}: {error}"
         raise DepotError(f"{url}: {why} (tried {self.tries} times)")
 
     @contextmanager
@@ -236,6 +236,15 @@ class HttpDepot:
             raise _AgainError(f"the depot answers {status}")
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise _AgainError("the depot answers in an encoding that was not asked for")
+
+
+def _late(error: BaseException | None) -> str:
+    """Return the reason of an error that came of a deadline, else an empty text."""
+    while error is not None:
+        if type(error) is TimeoutError:
+            return f"too late: {error}"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 class _AgainError(Exception):
