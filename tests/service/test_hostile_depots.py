@@ -1,7 +1,9 @@
 """A depot that is not trusted: answers without an end, without a shape, too large, or that lead elsewhere."""
 
 import contextlib
+import os
 
+import numpy as np
 import pytest
 from depot_server import PASSWORD, serving
 from service.conftest import NIGHT, TABLES, TARBALLS, assert_whole, look, opened
@@ -224,3 +226,34 @@ def test_a_depots_folder_that_is_gone_has_no_empty_nights(tmp_path):
     (tmp_path / "depot").rmdir()
     with pytest.raises(DepotError, match="is gone"):
         depot.list(NIGHT)
+
+
+def test_any_page_is_a_listing_or_an_error(night):
+    """Mutations of a real listing; DEEPSTREAKS_TEST_LISTINGS=10000 makes more."""
+    rng = np.random.default_rng(5)
+    links = "".join(f'<a href="{file.name}">{file.name}</a> 12\n' for file in night.iterdir())
+    page = f"<html><!DOCTYPE html><pre>{links}</pre></html>"
+    parts = [
+        "<![",
+        "<!",
+        "<?",
+        "<!--",
+        "&#x",
+        "<a href=",
+        "'",
+        '"',
+        ">",
+        "]]",
+        "<script>",
+        "\0",
+        "é",
+    ]
+    for _ in range(int(os.environ.get("DEEPSTREAKS_TEST_LISTINGS", "200"))):
+        text = page
+        for _ in range(rng.integers(1, 6)):
+            first, last = sorted(rng.integers(0, len(text) + 1, 2))
+            last = min(last, first + 30)
+            text = text[:first] + "".join(rng.choice(parts, rng.integers(0, 4))) + text[last:]
+        with contextlib.suppress(ListingError):
+            found = parse_listing(text, URL)
+            assert all("/" not in name for name in found)
