@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deepstreaks_dask.scoring.plan import CampaignPlan
 
 Score = Callable[[str, int], xr.Dataset]
-"""Scores what is not scored yet from a row of an archive on, and returns the decided scores from this row on."""
+"""Scores what is not scored yet from a row of an archive on, and returns the decided scores of all of its rows."""
 
 _PORTION = 4  # shards a thread, between two signs of progress
 
@@ -75,7 +75,7 @@ class Scorer(AbstractContextManager["Scorer"]):
         Returns
         -------
         xarray.Dataset
-            Decided scores of the rows from ``first`` on.
+            Decided scores of all rows.
 
         Raises
         ------
@@ -107,7 +107,7 @@ class Scorer(AbstractContextManager["Scorer"]):
         except StoppedError:
             self.__exit__()
             raise
-        return decision.apply(open_run(archive, self.run).isel(cutout=slice(first, None)))
+        return decision.apply(open_run(archive, self.run))
 
     def _execute(self, plan: CampaignPlan, client: Client) -> None:
         """Carry out a plan in portions, so that it can be seen to move."""

@@ -21,7 +21,8 @@ import xarray as xr
 from filelock import FileLock, Timeout
 
 from deepstreaks_dask.archive.dataset import open_archive
-from deepstreaks_dask.archive.store import quarantine
+from deepstreaks_dask.archive.retraction import stored_rows
+from deepstreaks_dask.archive.store import quarantine, read_commit_record
 from deepstreaks_dask.errors import DepotError
 from deepstreaks_dask.service.channels import Channel, ChannelError, deliver_all
 from deepstreaks_dask.service.depots import Depot
@@ -276,7 +277,8 @@ class Watcher:
     def _score(self, did: dict[str, int], stop: threading.Event) -> None:
         archive = self.settings.archive
         fs, place = locate(archive)
-        if fs.exists(place) and (total := open_archive(archive).sizes["cutout"]):
+        # rows that were withdrawn keep their numbers, which the mark counts
+        if fs.exists(place) and (total := read_commit_record(archive).total):
             turn = self._turn = self._turn or self._switch()
             mark = self.ledger.mark(turn.run)
             if mark < total:
@@ -284,7 +286,7 @@ class Watcher:
                 self.monitor.moved()
                 if stop.is_set():
                     return
-                self._record(decided, turn, mark, did)
+                self._record(decided, turn, (mark, total), did)
                 return
         self._behind, self._undecided = False, frozenset()
 
@@ -292,22 +294,28 @@ class Watcher:
         """Let the run take its turn, once there is an archive."""
         since, first_row, before = self.settings.rescore_from, 0, self.ledger.turn()
         if since is not None:
-            night = open_archive(self.settings.archive)["night"].values
-            late = np.flatnonzero(night >= since)
-            first_row = int(late[0]) if len(late) else len(night)
+            archive = self.settings.archive
+            dataset = open_archive(archive)
+            late = stored_rows(dataset)[dataset["night"].values >= since]
+            first_row = int(late[0]) if len(late) else read_commit_record(archive).total
         turn = self.ledger.switch(self.settings.run, since, first_row)
         if before is not None and turn != before:
             self.monitor.event("switched", **{"from": before.run, "to": turn.run, "since": since})
         return turn
 
-    def _record(self, decided: xr.Dataset, turn: Turn, mark: int, did: dict[str, int]) -> None:
+    def _record(
+        self, decided: xr.Dataset, turn: Turn, reach: tuple[int, int], did: dict[str, int]
+    ) -> None:
+        """Record what a run has decided on some of the archive's rows, ``[first, last)``."""
+        rows = stored_rows(decided)
+        new = np.flatnonzero((rows >= reach[0]) & (rows < reach[1]))
+        rows, decided = rows[new], decided.isel(cutout=new)
         night, undecided = decided["night"].values, decided["undecided"].values
-        rows = mark + np.arange(len(night))
         mine = rows >= turn.row
         if turn.since is not None:
             mine |= night >= turn.since
         open_rows = np.flatnonzero(undecided & mine)
-        reached = int(rows[open_rows[0]]) if len(open_rows) else mark + len(night)
+        reached = int(rows[open_rows[0]]) if len(open_rows) else reach[1]
         counted = night[mine & (rows < reached)]
         found = candidate_rows(decided.isel(cutout=np.flatnonzero(mine)))
         self.ledger.record(
