@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-# A job is a session of its own, whose process group `cancel` ends. Output goes where the script's directives say.
+# A job is a session of its own, whose process group `cancel` ends. It waits for as long as there is a file "hold". Output
+# goes where the script's directives say.
 _SUBMIT = """
 import os, pathlib, re, subprocess, sys
 state = pathlib.Path({state!r})
@@ -33,9 +34,10 @@ nodes = re.search(r"^#SBATCH --nodes=(\\d+)", script, re.M)
 environment.setdefault("SLURM_JOB_NUM_NODES", nodes[1] if nodes else "1")
 copy = state / f"{{number}}.sh"
 copy.write_text(script)
+wait = f'while [ -e "{{state}}/hold" ]; do sleep 0.05; done; touch "{{state}}/{{number}}.began"; exec bash "$@"'
 with (state / f"{{number}}.log").open("wb") as log:
     process = subprocess.Popen(
-        ["bash", str(copy), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+        ["bash", "-c", wait, "job", str(copy), *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
         env=environment, start_new_session=True,
     )
 (state / f"{{number}}.job").write_text(str(process.pid))

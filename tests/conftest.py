@@ -68,10 +68,13 @@ def cheap_passwords(monkeypatch):
 
 @pytest.fixture(scope="session")
 def client():
-    """Client of one worker process, which once it has imported TensorFlow serves all tests that kill none."""
+    """Client of one worker process, which once it has imported TensorFlow serves all tests that kill none.
+
+    Without TLS, since commands under test reach it by its address, and have no key of it.
+    """
     from deepstreaks_dask.scoring.cluster import connect
 
-    with connect(workers=1) as client:
+    with connect(workers=1, insecure=True) as client:
         yield client
 
 

@@ -69,7 +69,7 @@ ds.write_report("week.zarr", "report.html", thresholds=best.decision.thresholds)
 def test_the_example_of_the_front_door_runs(tmp_path, monkeypatch):
     """With fewer cutouts, and a worker in place of one a core."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cluster, "_cores", lambda: 1)
+    monkeypatch.setattr(cluster, "count_cores", lambda: 1)
     names = {}
     exec(EXAMPLE.replace("nights=7, per_night=300", "nights=4, per_night=100"), names)
     found, decided = names["found"], names["decided"]

@@ -6,7 +6,9 @@ import io
 import os
 import sys
 import traceback
-from typing import Annotated
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +17,7 @@ from deepstreaks_dask.cli import (  # noqa: F401 -- they register their commands
     archive,
     completeness,
     dashboards,
+    doctor,
     evaluation,
     models,
     quickstart,
@@ -48,6 +51,7 @@ def main() -> None:
             # Line buffering: whoever reads a dashboard's address from a pipe, or from a log, wants it before the dashboard
             # ends. Escapes: a console or log of another encoding than UTF-8 is no reason to fail.
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    warnings.formatwarning = _format_warning
     try:
         with extras_named():
             app()
@@ -78,6 +82,15 @@ def main() -> None:
     except SystemExit:
         log.remove()
         raise
+
+
+def _format_warning(
+    message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Format a warning: one of this package in one line for people, another one as Python does."""
+    if Path(filename).is_relative_to(Path(deepstreaks_dask.__file__).parent):
+        return f"deepstreaks: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _describe_os_error(error: OSError) -> str:

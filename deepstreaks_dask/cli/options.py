@@ -176,9 +176,17 @@ class WorkerOptions:
         typer.Option(
             help="local, gpu, slurm, pbs, lsf, kubernetes, or a running scheduler: tcp://host:8786, tls://host:8786 "
             "or its file. Default: gpu where there is one, else local.",
+            envvar="DEEPSTREAKS_SCHEDULER",
             autocompletion=choose("scheduler"),
         ),
     ] = None
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Without TLS: only where nobody else can reach the workers and their scheduler.",
+        ),
+    ] = False
 
     def connect(self, **options: Any) -> Client:
         """Connect to the workers.
@@ -195,7 +203,7 @@ class WorkerOptions:
         """
         from deepstreaks_dask.scoring.cluster import connect
 
-        return connect(self.scheduler, workers=self.workers, **options)
+        return connect(self.scheduler, workers=self.workers, insecure=self.insecure, **options)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,11 +37,15 @@ from deepstreaks_dask.cli.output import (
 from deepstreaks_dask.errors import DeepStreaksError
 
 if TYPE_CHECKING:
+    import threading
+
     import pandas as pd
+    import xarray as xr
 
     from deepstreaks_dask.scoring.decision import Decision
     from deepstreaks_dask.scoring.ensemble import Ensemble
-    from deepstreaks_dask.scoring.plan import Mode
+    from deepstreaks_dask.scoring.estimate import Prices
+    from deepstreaks_dask.scoring.plan import CampaignPlan, Mode
     from deepstreaks_dask.scoring.triage import Triage
 
 LISTED_CANDIDATES = 20
@@ -92,6 +97,12 @@ class PassOptions:
             autocompletion=choose("precision"),
         ),
     ] = None
+    force_precision: Annotated[
+        bool,
+        typer.Option(
+            "--force-precision", help="Even if it is slower on the workers, which is measured."
+        ),
+    ] = False
     batch: Annotated[int, typer.Option(min=1, help="Cutouts in a forward pass.")] = 64
     flips: Annotated[
         bool,
@@ -99,6 +110,109 @@ class PassOptions:
             "--flips", help="Mean score of a cutout and its three flips: four times the work."
         ),
     ] = False
+
+
+@dataclass(frozen=True)
+class CampaignWorkerOptions(AdaptiveWorkerOptions):
+    """The workers of a campaign, and how long it waits for them."""
+
+    wait_workers: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="MIN",
+            help="End after so many minutes without a worker. Default: wait, and say so.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """How much a campaign tells."""
+
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Print the plan, Dask's dashboard and each worker's rate."
+        ),
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print no progress, only the result and errors.")
+    ] = False
+    performance_report: Annotated[
+        Path | None,
+        typer.Option(help="Write Dask's performance report: a file that ends in .html."),
+    ] = None
+
+    def check(self) -> None:
+        """Check that the options go together.
+
+        Raises
+        ------
+        DeepStreaksError
+            If much and nothing is to be printed, or the report's name does not end in .html, or its folder is missing.
+        """
+        if self.verbose and self.quiet:
+            raise DeepStreaksError("give --verbose or --quiet, not both")
+        if (path := self.performance_report) is None:
+            return
+        if path.suffix != ".html":
+            raise DeepStreaksError(f"--performance-report {path}: name a file that ends in .html")
+        if not path.absolute().parent.is_dir():
+            raise DeepStreaksError(f"--performance-report {path}: there is no folder {path.parent}")
+
+    def recording(self) -> AbstractContextManager[Any]:
+        """Return a context manager in which Dask records what its performance report shows."""
+        from dask.distributed import performance_report
+
+        if self.performance_report is None:
+            return nullcontext()
+        return performance_report(filename=str(self.performance_report))
+
+
+@dataclass(frozen=True)
+class DryRunOptions:
+    """An estimate in place of a campaign, and the prices for it."""
+
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Score a sample, store nothing, and print time, hours, bytes, cost."
+        ),
+    ] = False
+    processor_hour: Annotated[
+        float | None, typer.Option(min=0, metavar="PRICE", help="Price of a core-hour.")
+    ] = None
+    gpu_hour: Annotated[
+        float | None, typer.Option(min=0, metavar="PRICE", help="Price of a GPU-hour.")
+    ] = None
+    gb_read: Annotated[
+        float | None, typer.Option(min=0, metavar="PRICE", help="Price of 10^9 bytes read.")
+    ] = None
+    gb_written: Annotated[
+        float | None, typer.Option(min=0, metavar="PRICE", help="Price of 10^9 bytes written.")
+    ] = None
+
+    def prices(self) -> Prices:
+        """Return the prices given.
+
+        Returns
+        -------
+        Prices
+            None where none was given.
+
+        Raises
+        ------
+        DeepStreaksError
+            If prices are given, but no dry run is asked for.
+        """
+        from deepstreaks_dask.scoring.estimate import Prices
+
+        names = ("processor_hour", "gpu_hour", "gb_read", "gb_written")
+        given = {name: getattr(self, name) for name in names}
+        if not self.dry_run and any(price is not None for price in given.values()):
+            raise DeepStreaksError("prices are for --dry-run: add it")
+        return Prices(**given)
 
 
 @dataclass(frozen=True)
@@ -156,49 +270,90 @@ class ModeOptions:
 def score(
     archive: ArchiveArg,
     members: MemberOptions,
-    workers: AdaptiveWorkerOptions,
+    workers: CampaignWorkerOptions,
     passes: PassOptions,
     mode: ModeOptions,
+    reports: ReportOptions,
+    dry: DryRunOptions,
     run: RunOption = "default",
     as_json: JsonOption = False,
 ) -> None:
     """Score what has no scores yet. Killed? Run it again: it goes on where it was.
 
-    SIGTERM ('kill PID') stops it once the shards under way are stored; the exit status is 3 then.
+    SIGTERM ('kill PID') stops it once the shards under way are stored; the exit status is 3 then. While there is no worker
+    it waits. Without a terminal it prints a line every 30 seconds.
 
     Example: deepstreaks score week.zarr --run new-weights --zoo my-zoo
     """
-    import signal
     import threading
     from dataclasses import asdict
 
-    from deepstreaks_dask.archive.attributes import provenance_of
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.scoring.campaign import score as run_campaign
-    from deepstreaks_dask.scoring.plan import CampaignOptions
+    from deepstreaks_dask.scoring.plan import CampaignOptions, plan_campaign
 
-    campaign = mode.choose()
-    chosen = members.choose()
+    campaign, chosen, prices = mode.choose(), members.choose(), dry.prices()
+    reports.check()
     open_archive(archive)  # before workers start for nothing
     stop = threading.Event()
+    options = CampaignOptions(
+        triage=campaign.triage,
+        stop=stop,
+        wait_workers=workers.wait_workers,
+        verbose=reports.verbose,
+        **asdict(passes),
+    )
+    what: dict[str, Any] = {
+        "ensemble": chosen,
+        "run": run,
+        "mode": campaign.mode,
+        "decision": campaign.decision,
+        "options": options,
+    }
+    if dry.dry_run:
+        _estimate(plan_campaign(archive, **what), workers, prices, as_json=as_json)
+        return
+    _stop_on_sigterm(stop)
+    with workers.connect() as client, reports.recording():
+        scores = run_campaign(archive, client=client, progress=not reports.quiet, **what)
+    result = _result_of(scores, run, campaign)
+    if stop.is_set():
+        result["stopped"] = True
+    say(as_json, result)
+    if result["failures"] or stop.is_set():
+        raise typer.Exit(2 if result["failures"] else 3)
+
+
+def _stop_on_sigterm(stop: threading.Event) -> None:
+    """Set an event at the first SIGTERM; the second one ends the process."""
+    import signal
 
     def asked_to_stop(*_: Any) -> None:
         stop.set()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # who asks twice does not want to wait
 
     signal.signal(signal.SIGTERM, asked_to_stop)
+
+
+def _estimate(
+    plan: CampaignPlan, workers: CampaignWorkerOptions, prices: Prices, *, as_json: bool
+) -> None:
+    """Print what a campaign would take."""
+    from deepstreaks_dask.scoring.estimate import estimate_campaign
+
     with workers.connect() as client:
-        scores = run_campaign(
-            archive,
-            ensemble=chosen,
-            client=client,
-            run=run,
-            mode=campaign.mode,
-            decision=campaign.decision,
-            options=CampaignOptions(triage=campaign.triage, stop=stop, **asdict(passes)),
-        )
+        estimate = estimate_campaign(plan, client, prices, limit=workers.wait_workers)
+    if as_json:
+        print_json(estimate.to_dict())
+    else:
+        print(estimate)
+
+
+def _result_of(scores: xr.Dataset, run: str, campaign: CampaignMode) -> dict[str, Any]:
+    """Return what a campaign has done, as it is printed."""
+    from deepstreaks_dask.archive.attributes import provenance_of
+
     provenance = provenance_of(scores)
-    failures = provenance["failures"]
     looked = scores["scores"].notnull().compute()
     _, *inner = looked.dims
     done = looked.all(inner) if campaign.mode == "all" else looked.any(inner)
@@ -210,7 +365,7 @@ def score(
         "scored": int(done.sum()),
         "cutouts": done.size,
         "looks": int(looked.sum()),
-        "failures": failures,
+        "failures": provenance["failures"],
     }
     if guarantee is not None:
         result["rejected"] = int(scores["rejected"].sum())
@@ -219,11 +374,7 @@ def score(
         result["seen"] = guarantee.seen
     if "precision_effect" in provenance:
         result["precision_effect"] = provenance["precision_effect"]
-    if stop.is_set():
-        result["stopped"] = True
-    say(as_json, result)
-    if failures or stop.is_set():
-        raise typer.Exit(2 if failures else 3)
+    return result
 
 
 @app.command()

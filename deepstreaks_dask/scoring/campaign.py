@@ -22,46 +22,24 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import islice
-from typing import Any
 
-import numpy as np
 import xarray as xr
-from dask.distributed import Client, as_completed, wait
+from dask.distributed import Client
 from distributed.scheduler import KilledWorker
 
 import deepstreaks_dask
-from deepstreaks_dask.archive.dataset import open_archive, shard_bounds
-from deepstreaks_dask.archive.retraction import retracted_rows
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError, StoppedError
+from deepstreaks_dask.scoring.attendance import Attendance
 from deepstreaks_dask.scoring.cluster import connect, last_words
 from deepstreaks_dask.scoring.decision import Decision
 from deepstreaks_dask.scoring.ensemble import Ensemble
+from deepstreaks_dask.scoring.execution import Execution
 from deepstreaks_dask.scoring.heartbeat import beating
-from deepstreaks_dask.scoring.order import settle_cascade
 from deepstreaks_dask.scoring.plan import CampaignOptions, CampaignPlan, Mode, plan_campaign
 from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, alone, list_runs, open_run
-from deepstreaks_dask.scoring.triage import Triage
-from deepstreaks_dask.scoring.worker import (
-    Unit,
-    describe_backend,
-    measure_precision,
-    score_unit,
-)
-from deepstreaks_dask.utils.progress import progress_bar
-
-_TASKS_PER_THREAD = (
-    4  # tasks queued a thread: enough to never wait, few enough for millions of shards
-)
-_THREAD_COUNT_INTERVAL = 2.0  # seconds from one count of the threads to the next
-_STOP_CHECK_INTERVAL = 1.0  # seconds from one look at `stop` to the next while no worker answers
 
 
 def score(
@@ -114,8 +92,9 @@ def score(
     CampaignError
         If the archive is empty or its cutouts, or sequences, are not what a member takes, members tell other classes
         apart than each other, sequences are to be decided, flipped or scored in half precision, the run was made with other
-        weights, for another decision, in another precision or without flips, the order leaves out a member, a network
-        returns no number, or the workers, the scheduler or the store fail. What is scored by then is stored.
+        weights, for another decision, in another precision or without flips, the order leaves out a member, the precision is
+        slower on the workers than float32, a network returns no number, or the workers, the scheduler or the store fail.
+        What is scored by then is stored.
     KeyboardInterrupt
         At Ctrl-C, with a message that says how to resume.
     TriageError
@@ -143,12 +122,12 @@ def score(
             options=options,
         )
         if client is not None:
-            execute(plan, client, stop=options.stop, progress=progress)
+            execute(plan, client, options=options, progress=progress)
         elif plan.finished:
             _prepare_run(plan).touch(())
         else:
             with connect(jobs=len(plan.tasks)) as own:
-                execute(plan, own, stop=options.stop, progress=progress)
+                execute(plan, own, options=options, progress=progress)
         return open_run(archive, run)
 
 
@@ -156,6 +135,7 @@ def execute(
     plan: CampaignPlan,
     client: Client,
     *,
+    options: CampaignOptions | None = None,
     stop: threading.Event | None = None,
     progress: bool = True,
 ) -> None:
@@ -166,25 +146,35 @@ def execute(
     plan : CampaignPlan
         As :func:`~deepstreaks_dask.scoring.plan.plan_campaign` returns it.
     client : dask.distributed.Client
-        Where to run it. The campaign waits for the first worker.
+        Where to run it. While there is no worker the campaign waits, and says so.
+    options : CampaignOptions, optional
+        How long it waits for workers, whether a slow precision is forced, and how much is printed.
     stop : threading.Event, optional
-        Once it is set, the shards under way are stored and no others begun.
+        Once it is set, the shards under way are stored and no others begun. That of the options by default.
     progress : bool
-        Show count, rate and time left.
+        Show count, rate, workers and time left.
 
     Raises
     ------
     CampaignError
-        If the run was made otherwise meanwhile, a network returns no number, or the workers, the scheduler or the store
-        fail. What is scored by then is stored.
+        If the run was made otherwise meanwhile, a network returns no number, the precision is slower on the workers than
+        float32, or the workers, the scheduler or the store fail. What is scored by then is stored.
     """
-    with _naming_faults(plan.archive, plan.run, client):
+    options = options or CampaignOptions()
+    stop = stop if stop is not None else options.stop
+    label = f"score {plan.run}"
+    with (
+        _naming_faults(plan.archive, plan.run, client),
+        Attendance(client, label, options.wait_workers, show=progress) as attendance,
+    ):
+        execution = Execution(plan, client, attendance, stop, progress, options.verbose)
+        if not options.force_precision:
+            execution.check_precision()
         stored = _prepare_run(plan)
         with beating(client, plan.archive, plan.run, stop):
-            execution = _Execution(plan, client, stored, stop, progress)
-            failures = execution.carry_out()
+            failures = execution.carry_out(stored)
         if execution.halved:
-            sizes = [*execution.halved, stored.provenance.get("halved", execution.whole.batch)]
+            sizes = [*execution.halved, stored.provenance.get("halved", plan.batch)]
             stored.tell(halved=min(sizes))
         stored.touch(failures)
 
@@ -254,215 +244,3 @@ def _prepare_run(plan: CampaignPlan) -> Run:
     if plan.first_look.torn:
         stored.clear("first_look", plan.first_look.torn)
     return stored
-
-
-@dataclass
-class _Execution:
-    """A plan on its way: on which workers, until when, and whether that is shown."""
-
-    plan: CampaignPlan
-    client: Client
-    stored: Run
-    stop: threading.Event | None
-    progress: bool
-    halved: set[int] = field(default_factory=set)  # sizes of calls, where batches were too much
-
-    @property
-    def stopped(self) -> bool:
-        return self.stop is not None and self.stop.is_set()
-
-    @cached_property
-    def whole(self) -> Unit:
-        """Return all that is the same for every task."""
-        provenance = self.stored.provenance
-        return Unit(
-            self.plan.archive,
-            self.plan.run,
-            (),
-            self.plan.ensemble.zoo,
-            tuple((member.ref, member.sha256) for member in self.plan.ensemble.members),
-            provenance["batch"],
-            provenance["dtype"],
-            sequences=bool(self.plan.classes),
-            flips=provenance["flips"],
-        )
-
-    def carry_out(self) -> list[tuple[int, int, str]]:
-        """Score what is left, and return what could not be read."""
-        if not self.plan.finished and not self.stopped:
-            self._settle_backend()
-        if self.plan.triage is not None:
-            self._look_first(self.plan.triage)
-        if self.stopped or not self.plan.todo.shards:
-            return []
-        self._measure_precision()
-        self.plan = self.plan.with_workers(self.client.nthreads())
-        unit = self.whole
-        if self.plan.decision is not None:
-            cascade = settle_cascade(
-                self.client,
-                replace(unit, shards=self.plan.todo.shards),
-                self.stored,
-                self.plan.decision,
-                self.plan.order,
-            )
-            unit = replace(unit, cascade=cascade)
-        units = [replace(unit, shards=shards) for shards in self.plan.tasks]
-        return self._run_tasks(units, f"score {self.plan.run}")
-
-    def _settle_backend(self) -> None:
-        """Store the backend of the workers, or refuse another one than the run's: its scores differ in last bits."""
-        has = self._first_backend()
-        if has is None:
-            return
-        was = self.stored.settle("backend", has["backend"])
-        if was != has["backend"]:
-            raise CampaignError(
-                f"run {self.stored.name!r} was begun with {was}, but the workers have {has['backend']}: set "
-                f"KERAS_BACKEND={was} for them, or give another --run"
-            )
-        if "keras" not in self.stored.provenance:
-            self.stored.tell(**has)
-
-    def _first_backend(self) -> dict[str, str] | None:
-        """Return what the first worker that answers computes with; None if the campaign is stopped before.
-
-        Every worker is asked, so that all of them import their networks' library at once. If none has joined yet, a task
-        without a place of its own waits for one: it is what makes an adaptive cluster start workers.
-        """
-        workers = list(self.client.nthreads())
-        if workers:
-            asked = [
-                self.client.submit(
-                    describe_backend, pure=False, workers=worker, allow_other_workers=True
-                )
-                for worker in workers
-            ]
-        else:
-            self._announce("waiting for workers")
-            asked = [self.client.submit(describe_backend, pure=False)]
-        while not self.stopped:
-            try:
-                done = wait(asked, _STOP_CHECK_INTERVAL, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
-                continue
-            answer: dict[str, str] = done.pop().result()
-            return answer
-        return None
-
-    def _announce(self, text: str) -> None:
-        if self.progress:
-            print(f"score {self.plan.run}: {text}", file=sys.stderr)
-
-    def _measure_precision(self) -> None:
-        """Store the effect of another precision than float32, unless the run has it."""
-        provenance = self.stored.provenance
-        if provenance["dtype"] != "float32" and "precision_effect" not in provenance:
-            some = replace(self.whole, shards=self.plan.todo.shards[:_TASKS_PER_THREAD])
-            effect = self.client.submit(measure_precision, some, pure=False).result()
-            self.stored.tell(precision_effect=effect)
-
-    def _look_first(self, triage: Triage) -> None:
-        """Run the first look on all that is new; then reject what is below the threshold, but in nights that drifted."""
-        if self.stopped:
-            return
-        plan = self.plan
-        look = replace(
-            self.whole,
-            zoo=triage.zoo,
-            members=((triage.first, triage.sha256),),
-            precision="float32",
-            first_look=True,
-        )
-        units = [replace(look, shards=(one,)) for one in plan.first_look.shards]
-        self._run_tasks(units, f"first look {plan.run}")  # failures are listed when members score
-        if not self.stopped:
-            rows = open_archive(plan.archive, cache=True, retracted=True)
-            nights = rows["night"].values[: plan.rows]
-            _reject(self.stored, triage, nights, plan.shard)
-            self.plan = replace(plan, todo=self.stored.missing(plan.rows, plan.shard))
-
-    def _run_tasks(self, units: Sequence[Unit], label: str) -> list[tuple[int, int, str]]:
-        """Run the tasks of units, a few a thread at a time, and return what could not be read."""
-        failures: list[tuple[int, int, str]] = []
-        rows = sum(last - first for unit in units for first, last in unit.shards)
-        waiting = iter(units)
-        with progress_bar(label, rows, unit=self.plan.unit, show=self.progress) as bar:
-            queue = _QueueLimit(self.client)
-            running = as_completed(
-                [submit_unit(self.client, unit) for unit in islice(waiting, queue.tasks)]
-            )
-            for future in running:
-                if future.cancelled():
-                    if self.stopped:
-                        continue
-                    raise ConnectionError("the connection to the scheduler broke")
-                outcome = future.result()
-                bar.advance(outcome.cutouts)
-                failures += outcome.failures
-                self.halved.update(filter(None, [outcome.size]))
-                if self.stopped:
-                    waiting = iter(())
-                    _cancel_waiting(self.client, running)
-                for unit in islice(waiting, max(0, queue.tasks - running.count())):
-                    running.add(submit_unit(self.client, unit))
-        return failures
-
-
-def submit_unit(client: Client, unit: Unit) -> Any:
-    """Submit a task.
-
-    Parameters
-    ----------
-    client : dask.distributed.Client
-    unit : Unit
-        Shards and members.
-
-    Returns
-    -------
-    dask.distributed.Future
-        Of an :class:`~deepstreaks_dask.scoring.worker.Outcome`.
-    """
-    return client.submit(score_unit, unit, pure=False, retries=2)
-
-
-def _reject(stored: Run, triage: Triage, nights: np.ndarray, shard: int) -> None:
-    """Mark what the first look rejects, and store which nights drifted."""
-    total = len(nights)
-    scores = stored.read("first_look", total)
-    seen = ~np.isnan(scores) & ~retracted_rows(stored.url, total)
-    drift = {
-        int(night): triage.drift(scores[mine])
-        for night in np.unique(nights)
-        if (mine := seen & (nights == night)).any()
-    }
-    # a night that drifted stays so, whatever is appended: its cutouts are not rejected any more
-    drifted = {night for night, share in drift.items() if share <= triage.level}
-    drifted |= set(stored.provenance.get("drifted", []))
-    stored.tell(
-        drift={str(night): share for night, share in drift.items()}, drifted=sorted(drifted)
-    )
-    rejected = seen & (scores < np.float32(triage.threshold)) & ~np.isin(nights, list(drifted))
-    for first, last in shard_bounds(total, shard):
-        if (stored.kept(first, last) == rejected[first:last]).any():
-            stored.rejected[first:last] = rejected[first:last]
-
-
-def _cancel_waiting(client: Client, running: as_completed) -> None:
-    """Cancel the tasks that no worker has been given yet."""
-    given = {key for keys in client.processing().values() for key in keys}
-    client.cancel([future for future in list(running.futures) if future.key not in given])
-
-
-class _QueueLimit:
-    """How many tasks may be queued, now that workers come and go: as many as :data:`_TASKS_PER_THREAD` a thread."""
-
-    def __init__(self, client: Client) -> None:
-        self._client, self._asked, self._tasks = client, -np.inf, 0
-
-    @property
-    def tasks(self) -> int:
-        if time.monotonic() - self._asked > _THREAD_COUNT_INTERVAL:
-            self._tasks = _TASKS_PER_THREAD * (sum(self._client.nthreads().values()) or 1)
-            self._asked = time.monotonic()
-        return self._tasks

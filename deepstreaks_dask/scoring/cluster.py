@@ -7,24 +7,22 @@ cluster's jobs or pods are like is said where Dask looks for it, in the YAML fil
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import dask
-from dask.distributed import Client, LocalCluster, Security
-from distributed.deploy.cluster import Cluster
+from dask.distributed import Client, Security
 from distributed.utils import silence_logging_cmgr
 
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.scoring.machine import describe_worker
+from deepstreaks_dask.scoring.starters import STARTERS, StartRequest, count_cards, count_cores
+from deepstreaks_dask.scoring.tls import warn_of_plain_connection
 from deepstreaks_dask.scoring.worker_logs import WorkerLogs
 from deepstreaks_dask.utils.processes import check_main_guard
 
-_THREADS_PER_WORKER = 2  # of Dask's in a worker: one reads while the other computes
 _SCHEDULER_TIMEOUT = "10s"  # for a running scheduler to answer
 
 # Dask has workers give memory back to the system at once. A network asks for as much with its next batch, and to get it
@@ -44,6 +42,7 @@ def connect(
     adapt: tuple[int, int] | None = None,
     jobs: int | None = None,
     memory_limit: str = "auto",
+    insecure: bool = False,
 ) -> Client:
     """Connect to a scheduler, or start workers.
 
@@ -71,6 +70,8 @@ def connect(
         share all of its cores.
     memory_limit : str
         Of a worker on this machine; past it Dask restarts the worker.
+    insecure : bool
+        Start workers and scheduler without encryption, and do not warn of a scheduler that has none.
 
     Returns
     -------
@@ -82,13 +83,22 @@ def connect(
     ------
     DeepStreaksError
         If the scheduler does not answer, a package or command that starts the workers is missing or fails, there
-        cannot be so many, or a script starts processes outside of a main guard.
+        cannot be so many, a script starts processes outside of a main guard, the workers of ``"gpu"`` compute with their
+        processors, or a batch system's configuration asks for no encryption.
+
+    Warns
+    -----
+    PlainConnectionWarning
+        If a scheduler that is joined by its address does not encrypt.
 
     Notes
     -----
-    TLS is set up where Dask looks for it too, under ``distributed.comm`` of its configuration; ``cluster/tls`` in the
-    repository makes certificates with such a file. Where it says ``require-encryption``, workers that are started here
-    speak TLS as well. See https://distributed.dask.org/en/stable/tls.html.
+    Scheduler and workers that are started here encrypt with TLS and admit only those who have the cluster's key, since
+    whoever can reach a scheduler can run programs as its user. The certificates are those of Dask's configuration under
+    ``distributed.comm``, which ``cluster/tls`` in the repository makes, and else temporary ones. Jobs of a batch system read
+    their key from a file of mode 0600 in ``~/.local/state/deepstreaks``, or in the ``shared-temp-directory`` of
+    ``jobqueue.yaml``. Pods are the exception: the operator of dask-kubernetes speaks no TLS to its scheduler. See
+    https://distributed.dask.org/en/stable/tls.html.
 
     Examples
     --------
@@ -104,34 +114,47 @@ def connect(
             f"{adapt[0]} to {adapt[1]} workers: give two numbers that rise, and no other number of workers"
         )
     where = scheduler or _best_here()
-    if where not in _CLUSTER_STARTERS:
+    if scheduler is None and where == "gpu":
+        try:
+            return connect(
+                "gpu", workers=workers, adapt=adapt, memory_limit=memory_limit, insecure=insecure
+            )
+        except _NoUsableCardError as error:
+            warnings.warn(f"{error}. Processors compute in its place", stacklevel=2)
+            where = "local"
+    if where not in STARTERS:
         if workers is not None or adapt is not None:
             raise DeepStreaksError(
                 f"the workers of {where} are started there: leave their number out"
             )
-        return _attach(where)
+        return _attach(where, insecure=insecure)
     if jobs is not None and where == "local" and workers is None:
-        workers = min(jobs, _cores())
+        workers = min(jobs, count_cores())
     first, most = adapt or (workers, workers)
     method = dask.config.get("distributed.worker.multiprocessing-method", "spawn")
     if where in _CLUSTERS_OF_PROCESSES and method == "spawn":
         check_main_guard()
-    try:
-        cluster = _CLUSTER_STARTERS[where](first, most, memory_limit)
-    except DeepStreaksError:
-        raise
-    except Exception as error:  # each package has its own
-        raise DeepStreaksError(f"cannot start workers ({where}): {_in_a_line(error)}") from error
-    try:
+    with ExitStack() as cleanup:
+        try:
+            cluster = STARTERS[where](StartRequest(first, most, memory_limit, insecure, cleanup))
+        except DeepStreaksError:
+            raise
+        except Exception as error:  # each package has its own
+            raise DeepStreaksError(
+                f"cannot start workers ({where}): {_in_a_line(error)}"
+            ) from error
+        cleanup.callback(lambda: cluster.close())
         client = _OwningClient(cluster)
         if where in _CLUSTERS_OF_PROCESSES:
             client.log_workers()
         if adapt:
             cluster.adapt(minimum=adapt[0], maximum=adapt[1])
+        if where == "gpu":
+            _check_cards(client)
+        client.wanted = most or len(getattr(cluster, "worker_spec", ()))
+        client.fixed = adapt is None
+        client.cleanup = cleanup.pop_all()
         return client
-    except BaseException:
-        cluster.close()
-        raise
 
 
 def last_words(client: Client) -> str:
@@ -151,11 +174,33 @@ def last_words(client: Client) -> str:
     return logs.last_words() if logs is not None else ""
 
 
+def wanted_workers(client: Client) -> int | None:
+    """Return how many workers :func:`connect` was asked for, at most; None if it started none."""
+    return client.wanted if isinstance(client, _OwningClient) else None
+
+
+def start_again(client: Client) -> None:
+    """Start the workers again that :func:`connect` started and that have left, as jobs do when their time is over.
+
+    Parameters
+    ----------
+    client : dask.distributed.Client
+        Any client; nothing is done where the workers are started elsewhere, or come and go with the work.
+    """
+    if isinstance(client, _OwningClient) and client.fixed and client.cluster is not None:
+        client.cluster.scale(client.wanted)
+
+
 class _OwningClient(Client):
     """A client whose cluster ends with it."""
 
     logs: WorkerLogs | None = None
-    _left = False
+    wanted = 0
+    """Number of workers that were asked for."""
+    fixed = False
+    """Whether there are to be so many all the time."""
+    cleanup = ExitStack()
+    """What is to be done when the client leaves: end the cluster, remove its keys."""
 
     def log_workers(self) -> None:
         """Have the workers log to files, those too that are started later."""
@@ -163,7 +208,6 @@ class _OwningClient(Client):
         self.register_plugin(self.logs.plugin)
 
     def close(self, *args: Any, **kwargs: Any) -> None:
-        cluster = self.cluster
         logs, self.logs = self.logs, None
         kept = logs.of_dead_workers() if logs is not None else ()
         # What Dask warns of while workers end, such as that it has to kill one, concerns nobody any more.
@@ -172,16 +216,14 @@ class _OwningClient(Client):
                 super().close(*args, **kwargs)
             finally:
                 # Once: Dask closes again what is left when Python ends, where nothing runs any more that could answer.
-                if cluster is not None and not self._left:
-                    self._left = True
-                    # who leaves has what was asked for: that a busy machine buries a killed worker slowly is no error
-                    with suppress(TimeoutError):
-                        cluster.close()
+                # Who leaves has what was asked for: that a busy machine buries a killed worker slowly is no error.
+                with suppress(TimeoutError):
+                    self.cleanup.pop_all().close()
                 if logs is not None:
                     logs.remove(but=kept)
 
 
-def _attach(where: str) -> Client:
+def _attach(where: str, *, insecure: bool) -> Client:
     """Connect to a scheduler that runs."""
     address = where
     options: dict[str, Any] = {"address": where}
@@ -193,7 +235,7 @@ def _attach(where: str) -> Client:
         options = {"scheduler_file": where}
     elif "://" not in where:
         raise DeepStreaksError(
-            f"no scheduler {where!r}: give {', '.join(_CLUSTER_STARTERS)}, an address like tcp://host:8786 or a file"
+            f"no scheduler {where!r}: give {', '.join(STARTERS)}, an address like tcp://host:8786 or a file"
         )
     elif where.startswith("tls://"):
         client = Security().get_tls_config_for_role("client")
@@ -203,17 +245,37 @@ def _attach(where: str) -> Client:
                 "cluster/tls/certificates.sh writes does (DASK_CONFIG=FOLDER)"
             )
     try:
-        return Client(timeout=_SCHEDULER_TIMEOUT, **options)
+        client = Client(timeout=_SCHEDULER_TIMEOUT, **options)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise DeepStreaksError(
             f"no Dask scheduler answers at {address}: start one with 'dask scheduler', or leave "
             f"--scheduler out ({_in_a_line(error)})"
         ) from error
+    warn_of_plain_connection(client.scheduler.address, insecure=insecure)
+    return client
+
+
+class _NoUsableCardError(DeepStreaksError):
+    """Workers that were to compute with GPUs compute with their processors."""
+
+
+def _check_cards(client: Client) -> None:
+    """Check that each worker computes with its card; a cluster without workers yet is checked as they compute."""
+    asked = [
+        client.submit(describe_worker, pure=False, workers=worker) for worker in client.nthreads()
+    ]
+    for machine in client.gather(asked):
+        if machine["kind"] != "gpu":
+            raise _NoUsableCardError(
+                f"{machine['backend']} on {machine['host']} cannot compute with the GPU, only with the processor: "
+                "'deepstreaks doctor' says what is missing (pip install 'deepstreaks-dask[gpu]' brings TensorFlow's CUDA "
+                "libraries), or give --scheduler local"
+            )
 
 
 def _best_here() -> str:
     """Name the workers that this machine is best for."""
-    if not _cards():
+    if not count_cards():
         return "local"
     if importlib.util.find_spec("dask_cuda"):
         return "gpu"
@@ -222,124 +284,6 @@ def _best_here() -> str:
         stacklevel=3,
     )
     return "local"
-
-
-def _cards() -> int:
-    """Count the NVIDIA cards that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return sum(card.strip() not in ("", "-1") for card in visible.split(","))
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
-
-
-def _cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _local(workers: int | None, most: int | None, memory_limit: str) -> Cluster:
-    cores = _cores()
-    threads = str(max(1, cores // (most or cores)))
-    return LocalCluster(
-        n_workers=cores if workers is None else workers,
-        threads_per_worker=_THREADS_PER_WORKER,
-        processes=True,
-        memory_limit=memory_limit,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        security=Security(),
-        env={
-            "TF_NUM_INTRAOP_THREADS": threads,
-            # nine members have work for all threads where one alone has not: serially they take a tenth longer
-            "TF_NUM_INTEROP_THREADS": threads,
-            "OMP_NUM_THREADS": threads,
-            "TF_CPP_MIN_LOG_LEVEL": "1",  # into the worker's log
-            "CUDA_VISIBLE_DEVICES": "-1",  # several processes on one card would be in each other's way
-        },
-    )
-
-
-def _gpu(workers: int | None, most: int | None, memory_limit: str) -> Cluster:
-    cards = _cards()
-    if not cards:
-        raise DeepStreaksError("this machine has no NVIDIA GPU: leave --scheduler gpu out")
-    if most is not None and most > cards:
-        raise DeepStreaksError(f"{most} workers for {cards} GPUs: give one a GPU at most")
-    cuda = _optional("dask_cuda", "gpu")
-    return cuda.LocalCUDACluster(
-        n_workers=cards if workers is None else max(1, workers),
-        threads_per_worker=_THREADS_PER_WORKER,
-        memory_limit=memory_limit,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        security=Security(),
-    )
-
-
-def _jobs(system: str) -> Callable[[int | None, int | None, str], Cluster]:
-    def start(workers: int | None, most: int | None, memory_limit: str) -> Cluster:
-        _said(system, most)
-        cluster_class = getattr(_optional("dask_jobqueue", "cluster"), f"{system.upper()}Cluster")
-        command = cluster_class.job_cls.submit_command.split()[0]
-        if shutil.which(command) is None:
-            raise DeepStreaksError(
-                f"this machine has no {command!r}: run this where jobs can be submitted"
-            )
-        job = dask.config.get(f"jobqueue.{system}")
-        if job.get("cores") is None or job.get("memory") is None:
-            raise DeepStreaksError(
-                f"what is a job of {system} like? Name its cores and memory in jobqueue.yaml among Dask's "
-                "configuration files, as the examples in the repository's cluster folder do"
-            )
-        security = Security()
-        cluster = cluster_class(security=security if security.require_encryption else None)
-        # A refusal is raised here, and need not be logged as well.
-        with silence_logging_cmgr("CRITICAL", "tornado.application"):
-            try:
-                cluster.sync(_submit, cluster, workers or 0)
-            except BaseException:
-                with suppress(Exception):  # what went wrong first is what is told
-                    cluster.close()
-                raise
-        return cluster
-
-    return start
-
-
-async def _submit(cluster: Any, workers: int) -> None:
-    """Submit jobs, and wait until it is done: of a refusal, `scale` itself says nothing."""
-    cluster.scale(workers)
-    await cluster._correct_state()
-
-
-def _pods(workers: int | None, most: int | None, memory_limit: str) -> Cluster:
-    _said("kubernetes", most)
-    kubernetes = _optional("dask_kubernetes.operator", "cluster")
-    return kubernetes.KubeCluster(n_workers=workers, quiet=True)
-
-
-_CLUSTER_STARTERS: dict[str, Callable[[int | None, int | None, str], Cluster]] = {
-    "local": _local,
-    "gpu": _gpu,
-    "slurm": _jobs("slurm"),
-    "pbs": _jobs("pbs"),
-    "lsf": _jobs("lsf"),
-    "kubernetes": _pods,
-}
-
-
-def _said(where: str, most: int | None) -> None:
-    if most is None:
-        raise DeepStreaksError(f"how many workers are to be started on {where}? Give --workers")
-
-
-def _optional(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DeepStreaksError(
-            f"{module.partition('.')[0]} is missing: pip install 'deepstreaks-dask[{extra}]' ({error})"
-        ) from error
 
 
 def _in_a_line(error: BaseException) -> str:

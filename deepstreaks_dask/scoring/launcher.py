@@ -31,6 +31,9 @@ from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, check_name, list_run
 from deepstreaks_dask.utils.storage import is_local, locate, write_whole
 from deepstreaks_dask.utils.validation import STRICT, validate_json
 
+SCHEDULER_VARIABLE = "DEEPSTREAKS_SCHEDULER"
+"""Environment variable that names the scheduler of all campaigns that are started here, as ``--scheduler`` does."""
+
 _FAMILY_NAME = re.compile(r"[A-Za-z0-9]{1,16}")
 _LOG_TAIL_LENGTH = 2000  # characters at the end of a log that are looked at
 
@@ -110,7 +113,7 @@ def start_campaign(
     zoo : str, optional
         The shipped one by default. A run goes on with the zoo that it began with only.
     workers : int, optional
-        Worker processes; one a core by default.
+        Worker processes; one a core by default. Not where ``DEEPSTREAKS_SCHEDULER`` names a scheduler that has workers.
     by : str
         Who asks for it.
 
@@ -131,7 +134,9 @@ def start_campaign(
         raise CampaignError(f"{os.fspath(archive)} holds no cutouts: ingest some first")
     if wrong := [name for name in families if not _FAMILY_NAME.fullmatch(name)]:
         raise CampaignError(f"no family {wrong[0]!r}: name them in letters and digits, like rb")
-    most = os.cpu_count() or 1
+    most, there = os.cpu_count() or 1, os.environ.get(SCHEDULER_VARIABLE, "")
+    if workers is not None and there and there not in ("local", "gpu"):
+        raise CampaignError(f"the workers are those of {there}: leave their number out")
     if workers is not None and not 1 <= workers <= most:
         raise CampaignError(f"{workers} workers: this machine takes 1 to {most}")
     folder = _folder(url)

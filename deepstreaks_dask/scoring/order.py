@@ -5,11 +5,12 @@ The order changes the cost of a campaign, never its decision (:mod:`~deepstreaks
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from dask.distributed import Future
 
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.scoring.cascade import Cascade, Order, cheapest_order
@@ -32,6 +33,7 @@ def settle_cascade(
     stored: Run,
     decision: Decision,
     order: Sequence[Sequence[str]] | None = None,
+    result: Callable[[Future], Any] = Future.result,
 ) -> Cascade:
     """Return the cascade of a run, with the order that it keeps, that is given, or that is now learned and kept.
 
@@ -47,6 +49,8 @@ def settle_cascade(
         With the thresholds.
     order : sequence of sequence of str, optional
         Names of the members that decide, family by family.
+    result : callable
+        Waits for the result of a future.
 
     Returns
     -------
@@ -68,7 +72,8 @@ def settle_cascade(
     elif (earlier := _decided_alike(unit.url, provenance)) is not None:
         columns = _columns(earlier, models)
     else:
-        columns = learn_order(client, unit, decision, models, _scored_in_full(unit.url, provenance))
+        scores = _scored_in_full(unit.url, provenance)
+        columns = learn_order(client, unit, decision, models, scores, result=result)
     # another campaign may have learned one at the same time
     names = stored.settle("order", [[models[member] for member in family] for family in columns])
     return Cascade(tuple(map(float, decision.limits(models))), _columns(names, models))
@@ -111,6 +116,8 @@ def learn_order(
     decision: Decision,
     models: list[str],
     scores: np.ndarray | None = None,
+    *,
+    result: Callable[[Future], Any] = Future.result,
 ) -> Order:
     """Find the cheapest order of the members, with costs measured on a sample.
 
@@ -127,6 +134,8 @@ def learn_order(
     scores : ndarray, optional
         Complete scores of cutouts such as are to be decided, float32 ``(cutout, member)``; those of the sample by default,
         which is larger then.
+    result : callable
+        Waits for the result of a future.
 
     Returns
     -------
@@ -138,7 +147,7 @@ def learn_order(
     some = replace(
         unit, shards=_sample_of(unit, _MAX_SAMPLE_SIZE if scores is None else unit.batch)
     )
-    looked = client.submit(sample, some, pure=False).result()
+    looked = result(client.submit(sample, some, pure=False))
     if looked is None:
         return tuple(map(tuple, needed.values()))
     return cheapest_order(looked.scores if scores is None else scores, limits, needed, looked.costs)

@@ -68,8 +68,15 @@ class CampaignOptions:
     flips : bool
         A score is the mean of a network's scores of the cutout and of its three flips, for four times the work. A run
         that began with flips continues with them.
+    force_precision : bool
+        Score in a precision that is slower on the workers than ``float32``, which is refused otherwise.
     stop : threading.Event, optional
         Once it is set, the shards under way are stored and no others begun.
+    wait_workers : float, optional
+        Minutes without any worker, at the beginning or later, after which the campaign ends. By default it waits for as
+        long as it takes, and says so.
+    verbose : bool
+        Print the plan, the address of Dask's dashboard, and at the end the rate of each worker.
     """
 
     batch: int = 64
@@ -77,7 +84,10 @@ class CampaignOptions:
     order: Sequence[Sequence[str]] | None = None
     precision: str | None = None
     flips: bool = False
+    force_precision: bool = False
     stop: threading.Event | None = None
+    wait_workers: float | None = None
+    verbose: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -329,6 +329,21 @@ class Run:
             if name not in self.group.attrs:
                 self.group.update_attributes({name: value})
         return self.group.attrs[name]
+
+    def add_workers(self, machines: Sequence[Mapping[str, str]]) -> None:
+        """Add to the provenance what workers computed with, each machine once.
+
+        Parameters
+        ----------
+        machines : sequence of mapping
+            As :func:`~deepstreaks_dask.scoring.machine.describe_worker` describes them.
+        """
+        with alone(self.url, self.name):
+            self._learn()
+            has = list(self.provenance.get("workers", []))
+            new = [dict(one) for one in machines if dict(one) not in has]
+            if new:
+                self.group.update_attributes({"workers": [*has, *new]})
 
     def _learn(self) -> None:
         """Read the provenance anew: another campaign may have added to it."""

@@ -5,19 +5,23 @@ Schedulers import this module too, since tasks come by them, and run no network:
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import zarr
+from dask.distributed import Reschedule, get_worker
 
 from deepstreaks_dask.archive.hashing import digests
 from deepstreaks_dask.archive.sequences import Stretch, read_objects
+from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.scoring.cascade import Cascade
+from deepstreaks_dask.scoring.machine import card_is_gone, describe_worker, has_lost_card
 from deepstreaks_dask.scoring.runs import Run
 from deepstreaks_dask.utils.storage import is_local, locate
 
@@ -27,6 +31,12 @@ if TYPE_CHECKING:
 _ZARR_WRITE_CONFIG: Any = {"write_empty_chunks": True}
 _device = threading.Lock()  # one forward pass at a time in a worker; the other thread reads ahead
 _disk = threading.Lock()
+_TIMED_CUTOUTS = 4  # in a call that is timed on a processor
+_TIMED_CALLS = 3
+_LONG_CALL = 2.0  # seconds; a call that took longer is not timed again
+
+LOST_CARD = "deepstreaks-lost-card"
+"""Topic of Dask's events under which a worker tells that its card is gone."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +58,69 @@ class Unit:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What comes back: how many rows were dealt with, which could not be read, and why; and what the device held."""
+    """What comes back: how many rows were dealt with, which could not be read, and why; and what the device held.
+
+    Attributes
+    ----------
+    cutouts : int
+        Rows that were dealt with.
+    failures : tuple of (int, int, str)
+        Rows ``[first, last)`` that could not be read, and why.
+    size : int or None
+        How many cutouts a call takes, where a batch was too much for a device's memory.
+    worker : str
+        Its name.
+    seconds : float
+        Seconds that it took.
+    machine : mapping of str to str, or None
+        As :func:`~deepstreaks_dask.scoring.machine.describe_worker` describes it.
+    """
 
     cutouts: int
     failures: tuple[tuple[int, int, str], ...] = ()
-    size: int | None = None  # of a call, where a batch was too much for a device's memory
+    size: int | None = None
+    worker: str = ""
+    seconds: float = 0.0
+    machine: Mapping[str, str] | None = None
 
 
 def score_unit(unit: Unit) -> Outcome:
-    """Read, score and store shards, but for what a triage rejected; runs on a worker."""
+    """Read, score and store shards, but for what a triage rejected; runs on a worker.
+
+    A worker whose card is gone ends, and another one does its work.
+    """
+    if has_lost_card():
+        _leave("the backend finds no card that it can compute with")
+    start = time.perf_counter()
+    try:
+        outcome = _score_unit(unit)
+    except Exception as error:
+        if card_is_gone():
+            _leave(_why(error), error)
+        raise
+    seconds = time.perf_counter() - start
+    return replace(outcome, worker=_name(), seconds=seconds, machine=describe_worker())
+
+
+def _name() -> str:
+    with suppress(ValueError):  # no worker: called by itself
+        return str(get_worker().name)
+    return ""
+
+
+def _leave(why: str, error: Exception | None = None) -> NoReturn:
+    """End this worker, whose card is gone; its work goes to others."""
+    try:
+        worker = get_worker()
+    except ValueError:
+        raise CampaignError(f"this process has lost its card: {why}") from error
+    said = {"name": _name(), "host": socket.gethostname(), "why": " ".join(why.split())[:200]}
+    worker.log_event(LOST_CARD, said)
+    worker.loop.add_callback(worker.close_gracefully, reason="its card is gone")
+    raise Reschedule from error
+
+
+def _score_unit(unit: Unit) -> Outcome:
     if unit.sequences:
         return _score_sequences(unit)
     run = Run.attach(unit.url, unit.run, write=True)
@@ -192,16 +256,47 @@ def sample(unit: Unit) -> Sample | None:
         return networks.sample(np.concatenate(read))
 
 
-def describe_backend() -> dict[str, str]:
-    """Tell what networks are computed with; runs on a worker."""
-    import keras
+def time_precision(unit: Unit) -> dict[str, float] | None:
+    """Measure the time of a call in single precision and in the unit's own; runs on a worker.
 
-    backend = keras.backend.backend()
-    return {
-        "backend": backend,
-        "backend_version": version(backend),
-        "keras": keras.__version__,
-    }
+    Parameters
+    ----------
+    unit : Unit
+        The members, and shards that a few cutouts are taken from.
+
+    Returns
+    -------
+    dict of str to float or None
+        Seconds a cutout, by precision; None if no cutout can be read.
+    """
+    # a processor is as fast with few cutouts, and in a precision that it lacks it takes minutes for many
+    batch = unit.batch if describe_worker()["kind"] == "gpu" else min(unit.batch, _TIMED_CUTOUTS)
+    few = replace(unit, batch=batch)
+    source = zarr.open_array(unit.url, path="cutouts", mode="r")
+    for first, last in unit.shards:
+        try:
+            cutouts = np.asarray(source[first : min(last, first + batch)])
+        except Exception:  # noqa: S112 - who scores it says what is wrong with it
+            continue
+        with _device:
+            return {
+                precision: _seconds(_networks(few, precision, source), cutouts)
+                for precision in ("float32", unit.precision)
+            }
+    return None
+
+
+def _seconds(networks: Networks, cutouts: np.ndarray) -> float:
+    """Return the shortest time that a cutout took, once all is compiled."""
+    networks.score(cutouts, None)
+    times = []
+    for _ in range(_TIMED_CALLS):
+        start = time.perf_counter()
+        networks.score(cutouts, None)
+        times.append(time.perf_counter() - start)
+        if times[-1] > _LONG_CALL:
+            break
+    return min(times) / len(cutouts)
 
 
 def measure_precision(unit: Unit) -> dict[str, float] | None:

@@ -1,7 +1,7 @@
 """Progress bars for everything that takes longer than a breath: count, rate, time left.
 
-They go to standard error in a terminal and beneath the cell in a notebook, and leave one plain line
-where there is neither.
+They go to standard error in a terminal and beneath the cell in a notebook. Where there is neither, such as in the log of
+a job, a plain line comes every 30 seconds, and one at the end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
+
+LINE_INTERVAL = 30.0
+"""Seconds from one plain line to the next where there is no terminal."""
 
 _Part = TypeVar("_Part")
 
@@ -44,6 +47,15 @@ class Bar:
         """Say that ``n`` more are done."""
         self.done += n
         self._moved = time.monotonic()
+
+    def tick(self, note: str = "") -> None:
+        """Show what has to be shown now, though nothing more is done.
+
+        Parameters
+        ----------
+        note : str
+            Follows the count in a plain line, such as the number of workers.
+        """
 
     def over(self, parts: Iterable[_Part], size: Callable[[_Part], int]) -> Iterator[_Part]:
         """Give parts one after the other, and say of each how much is done with it once the next is asked for.
@@ -94,7 +106,27 @@ class Bar:
         return f"{self.speed}, {timedelta(seconds=round(self.seconds_left))} left"
 
     def __str__(self) -> str:
-        return f"{self.description}: {self.done:,} of {self.total:,} {self.unit}, {self.pace}"
+        count = f"{self.description}: {self.done:,} of {self.total:,} {self.unit}"
+        return f"{count}, {self.pace}" if self.done else count
+
+
+class _PlainBar(Bar):
+    """Lines on standard error, one now and then."""
+
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        super().__init__(description, total, unit)
+        self._shown = self._start
+
+    def advance(self, n: int = 1) -> None:
+        super().advance(n)
+        if self.done < self.total:  # the last line is written at the end
+            self.tick()
+
+    def tick(self, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self._shown >= LINE_INTERVAL:
+            self._shown = now
+            print(f"{self}{f', {note}' if note else ''}", file=sys.stderr)
 
 
 class _TerminalBar(Bar):
@@ -170,6 +202,6 @@ def progress_bar(
         with Progress(*columns, console=console) as progress:
             yield _TerminalBar(progress, description, total, unit)
     else:
-        bar = Bar(description, total, unit)
+        bar = _PlainBar(description, total, unit)
         yield bar
         print(f"{description}: {bar.done:,} of {total:,} {unit}, {bar.speed}", file=sys.stderr)

@@ -473,7 +473,7 @@ def test_half_precision_is_measured_on_the_first_shard_and_kept(archive, zoo, cl
         client=client,
         run="half",
         progress=False,
-        options=CampaignOptions(precision="mixed_bfloat16"),
+        options=CampaignOptions(precision="mixed_bfloat16", force_precision=True),
     )
     difference = np.abs(half["scores"].values - single["scores"].values)
     assert half.attrs["dtype"] == "mixed_bfloat16"

@@ -9,13 +9,15 @@ import types
 from pathlib import Path
 
 import dask
+import psutil
 import pytest
 from batch_systems import STAND_INS, stand_in
-from dask.distributed import LocalCluster, Security
+from dask.distributed import Client, LocalCluster, Security
 
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.scoring import cluster
+from deepstreaks_dask.scoring import cluster, starters
 from deepstreaks_dask.scoring.cluster import connect
+from deepstreaks_dask.scoring.tls import PlainConnectionWarning
 
 CERTIFICATES = Path(__file__).parents[2] / "cluster" / "tls" / "certificates.sh"
 
@@ -196,9 +198,16 @@ class _Cards:
 
     class LocalCUDACluster(LocalCluster):
         def __init__(self, n_workers, **options):
-            self.asked = n_workers
             options["host"] = None
             super().__init__(n_workers=n_workers, processes=False, **options)
+            self.asked = n_workers
+
+        def new_worker_spec(self):
+            """As dask-cuda makes it: each worker sees all cards, its own first."""
+            spec = super().new_worker_spec()
+            if hasattr(self, "asked"):
+                return {0: {"options": {"env": {"CUDA_VISIBLE_DEVICES": "3,0"}}}}
+            return spec
 
 
 def test_one_worker_a_card(monkeypatch):
@@ -206,6 +215,8 @@ def test_one_worker_a_card(monkeypatch):
     monkeypatch.setitem(
         sys.modules, "dask_cuda", _with_spec(LocalCUDACluster=_Cards.LocalCUDACluster)
     )
+    machine = {"kind": "gpu", "backend": "tensorflow", "host": "here"}
+    monkeypatch.setattr(cluster, "describe_worker", lambda: machine)
     with connect() as client:  # where there are cards, they are what is meant
         assert client.cluster.asked == 2
         assert list(client.nthreads().values()) == [2, 2]
@@ -213,6 +224,23 @@ def test_one_worker_a_card(monkeypatch):
         assert client.cluster.asked == 1
     with pytest.raises(DeepStreaksError, match="3 workers for 2 GPUs"):
         connect("gpu", workers=3)
+    shown = [worker["options"]["env"] for worker in client.cluster.new_worker_spec().values()]
+    assert shown == [{"CUDA_VISIBLE_DEVICES": "3"}], "each worker sees its own card only"
+
+
+def test_a_card_that_does_not_compute_is_refused(monkeypatch):
+    """TensorFlow without CUDA's libraries would go on with the processor, and without a word."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setitem(
+        sys.modules, "dask_cuda", _with_spec(LocalCUDACluster=_Cards.LocalCUDACluster)
+    )
+    monkeypatch.setitem(starters.STARTERS, "local", lambda asked: LocalCluster(0, processes=False))
+    machine = {"kind": "cpu", "backend": "tensorflow", "host": "here"}
+    monkeypatch.setattr(cluster, "describe_worker", lambda: machine)
+    with pytest.raises(DeepStreaksError, match="tensorflow on here cannot compute with the GPU"):
+        connect("gpu")
+    with pytest.warns(UserWarning, match="cannot compute with the GPU.*Processors compute"):
+        connect().close()  # nobody has asked for the card
 
 
 def test_cards_without_dask_cuda(monkeypatch):
@@ -252,26 +280,101 @@ def test_jobs_of_a_batch_system_start_workers_and_end_with_the_client(
     system, tmp_path, monkeypatch, tls
 ):
     pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
-    encrypted = system == "slurm"
-    if encrypted:  # dask-jobqueue writes paths into its scripts as they are
+    configured = system == "slurm"
+    if configured:  # dask-jobqueue writes paths into its scripts as they are
         plain = tmp_path / "tls"
         subprocess.run([CERTIFICATES, plain], check=True, capture_output=True)
         tls = _read(plain)
+    state = tmp_path / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
     with (
         stand_in(system, tmp_path, monkeypatch) as jobs,
-        dask.config.set({**_jobs(system, tmp_path), **(tls if encrypted else {})}),
+        dask.config.set({**_jobs(system, tmp_path), **(tls if configured else {})}),
     ):
         with connect(system, workers=2) as client:
             client.wait_for_workers(2, timeout=120)
             pids = set(client.run(os.getpid).values())
             assert len(pids) == 2
-            assert client.scheduler.address.startswith("tls" if encrypted else "tcp")
+            assert client.scheduler.address.startswith("tls")
+            keys = [path for path in state.rglob("*") if path.is_file()]
+            assert len(keys) == (0 if configured else 3)  # authority, certificate, key
+            assert {path.stat().st_mode & 0o777 for path in keys} <= {0o600}
+            assert {path.parent.stat().st_mode & 0o777 for path in keys} <= {0o700}
+            script = next(jobs.glob("*.sh")).read_text()
+            assert "PRIVATE KEY" not in script
+            assert "--no-dashboard" in script
             assert client.submit(sum, [1, 2]).result() == 3
         for _ in range(300):
             if not any(map(_alive, pids)):
                 break
             time.sleep(0.1)
         assert not any(map(_alive, pids)), [log.read_text() for log in jobs.glob("*.log")]
+    assert not [path for path in state.rglob("*") if path.is_file()], (
+        "the keys end with the cluster"
+    )
+
+
+def test_batch_systems_want_encryption(tmp_path, monkeypatch):
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    plain = {"protocol": "tcp://", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+    with stand_in("slurm", tmp_path, monkeypatch) as jobs:
+        with (
+            dask.config.set(_jobs("slurm", tmp_path, **{"scheduler-options": plain})),
+            pytest.raises(
+                DeepStreaksError, match="does not encrypt: remove the entry; give --insec"
+            ),
+        ):
+            connect("slurm", workers=1)
+        with dask.config.set(_jobs("slurm", tmp_path)):
+            monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "my state"))
+            with pytest.raises(DeepStreaksError, match="its path has a blank"):
+                connect("slurm", workers=1)
+            monkeypatch.setattr(Security, "temporary", _no_cryptography)
+            for system in ("slurm", "local"):
+                with pytest.raises(DeepStreaksError, match="pip install cryptography") as error:
+                    connect(system, workers=1)
+                assert "\n" not in str(error.value)
+            (jobs / "hold").touch()
+            with connect("slurm", workers=1, insecure=True) as client:
+                assert client.scheduler.address.startswith("tcp://")
+
+
+def _no_cryptography():
+    raise ImportError("Using `Security.temporary` requires `cryptography`")
+
+
+def test_clusters_that_are_started_here_admit_nobody_without_their_key(tmp_path):
+    with connect(workers=1) as client:
+        address = client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        (worker,) = client.nthreads()
+        assert worker.startswith("tls://127.0.0.1:")
+        for strange in (Security.temporary(), Security(require_encryption=False)):
+            there = address if strange.require_encryption else address.replace("tls", "tcp")
+            with pytest.raises((OSError, TypeError)):
+                Client(there, security=strange, timeout="2s")
+        listening = _listening(os.getpid(), *client.run(os.getpid).values())
+        assert listening == {"127.0.0.1"}
+        assert client.dashboard_link.startswith("http://127.0.0.1:")
+
+
+def _listening(*pids):
+    """Addresses at which processes wait for others to call."""
+    found = [one for pid in pids for one in psutil.Process(pid).net_connections()]
+    return {one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN}
+
+
+def test_a_scheduler_that_does_not_encrypt_is_warned_of(recwarn):
+    with LocalCluster(
+        n_workers=0, processes=False, protocol="tcp://", host="127.0.0.1", dashboard_address=None
+    ) as running:
+        with pytest.warns(PlainConnectionWarning, match="run programs as you") as warned:
+            connect(running.scheduler_address).close()
+        assert "\n" not in str(warned[0].message)
+        recwarn.clear()
+        connect(running.scheduler_address, insecure=True).close()
+        assert not [one for one in recwarn if one.category is PlainConnectionWarning]
 
 
 def test_batch_systems_that_do_not_take_jobs_are_one_line(tmp_path, monkeypatch, capfd):
@@ -321,11 +424,11 @@ def test_a_missing_package_is_named(monkeypatch):
 
 def test_a_campaign_queues_more_as_workers_come(monkeypatch):
     """Else an adaptive cluster would see no reason to grow."""
-    from deepstreaks_dask.scoring import campaign
+    from deepstreaks_dask.scoring import execution
 
-    monkeypatch.setattr(campaign, "_THREAD_COUNT_INTERVAL", -1)
+    monkeypatch.setattr(execution, "_THREAD_COUNT_INTERVAL", -1)
     client = types.SimpleNamespace(nthreads=lambda: {})
-    room = campaign._QueueLimit(client)
+    room = execution._QueueLimit(client)
     few = room.tasks
     client.nthreads = lambda: {"a": 2, "b": 2}
     assert room.tasks == 4 * few > 0

@@ -7,13 +7,16 @@ import time
 
 import numpy as np
 import pytest
+from faulty import make_zoo, small_archive
 from helpers import write_run
 
 from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.scoring import launcher as launch
-from deepstreaks_dask.scoring.runs import SHIPPED_ZOO
+from deepstreaks_dask.scoring.machine import describe_worker
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, open_run
 from deepstreaks_dask.simulation.sequences import LAYOUT, simulate_sequences
 
 
@@ -124,3 +127,17 @@ def test_a_campaign_that_cannot_begin_says_why(archive):
     campaign = launch.start_campaign(archive, families=["xx"])
     until(lambda: not campaign.alive)
     assert "no member of family 'xx'" in launch.launched_campaigns(archive)["default"].last_words()
+
+
+def test_campaigns_compute_where_the_environment_says(tmp_path, client, monkeypatch):
+    """As those of the campaign page in a container, which has no workers of its own."""
+    url, zoo = small_archive(tmp_path / "small.zarr", 2), make_zoo(tmp_path / "zoo", 1)
+    monkeypatch.setenv(launch.SCHEDULER_VARIABLE, client.scheduler.address)
+    with pytest.raises(CampaignError, match="leave their number out"):
+        launch.start_campaign(url, families=["rb"], zoo=zoo, workers=1)
+    campaign = launch.start_campaign(url, families=["rb"], zoo=zoo)
+    until(lambda: not campaign.alive)
+    scored = open_run(url)
+    assert not np.isnan(scored["scores"].values).any(), campaign.last_words()
+    computed = provenance_of(scored)["workers"]
+    assert computed == list(client.run(describe_worker).values())

@@ -10,7 +10,7 @@ from dask.distributed import Client
 from faulty import make_zoo, small_archive
 
 from deepstreaks_dask.errors import StoppedError
-from deepstreaks_dask.scoring import campaign
+from deepstreaks_dask.scoring import campaign, execution
 from deepstreaks_dask.scoring.cluster import connect, last_words
 from deepstreaks_dask.scoring.ensemble import Ensemble
 
@@ -48,7 +48,7 @@ def test_what_a_worker_prints_is_removed_once_it_ends_normally(folder, capfd):
 
 def test_the_error_names_the_log_of_a_worker_that_died(folder, tmp_path, monkeypatch, capfd):
     zoo, url = make_zoo(tmp_path / "zoo", 1), small_archive(tmp_path / "small.zarr", 3)
-    monkeypatch.setattr(campaign, "submit_unit", lambda client, unit: client.submit(die, unit))
+    monkeypatch.setattr(execution, "submit_unit", lambda client, unit: client.submit(die, unit))
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         client = connect(workers=1)
     with client, pytest.raises(StoppedError) as error:
