@@ -208,6 +208,44 @@ def test_compose_follows_its_specification(compose):
         specification.PyCompose.from_yaml(yaml.safe_dump(broken))
 
 
+def _merged(base, override):
+    """Merge two Compose files as Docker does: mappings by key, all else replaced."""
+    if isinstance(base, dict) and isinstance(override, dict):
+        return {
+            **base,
+            **{key: _merged(base.get(key), value) for key, value in override.items()},
+        }
+    return override
+
+
+def test_gpu_workers_get_all_cards_and_keep_what_workers_have(compose):
+    specification = pytest.importorskip("compose_spec", reason="compose-spec is not installed")
+    both = _merged(compose, yaml.safe_load((DOCKER / "compose.gpu.yaml").read_text()))
+    specification.PyCompose.from_yaml(yaml.safe_dump(both))
+    worker, plain = both["services"]["worker"], compose["services"]["worker"]
+    (devices,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert devices == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert worker["deploy"]["replicas"] == 1, "a second container would have the same cards"
+    assert worker["command"][:3] == ["dask", "cuda", "worker"]
+    # as of dask-cuda's command line, https://docs.rapids.ai/api/dask-cuda/nightly/quickstart
+    options = {one for one in worker["command"] if one.startswith("--")}
+    assert options <= {"--nthreads", "--dashboard-address", "--local-directory"}
+    assert worker["build"]["args"]["EXTRAS"].split(",") == ["all", "gpu"]
+    for name in ("cap_drop", "security_opt", "user", "volumes", "networks", "healthcheck"):
+        assert worker[name] == plain[name]
+    assert "devices" not in str(plain), "GPU 0 would be everybody's"
+
+
+def test_the_campaign_page_can_campaign(compose):
+    page, worker = (compose["services"][name] for name in ("dashboards", "worker"))
+    environment = page["environment"]
+    assert environment["DEEPSTREAKS_SCHEDULER"] == worker["command"][2]
+    assert environment["DASK_CONFIG"] == worker["environment"]["DASK_CONFIG"]
+    assert set(worker["volumes"]) <= set(page["volumes"])
+    assert environment["XDG_STATE_HOME"].startswith("/data/"), "the container's own disk is lost"
+    assert set(worker["networks"]) <= set(page["networks"])
+
+
 def test_containers_have_little_power_and_can_be_asked_for_their_health(compose):
     for name, service in compose["services"].items():
         assert service["cap_drop"] == ["ALL"], name
