@@ -15,6 +15,7 @@ import numpy as np
 from dask.distributed import Client, Future, as_completed, wait
 
 from deepstreaks_dask.archive.dataset import open_archive, shard_bounds
+from deepstreaks_dask.archive.retraction import retracted_rows
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.scoring.attendance import Attendance
 from deepstreaks_dask.scoring.machine import describe_worker
@@ -341,7 +342,7 @@ def _reject(stored: Run, triage: Triage, nights: np.ndarray, shard: int) -> None
     """Mark what the first look rejects, and store which nights drifted."""
     total = len(nights)
     scores = stored.read("first_look", total)
-    seen = ~np.isnan(scores) & ~stored.withdrawn(total)
+    seen = ~np.isnan(scores) & ~retracted_rows(stored.url, total)
     drift = {
         int(night): triage.drift(scores[mine])
         for night in np.unique(nights)

@@ -17,15 +17,14 @@ from typing import Any
 from deepstreaks_dask.archive.append import CutoutBatch, append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.readers.depot import (
-    CUT_SHORT_REASON,
     TABLE,
     TARBALL,
     Products,
     check_tarball,
     read_products,
-    read_table,
 )
 from deepstreaks_dask.readers.folder import Refused
+from deepstreaks_dask.readers.streak_table import CUT_SHORT_REASON, read_table
 from deepstreaks_dask.service.depots import Depot, Remote
 from deepstreaks_dask.service.monitor import Monitor
 from deepstreaks_dask.service.state import BROKEN, DONE, WAITING, Ledger
