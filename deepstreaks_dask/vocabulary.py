@@ -74,6 +74,19 @@ class Role(StrEnum):
         return order.index(self) >= order.index(other)
 
 
+class Scope(StrEnum):
+    """What a program may do with a token, as far as the role of the token's owner allows it."""
+
+    READ = "read"
+    JUDGE = "judge"
+    ADMINISTER = "administer"
+
+    @property
+    def role(self) -> Role:
+        """The role that the scope allows at most."""
+        return dict(zip(Scope, Role, strict=True))[self]
+
+
 class CampaignState(StrEnum):
     """What a campaign is doing."""
 

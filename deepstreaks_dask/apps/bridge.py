@@ -13,7 +13,9 @@ from bokeh.document import Document
 from panel.io.state import set_curdoc
 
 from deepstreaks_dask.apps.messages import Error, MessageSchema, Update
+from deepstreaks_dask.apps.visitor import Owner, SessionEndedError, Visitor
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.review.people import RefusedError
 
 pn.extension(design="native", notifications=False, sizing_mode="stretch_width")
 
@@ -31,19 +33,39 @@ class Bridge(pn.custom.JSComponent):
         The messages that the page may send; others are refused with one line on the page.
     handle : callable
         Takes each message. A :class:`~deepstreaks_dask.errors.DeepStreaksError` that it raises is shown on the page.
+    visitor : Visitor, optional
+        The person at the page, whose role must allow each message; by default the user who started this process.
     """
 
     _esm = "export function render({ model }) { window.deepstreaks.connect(model) }"
 
-    def __init__(self, schema: MessageSchema, handle: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        schema: MessageSchema,
+        handle: Callable[[Any], None],
+        visitor: Visitor | None = None,
+    ) -> None:
         super().__init__(visible=False, width=0, height=0, sizing_mode="fixed")
-        self._schema, self._handle = schema, handle
+        self._schema, self._handle, self._visitor = schema, handle, visitor or Owner()
         self._document: Document | None = None
 
     def _handle_msg(self, data: Any) -> None:
         self._document = pn.state.curdoc
         with self.shown(), self.together():
-            self._handle(self._schema.read(data))
+            message = self._schema.read(data)
+            person = self._visitor.person(used=True)
+            if person is None:
+                raise SessionEndedError
+            try:
+                person.need(message.role)
+            except RefusedError:
+                self._visitor.record("refused", type(message).__name__)
+                raise
+            self._handle(message)
+
+    def record(self, what: str, detail: str) -> None:
+        """Write an entry of the audit log about what the person at the page has done."""
+        self._visitor.record(what, detail)
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -7,11 +7,12 @@ are in its own ``messages`` module, and the scripts in ``pages/`` use the same n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from deepstreaks_dask.errors import DeepStreaksError
+from deepstreaks_dask.vocabulary import Role
 
 MAX_REFUSAL_LENGTH = 200
 """Characters of the line that says why a message is refused."""
@@ -25,12 +26,23 @@ class MessageError(DeepStreaksError):
 
 
 class Message(BaseModel):
-    """What a page asks for; each kind has its own ``do``. Values are not converted, and unknown keys are refused."""
+    """What a page asks for; each kind has its own ``do``. Values are not converted, and unknown keys are refused.
+
+    Attributes
+    ----------
+    role : Role
+        The least role that may send the message. Each kind names its own, ``class Save(Message, role=Role.REVIEWER)``.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    role: ClassVar[Role]
+
+    def __init_subclass__(cls, *, role: Role, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.role = role
 
 
-class Hello(Message):
+class Hello(Message, role=Role.VIEWER):
     """The page is open and listens.
 
     Attributes
@@ -43,7 +55,7 @@ class Hello(Message):
     dark: bool
 
 
-class Theme(Message):
+class Theme(Message, role=Role.VIEWER):
     """The page has become dark or light.
 
     Attributes

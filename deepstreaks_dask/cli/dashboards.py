@@ -21,7 +21,14 @@ class ServerOptions:
     origin: Annotated[
         str | None,
         typer.Option(
-            help="https://name of a reverse proxy on this machine; see docs/reverse-proxy.md."
+            help="https://name of a reverse proxy before this server; see docs/reverse-proxy.md."
+        ),
+    ] = None
+    trusted_proxies: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trusted-proxy",
+            help="Address or network of a proxy whose X-Forwarded-For is believed. Default: this machine's.",
         ),
     ] = None
     show: Annotated[bool, typer.Option(help="Open a browser.")] = True
@@ -49,4 +56,5 @@ def dashboard(
     from deepstreaks_dask.apps.server.serve import serve
 
     options = SiteOptions(run=run, database=database, zoo=zoo)
-    serve(archive, app, options, Listener(**asdict(server)))
+    listener = Listener(**asdict(server) | {"trusted_proxies": tuple(server.trusted_proxies or ())})
+    serve(archive, app, options, listener)

@@ -9,7 +9,7 @@ import os
 
 from deepstreaks_dask.review.accounts import Accounts
 from deepstreaks_dask.review.people import ReviewError
-from deepstreaks_dask.review.transactions import Database
+from deepstreaks_dask.review.transactions import Database, sqlite_url
 from deepstreaks_dask.review.verdicts import Verdicts
 from deepstreaks_dask.utils.storage import is_local, locate
 
@@ -70,7 +70,7 @@ def default_url(archive: str | os.PathLike[str]) -> str:
     fs, root = locate(archive)
     if not is_local(fs):
         raise ReviewError(f"{os.fspath(archive)} is not on this machine: name a --database")
-    return f"sqlite:///{root}.review.sqlite"
+    return sqlite_url(f"{root}.review.sqlite")
 
 
 def archive_key(archive: str | os.PathLike[str]) -> str:

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from zxcvbn import zxcvbn
 
 from deepstreaks_dask.review.people import ReviewError
 
@@ -16,7 +17,14 @@ MIN_PASSWORD_LENGTH = 12
 MAX_PASSWORD_LENGTH = 256
 """Characters of a password at most."""
 
+MIN_PASSWORD_SCORE = 3
+"""How hard to guess a password is at least, by zxcvbn's score from 0 to 4: 3 takes more than 10**8 guesses."""
+
 _MIN_DISTINCT_CHARACTERS = 5
+_MAX_ESTIMATED_LENGTH = (
+    72  # characters that are looked at: the estimate takes time with the square of the length
+)
+_EXPECTED_WORDS = ("deepstreaks", "streaks", "ztf", "zwicky", "palomar", "asteroid")
 _MAX_CHECKED_LENGTH = 1024  # characters of an attempt that are hashed
 _hasher = PasswordHasher()
 
@@ -39,14 +47,20 @@ def hash_password(name: str, password: str) -> str:
     Raises
     ------
     ReviewError
-        If the password is too short, too long or easy to guess.
+        If the password is too short, too long or easy to guess: among those that were stolen elsewhere, or made of names,
+        words, dates and patterns of keys.
     """
     if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         raise ReviewError(
             f"a password has {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters: choose another one"
         )
-    if password.lower() == name or len(set(password)) < _MIN_DISTINCT_CHARACTERS:
-        raise ReviewError("this password is too easy to guess: choose another one")
+    found = zxcvbn(password[:_MAX_ESTIMATED_LENGTH], user_inputs=[name, *_EXPECTED_WORDS])
+    if found["score"] < MIN_PASSWORD_SCORE or len(set(password)) < _MIN_DISTINCT_CHARACTERS:
+        why = str(found["feedback"]["warning"]).rstrip(".")
+        raise ReviewError(
+            "this password is too easy to guess: choose another one, such as four words that do not belong together"
+            + (f" ({why})" if why else "")
+        )
     return _hasher.hash(password)
 
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-from sqlalchemy.orm import Session
-
-from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
-from deepstreaks_dask.review.schema import UserRow, iso_time
+from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.vocabulary import ROLES, Role
 
 
@@ -53,12 +49,15 @@ class Person:
         Whether the user may log in.
     created : str
         Time at which the user was added, ISO 8601, UTC.
+    second_factor : bool
+        Whether the user logs in with one-time passwords.
     """
 
     name: str
     role: Role
     active: bool = True
     created: str = ""
+    second_factor: bool = False
 
     def may(self, role: Role) -> bool:
         """Return whether this person may do what ``role`` may."""
@@ -79,39 +78,6 @@ class Person:
         """
         if not self.may(role):
             raise RefusedError(f"{self.name} is a {self.role}: this needs a {role}")
-
-
-def person_from_row(user: UserRow) -> Person:
-    """Return the user of a row without the password."""
-    return Person(user.name, check_role(user.role), bool(user.active), iso_time(user.created))
-
-
-def get_user(session: Session, name: str) -> UserRow:
-    """Return the row of a user.
-
-    Parameters
-    ----------
-    session : sqlalchemy.orm.Session
-        An open transaction.
-    name : str
-        User name.
-
-    Returns
-    -------
-    UserRow
-        The row, attached to the session.
-
-    Raises
-    ------
-    ReviewError
-        If the database has no such user.
-    """
-    user = session.scalar(sa.select(UserRow).where(UserRow.name == name))
-    if user is None:
-        known = session.scalars(sa.select(UserRow.name)).all()
-        hint = did_you_mean(name, known).rstrip()
-        raise ReviewError(f"no user {name!r}" + (f": {hint}" if hint else ""))
-    return user
 
 
 def check_role(role: str) -> Role:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
@@ -9,6 +10,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 MAX_NOTE_LENGTH = 2000
 """Characters of a note at most."""
+
+MAX_AGENT_LENGTH = 200
+"""Characters of a browser's description of itself that are kept."""
 
 
 class _Base(DeclarativeBase):
@@ -37,8 +41,30 @@ class SessionRow(_Base):
     __tablename__ = "sessions"
     hash: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
     user: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), index=True)
+    opened: Mapped[float]
     expires: Mapped[float]
     used: Mapped[float]
+    address: Mapped[str] = mapped_column(sa.String(64), default="")
+    agent: Mapped[str] = mapped_column(sa.String(MAX_AGENT_LENGTH), default="")
+
+
+class FactorRow(_Base):
+    """The secret of a user's one-time passwords, and the step of the last one that was used."""
+
+    __tablename__ = "factors"
+    user: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), primary_key=True)
+    secret: Mapped[str] = mapped_column(sa.String(64))
+    confirmed: Mapped[bool] = mapped_column(default=False)
+    step: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+
+
+class RecoveryRow(_Base):
+    """The hash of a recovery code that was not used yet."""
+
+    __tablename__ = "recovery_codes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), index=True)
+    hash: Mapped[str] = mapped_column(sa.String(64))
 
 
 class TokenRow(_Base):
@@ -49,7 +75,10 @@ class TokenRow(_Base):
     user: Mapped[int] = mapped_column(sa.ForeignKey("users.id"), index=True)
     name: Mapped[str] = mapped_column(sa.String(64))
     hash: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    scope: Mapped[str] = mapped_column(sa.String(16))
     created: Mapped[float]
+    expires: Mapped[float]
+    used: Mapped[float | None]
     revoked: Mapped[bool] = mapped_column(default=False)
 
 
@@ -100,3 +129,8 @@ def current_time() -> float:
 def iso_time(at: float) -> str:
     """Return a time in seconds since 1970 as ISO 8601 in UTC."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def digest(secret: str) -> str:
+    """Return the hash of a secret that is random enough to need no salt."""
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

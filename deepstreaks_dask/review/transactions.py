@@ -5,10 +5,15 @@ What a transaction has written is on the disk when the block that opened it ends
 
 from __future__ import annotations
 
+import getpass
 import hashlib
+import os
 import re
+import socket
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +29,20 @@ _SQLITE_PRAGMAS = (
     "synchronous=FULL",  # what was acknowledged outlives a power cut
     "foreign_keys=ON",
 )
+CLI = "cli"
+"""Who does what a command does; the user of the machine is in the entry's address."""
+
+REFUSALS = ("log-in refused", "log-in put off", "refused")
+"""Entries that anybody can cause, however often: they are bounded by themselves, and push out nothing else."""
+
+MAX_REFUSAL_ENTRIES = 20_000
+"""Refusals in the audit log; older ones are dropped."""
+
+MAX_OTHER_ENTRIES = 1_000_000
+"""Other entries in the audit log; older ones are dropped."""
+
+_SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
+_PRUNE_EVERY = 256  # entries between two looks at the bounds
 _MAX_LOGGED_NAME, _MAX_LOGGED_DETAIL, _MAX_LOGGED_ADDRESS = 64, 512, 64  # characters of columns
 
 
@@ -48,11 +67,12 @@ class Database:
         try:
             self.engine = sa.create_engine(url, pool_pre_ping=True)
             if self.engine.dialect.name == "sqlite":
+                _keep_private(self.engine.url.database)
                 _prepare_sqlite(self.engine)
             with self.engine.begin() as connection:
                 _lock(connection, "schema")
                 upgrade(connection)
-        except (sa.exc.SQLAlchemyError, ImportError) as error:
+        except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
             words = str(getattr(error, "orig", None) or error).splitlines()[0]
             shown = re.sub(r"//[^@/]*@", "//…@", url)  # never a password
             raise ReviewError(f"cannot open the review database {shown}: {words}") from None
@@ -87,8 +107,13 @@ class Database:
         with Session(self.engine.execution_options(reading=True)) as session:
             yield session
 
+    def record(self, who: str, what: str, detail: str = "", address: str = "") -> None:
+        """Write an entry of the audit log in a transaction of its own: see :func:`log`."""
+        with self.write() as session:
+            log(session, who, what, detail, address)
+
     def audit_log(self, *, limit: int = 200, offset: int = 0) -> list[dict[str, Any]]:
-        """Return what was done to users, sessions and tokens, the newest first.
+        """Return what was done, and what was refused, the newest first.
 
         Parameters
         ----------
@@ -134,16 +159,75 @@ def log(session: Session, who: str, what: str, detail: str = "", address: str = 
     address : str
         Network address that the request came from.
     """
-    clean = "".join(c for c in who if c.isprintable())
-    session.add(
-        LogRow(
-            at=current_time(),
-            who=clean[:_MAX_LOGGED_NAME],
-            what=what,
-            detail=detail[:_MAX_LOGGED_DETAIL],
-            address=address[:_MAX_LOGGED_ADDRESS],
-        )
+    entry = LogRow(
+        at=current_time(),
+        who=_printable(who)[:_MAX_LOGGED_NAME],
+        what=what,
+        detail=_printable(detail)[:_MAX_LOGGED_DETAIL],
+        address=(address or (_operator() if who == CLI else ""))[:_MAX_LOGGED_ADDRESS],
     )
+    session.add(entry)
+    session.flush()
+    if entry.id % _PRUNE_EVERY == 0:
+        _prune(session, LogRow.what.in_(REFUSALS), MAX_REFUSAL_ENTRIES)
+        _prune(session, LogRow.what.not_in(REFUSALS), MAX_OTHER_ENTRIES)
+
+
+def sqlite_url(path: str) -> str:
+    """Return SQLAlchemy's URL of a SQLite file, whatever characters its path holds.
+
+    Parameters
+    ----------
+    path : str
+        Path of the file.
+
+    Returns
+    -------
+    str
+        The URL.
+
+    Examples
+    --------
+    >>> sqlite_url("/data/night?1.sqlite")
+    'sqlite:////data/night%3F1.sqlite'
+    """
+    return sa.URL.create("sqlite", database=path).render_as_string(hide_password=False)
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text if c.isprintable())
+
+
+def _operator() -> str:
+    """Return the user of this machine, and the machine."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        user = f"user {os.getuid()}"
+    return f"{user} on {socket.gethostname()}"
+
+
+def _prune(session: Session, kind: sa.ColumnElement[bool], most: int) -> None:
+    """Drop the oldest entries of a kind beyond the most that are kept."""
+    oldest = session.scalar(
+        sa.select(LogRow.id).where(kind).order_by(LogRow.id.desc()).offset(most).limit(1)
+    )
+    if oldest is not None:
+        session.execute(sa.delete(LogRow).where(kind, LogRow.id <= oldest))
+
+
+def _keep_private(database: str | None) -> None:
+    """Let nobody else read a SQLite file, nor the files that SQLite writes beside it with the same permissions."""
+    if not database or database == ":memory:" or database.startswith("file:"):
+        return
+    path = Path(database)
+    if not path.exists():
+        with suppress(FileExistsError):  # made by another process meanwhile, in this same way
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    for one in (path, *(Path(f"{path}{suffix}") for suffix in _SQLITE_SUFFIXES)):
+        with suppress(FileNotFoundError, PermissionError):  # of another user: not ours to change
+            if stat.S_IMODE(one.stat().st_mode) & 0o077:
+                one.chmod(0o600)
 
 
 def _prepare_sqlite(engine: sa.Engine) -> None:

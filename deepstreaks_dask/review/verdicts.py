@@ -15,9 +15,10 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from deepstreaks_dask.review.people import ReviewError, get_user, person_from_row
+from deepstreaks_dask.review.people import ReviewError
+from deepstreaks_dask.review.rows import get_user, person_from_row
 from deepstreaks_dask.review.schema import MAX_NOTE_LENGTH, ActRow, UserRow, current_time, iso_time
-from deepstreaks_dask.review.transactions import Database
+from deepstreaks_dask.review.transactions import Database, log
 from deepstreaks_dask.vocabulary import (
     FAMILIES,
     LABEL_COLUMNS,
@@ -165,7 +166,9 @@ class Verdicts:
             )
             session.add(act)
             session.flush()
-            return _verdict_from_row(act, name)
+            given = _verdict_from_row(act, name)
+            log(session, name, "verdict", f"{cutout}: {given.words() or 'none'}")
+            return given
 
     def undo(self, archive: str, name: str) -> Verdict:
         """Undo the last act of a person in an archive.
@@ -200,7 +203,7 @@ class Verdicts:
             if act is None:
                 raise ReviewError("there is nothing to undo")
             act.undone = True
-            session.flush()
+            log(session, name, "verdict undone", act.cutout)
             last = session.scalar(_standing_acts(archive, cutout=act.cutout, user=user.id))
             return _verdict_from_row(last, name) if last else Verdict(act.cutout, name)
 

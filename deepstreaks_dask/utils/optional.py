@@ -22,14 +22,17 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "photutils": ("sequences",),
     "prometheus_client": ("watch",),
     "psycopg": ("postgresql",),
+    "pyotp": ("review",),
     "requests": ("watch",),
     "s3fs": ("cluster",),
+    "segno": ("review",),
     "sqlalchemy": ("review", "watch"),
     "starlette": ("review",),
     "tensorboard": ("train",),
     "urllib3": ("watch",),
     "uvicorn": ("review",),
     "websockets": ("review",),
+    "zxcvbn": ("review",),
 }
 """The extras that install a package, by the name that it is imported by."""
 

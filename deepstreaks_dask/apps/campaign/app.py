@@ -34,6 +34,7 @@ from deepstreaks_dask.apps.server.campaign_api import (
     campaign_status,
 )
 from deepstreaks_dask.apps.template import archive_name, page_template
+from deepstreaks_dask.apps.visitor import Visitor
 from deepstreaks_dask.archive.store import quarantine
 from deepstreaks_dask.scoring.launcher import LaunchedCampaign
 from deepstreaks_dask.scoring.status import Standing
@@ -53,7 +54,11 @@ MAX_CELLS = 400
 
 
 def app(
-    archive: str | os.PathLike[str], run: str = "default", *, control: bool = False
+    archive: str | os.PathLike[str],
+    run: str = "default",
+    *,
+    control: bool = False,
+    visitor: Visitor | None = None,
 ) -> pn.Template:
     """Return the page for one person; ``?run=NAME`` in its address names another run.
 
@@ -65,6 +70,8 @@ def app(
         The run that is shown first.
     control : bool
         The API is served beside the page.
+    visitor : Visitor, optional
+        The person at the page; by default the user who started this process.
 
     Returns
     -------
@@ -77,7 +84,7 @@ def app(
         If there is no such archive.
     """
     asked = [value.decode(errors="replace") for value in pn.state.session_args.get("run", [])]
-    return CampaignPage(os.fspath(archive), (asked or [run])[0], control).layout()
+    return CampaignPage(os.fspath(archive), (asked or [run])[0], control, visitor).layout()
 
 
 class CampaignPage:
@@ -89,13 +96,17 @@ class CampaignPage:
         Path or URL, and the run's name.
     control : bool
         The API is served beside the page.
+    visitor : Visitor, optional
+        The person at the page; by default the user who started this process.
     """
 
-    def __init__(self, archive: str, run: str, control: bool) -> None:
+    def __init__(
+        self, archive: str, run: str, control: bool, visitor: Visitor | None = None
+    ) -> None:
         self.archive, self.control = archive, control
         self.runs = campaign_names(archive)
         self.run = run if run in self.runs else (self.runs or [run])[0]
-        self.bridge = Bridge(SCHEMA, self._receive)
+        self.bridge = Bridge(SCHEMA, self._receive, visitor)
         self.figures = Figures({"history": DEFAULT_HEIGHT})
         self._drawn_counts: tuple[int, int] | None = None
         self._refreshing = False

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from deepstreaks_dask.apps.messages import Hello, Message, MessageSchema, Theme, Update
+from deepstreaks_dask.vocabulary import Role
 
 
-class Repeat(Message):
+class Repeat(Message, role=Role.VIEWER):
     """Refresh the page every few seconds, or stop doing so.
 
     Attributes

@@ -8,10 +8,17 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from deepstreaks_dask.apps.visitor import Visitor
 from deepstreaks_dask.archive.dataset import open_archive
 
 
-def app(archive: str | os.PathLike[str], run: str = "default", *, zoo: str | None = None) -> Any:
+def app(
+    archive: str | os.PathLike[str],
+    run: str = "default",
+    *,
+    zoo: str | None = None,
+    visitor: Visitor | None = None,
+) -> Any:
     """Return the page for one person, of cutouts or of sequences as the archive has them.
 
     ``?run=NAME`` in the page's address names another run.
@@ -24,6 +31,8 @@ def app(archive: str | os.PathLike[str], run: str = "default", *, zoo: str | Non
         The run that is shown first.
     zoo : str, optional
         Zoo of the networks that are loaded for maps, before the shipped one.
+    visitor : Visitor, optional
+        The person at the page; by default the user who started this process.
 
     Returns
     -------
@@ -38,7 +47,7 @@ def app(archive: str | os.PathLike[str], run: str = "default", *, zoo: str | Non
     import panel as pn
 
     asked = [value.decode(errors="replace") for value in pn.state.session_args.get("run", [])]
-    visit = os.fspath(archive), (asked or [run])[0], zoo
+    visit = os.fspath(archive), (asked or [run])[0], zoo, visitor
     if "object" in open_archive(archive).sizes:
         from deepstreaks_dask.apps.explore.sequence_page import SequencePage
 

@@ -14,6 +14,7 @@ from deepstreaks_dask.apps.explore.session import ScoredArchive
 from deepstreaks_dask.apps.figures import Figures
 from deepstreaks_dask.apps.messages import Handlers, Hello, Message, MessageSchema, Theme
 from deepstreaks_dask.apps.template import archive_name, page_template
+from deepstreaks_dask.apps.visitor import Visitor
 
 
 class ExplorePage(ABC):
@@ -27,6 +28,8 @@ class ExplorePage(ABC):
         The run to explore; the first one if there is no such run.
     zoo : str, optional
         Zoo of the networks that are loaded for maps, before the shipped one.
+    visitor : Visitor, optional
+        The person at the page; by default the user who started this process.
 
     Attributes
     ----------
@@ -49,10 +52,16 @@ class ExplorePage(ABC):
     schema: ClassVar[MessageSchema]
     handlers: Handlers
 
-    def __init__(self, archive: str | os.PathLike[str], run: str, zoo: str | None = None) -> None:
+    def __init__(
+        self,
+        archive: str | os.PathLike[str],
+        run: str,
+        zoo: str | None = None,
+        visitor: Visitor | None = None,
+    ) -> None:
         self.source = ScoredArchive.open(archive, run, zoo, dimension=self.dimension)
         self.figures = Figures(self.heights)
-        self.bridge = Bridge(self.schema, self._receive)
+        self.bridge = Bridge(self.schema, self._receive, visitor)
         self._loaded = False
 
     @abstractmethod

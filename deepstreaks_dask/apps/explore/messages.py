@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, Strict
 
 from deepstreaks_dask.apps.messages import Hello, Message, MessageSchema, Theme
 from deepstreaks_dask.evaluation.selection import Selection
+from deepstreaks_dask.vocabulary import Role
 
 MAX_TITLE_LENGTH = 200
 """Characters of a gallery's title; longer ones are cut."""
@@ -24,7 +25,7 @@ GalleryOrder = Literal["surest", "doubtful", "time"]
 Range = Annotated[tuple[str, Share, Share], Strict(False)]  # a list in JSON
 
 
-class OpenTab(Message):
+class OpenTab(Message, role=Role.VIEWER):
     """Open a tab.
 
     Attributes
@@ -37,7 +38,7 @@ class OpenTab(Message):
     name: TabName
 
 
-class MoveThreshold(Message):
+class MoveThreshold(Message, role=Role.VIEWER):
     """Move the threshold of a member or of a family.
 
     Attributes
@@ -56,7 +57,7 @@ class MoveThreshold(Message):
     n: int = Field(ge=0)
 
 
-class FollowFamily(Message):
+class FollowFamily(Message, role=Role.VIEWER):
     """Let a member follow the threshold of its family again.
 
     Attributes
@@ -69,13 +70,13 @@ class FollowFamily(Message):
     name: str
 
 
-class ResetThresholds(Message):
+class ResetThresholds(Message, role=Role.VIEWER):
     """Set all thresholds to 0.5."""
 
     do: Literal["reset"]
 
 
-class ChooseFilter(Message):
+class ChooseFilter(Message, role=Role.VIEWER):
     """Count only cutouts in a filter.
 
     Attributes
@@ -88,7 +89,7 @@ class ChooseFilter(Message):
     value: str
 
 
-class LoadThresholds(Message):
+class LoadThresholds(Message, role=Role.VIEWER):
     """Take over thresholds that are saved with the archive.
 
     Attributes
@@ -101,7 +102,7 @@ class LoadThresholds(Message):
     name: str
 
 
-class SaveThresholds(Message):
+class SaveThresholds(Message, role=Role.REVIEWER):
     """Save the thresholds with the archive.
 
     Attributes
@@ -114,7 +115,7 @@ class SaveThresholds(Message):
     name: str
 
 
-class ExportThresholds(Message):
+class ExportThresholds(Message, role=Role.VIEWER):
     """Download the thresholds as TOML.
 
     Attributes
@@ -127,19 +128,19 @@ class ExportThresholds(Message):
     name: str = ""
 
 
-class Settled(Message):
+class Settled(Message, role=Role.VIEWER):
     """The thresholds have not moved for a moment."""
 
     do: Literal["settled"]
 
 
-class CopyCell(Message):
+class CopyCell(Message, role=Role.VIEWER):
     """Write a notebook cell that opens this view."""
 
     do: Literal["cell"]
 
 
-class ChooseCurves(Message):
+class ChooseCurves(Message, role=Role.VIEWER):
     """Draw the curves of all families, or of one family and its members.
 
     Attributes
@@ -152,7 +153,7 @@ class ChooseCurves(Message):
     of: str
 
 
-class ChooseScores(Message):
+class ChooseScores(Message, role=Role.VIEWER):
     """Draw the distribution of scores.
 
     Attributes
@@ -174,7 +175,7 @@ class ChooseScores(Message):
     log: bool
 
 
-class ChooseAxis(Message):
+class ChooseAxis(Message, role=Role.VIEWER):
     """Choose the scores on an axis of a joint view.
 
     Attributes
@@ -193,13 +194,13 @@ class ChooseAxis(Message):
     name: str
 
 
-class ClearSelection(Message):
+class ClearSelection(Message, role=Role.VIEWER):
     """Clear the selection in the joint views."""
 
     do: Literal["clear"]
 
 
-class ChooseDrift(Message):
+class ChooseDrift(Message, role=Role.VIEWER):
     """Draw the drift of scores.
 
     Attributes
@@ -212,7 +213,7 @@ class ChooseDrift(Message):
     name: str
 
 
-class CompareRun(Message):
+class CompareRun(Message, role=Role.VIEWER):
     """Compare with another run.
 
     Attributes
@@ -225,7 +226,7 @@ class CompareRun(Message):
     run: str
 
 
-class ShowChanged(Message):
+class ShowChanged(Message, role=Role.VIEWER):
     """Show cutouts that are plausible in one run only.
 
     Attributes
@@ -244,7 +245,7 @@ class ShowChanged(Message):
     words: Title = ""
 
 
-class SearchThresholds(Message):
+class SearchThresholds(Message, role=Role.VIEWER):
     """Search for thresholds.
 
     Attributes
@@ -263,13 +264,13 @@ class SearchThresholds(Message):
     by: Literal["family", "member"]
 
 
-class UseFound(Message):
+class UseFound(Message, role=Role.VIEWER):
     """Take over the thresholds that the search has found."""
 
     do: Literal["use"]
 
 
-class SelectedCutouts(Message):
+class SelectedCutouts(Message, role=Role.VIEWER):
     """A selection of cutouts; attributes that are None select nothing.
 
     Attributes
@@ -289,7 +290,7 @@ class SelectedCutouts(Message):
         return Selection(filter=filter, **(dict(self) | {"ranges": tuple(self.ranges)}))
 
 
-class ShowCutouts(Message):
+class ShowCutouts(Message, role=Role.VIEWER):
     """Show selected cutouts in the gallery.
 
     Attributes
@@ -305,7 +306,7 @@ class ShowCutouts(Message):
     words: Title = ""
 
 
-class OrderGallery(Message):
+class OrderGallery(Message, role=Role.VIEWER):
     """Sort the gallery.
 
     Attributes
@@ -318,13 +319,13 @@ class OrderGallery(Message):
     value: GalleryOrder
 
 
-class ShowMore(Message):
+class ShowMore(Message, role=Role.VIEWER):
     """Show the next cutouts of the gallery."""
 
     do: Literal["more"]
 
 
-class ExplainScore(Message):
+class ExplainScore(Message, role=Role.VIEWER):
     """Draw the attribution map of a cutout.
 
     Attributes

@@ -28,6 +28,7 @@ from deepstreaks_dask.apps.explore.tabs.threshold_search import SearchTab
 from deepstreaks_dask.apps.explore.threshold_panel import ThresholdPanel
 from deepstreaks_dask.apps.explore.updates import Cell, Ready
 from deepstreaks_dask.apps.messages import Message
+from deepstreaks_dask.apps.visitor import Visitor
 from deepstreaks_dask.evaluation.interactive import Exploration, open_exploration
 from deepstreaks_dask.report.explanation_maps import CAPTION
 from deepstreaks_dask.vocabulary import FAMILY_DESCRIPTIONS
@@ -51,7 +52,7 @@ class CutoutPage(ExplorePage):
 
     Parameters
     ----------
-    archive, run, zoo
+    archive, run, zoo, visitor
         As for :class:`~deepstreaks_dask.apps.explore.base_page.ExplorePage`.
 
     Attributes
@@ -71,8 +72,14 @@ class CutoutPage(ExplorePage):
         "drift": 320,
     }
 
-    def __init__(self, archive: str | os.PathLike[str], run: str, zoo: str | None = None) -> None:
-        super().__init__(archive, run, zoo)
+    def __init__(
+        self,
+        archive: str | os.PathLike[str],
+        run: str,
+        zoo: str | None = None,
+        visitor: Visitor | None = None,
+    ) -> None:
+        super().__init__(archive, run, zoo, visitor)
         self.session = Session(self.source, self.bridge, self.figures)
         self.panel = ThresholdPanel(self.session)
         self.gallery = GalleryPanel(self.session)

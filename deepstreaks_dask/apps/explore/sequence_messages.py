@@ -8,11 +8,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from deepstreaks_dask.apps.messages import Hello, Message, MessageSchema, Theme, Update
+from deepstreaks_dask.vocabulary import Role
 
 # What the page asks for
 
 
-class ChooseMember(Message):
+class ChooseMember(Message, role=Role.VIEWER):
     """Show the classes of a member.
 
     Attributes
@@ -25,7 +26,7 @@ class ChooseMember(Message):
     name: str
 
 
-class ListObjects(Message):
+class ListObjects(Message, role=Role.VIEWER):
     """List objects by their true and their predicted class.
 
     Attributes
@@ -39,7 +40,7 @@ class ListObjects(Message):
     taken: str
 
 
-class ChooseObject(Message):
+class ChooseObject(Message, role=Role.VIEWER):
     """Show an object in the player.
 
     Attributes
@@ -52,7 +53,7 @@ class ChooseObject(Message):
     row: int = Field(ge=0)
 
 
-class ShowEpoch(Message):
+class ShowEpoch(Message, role=Role.VIEWER):
     """Mark an epoch of the object in the figures.
 
     Attributes
@@ -65,7 +66,7 @@ class ShowEpoch(Message):
     epoch: int = Field(ge=0)
 
 
-class FollowEpochs(Message):
+class FollowEpochs(Message, role=Role.VIEWER):
     """Compute the members' classes after each epoch of some objects."""
 
     do: Literal["follow"]

@@ -31,6 +31,7 @@ from deepstreaks_dask.apps.explore.sequence_messages import (
 )
 from deepstreaks_dask.apps.explore.session import check_choice
 from deepstreaks_dask.apps.explore.tables import table_rows
+from deepstreaks_dask.apps.visitor import Visitor
 from deepstreaks_dask.archive.retraction import stored_rows
 from deepstreaks_dask.archive.sequences import Sequences, read_objects
 from deepstreaks_dask.errors import DeepStreaksError
@@ -55,7 +56,7 @@ class SequencePage(ExplorePage):
 
     Parameters
     ----------
-    archive, run, zoo
+    archive, run, zoo, visitor
         As for :class:`~deepstreaks_dask.apps.explore.base_page.ExplorePage`.
 
     Attributes
@@ -78,8 +79,14 @@ class SequencePage(ExplorePage):
         "probabilities": 320,
     }
 
-    def __init__(self, archive: str | os.PathLike[str], run: str, zoo: str | None = None) -> None:
-        super().__init__(archive, run, zoo)
+    def __init__(
+        self,
+        archive: str | os.PathLike[str],
+        run: str,
+        zoo: str | None = None,
+        visitor: Visitor | None = None,
+    ) -> None:
+        super().__init__(archive, run, zoo, visitor)
         self.row, self.member = -1, ""
         self._epoch_marks: list[tuple[Span, np.ndarray]] = []
         self.handlers = {

@@ -114,6 +114,7 @@ class ThresholdPanel:
     def _save(self, message: SaveThresholds) -> None:
         source, name = self.session.source, message.name
         save_thresholds(source.archive, name, self.session.cut.decision, run=source.run)
+        self.session.bridge.record("thresholds saved", name)
         self._send_saved(
             f"Saved. deepstreaks decide ARCHIVE --thresholds thresholds/{name}.toml takes it."
         )

@@ -16,18 +16,20 @@ from urllib.parse import urlsplit
 import jinja2
 import numpy as np
 import uvicorn
-from fastapi import Cookie, FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from deepstreaks_dask.apps.server.addresses import is_loopback
-from deepstreaks_dask.apps.server.auth import SESSION_COOKIE, csrf_of
+from deepstreaks_dask.apps.server.addresses import is_loopback, trusted_networks
+from deepstreaks_dask.apps.server.auth import csrf_of
 from deepstreaks_dask.apps.server.context import Site, site_of
 from deepstreaks_dask.apps.server.options import Listener, SiteOptions
 from deepstreaks_dask.apps.server.session_api import session_routes
 from deepstreaks_dask.apps.server.site import add_guard, listen, make_app, run_app
 from deepstreaks_dask.apps.server.streak_api import streak_routes
+from deepstreaks_dask.apps.server.token_api import token_routes
 from deepstreaks_dask.apps.server.verdict_api import verdict_routes
 from deepstreaks_dask.apps.server.vocabulary_api import vocabulary
+from deepstreaks_dask.apps.visitor import current_visitor
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation.active_learning import ORDERS
 from deepstreaks_dask.report import explanation_maps as explanations
@@ -51,7 +53,13 @@ _ASSET_TYPES = {
         "admin.js",
     )
 }
-SessionSecret = Annotated[str, Cookie(alias=SESSION_COOKIE)]
+
+
+def _secret(request: Request) -> str:
+    return request.cookies.get(site_of(request).cookie, "")
+
+
+SessionSecret = Annotated[str, Depends(_secret)]
 
 
 def serve(
@@ -90,16 +98,19 @@ def serve(
             f"listening on {host} would let passwords travel unencrypted: put a reverse proxy with TLS before it "
             "and name its --origin https://…"
         )
+    if listener.trusted_proxies and not public:
+        raise DeepStreaksError("--trusted-proxy is for a site with an --origin https://…")
+    trusted = trusted_networks(listener.trusted_proxies) if public else ()
     if app != "campaign":
         Run.open(archive, options.run)
     listening, hosts = listen(host, listener.port)
     if public:
         hosts.add(public.netloc.lower())
-    site_app = create_app(archive, options, hosts=hosts, first_page=f"/{app}")
+    secure = public is not None
+    site_app = create_app(archive, options, hosts=hosts, first_page=f"/{app}", secure=secure)
     own = f"http://{host}:{listening.getsockname()[1]}"
     words = f"{app.capitalize()} of {os.fspath(archive)}"
-    behind = public is not None
-    run_app(site_app, listening, origin or own, words, behind_proxy=behind, show=listener.show)
+    run_app(site_app, listening, origin or own, words, trusted=trusted, show=listener.show)
 
 
 def create_app(
@@ -109,6 +120,7 @@ def create_app(
     hosts: set[str],
     first_page: str = "/review",
     dashboards: Mapping[str, Callable[[], Any]] | None = None,
+    secure: bool = False,
 ) -> FastAPI:
     """Return the application that serves all dashboards of an archive behind a log-in.
 
@@ -124,6 +136,8 @@ def create_app(
         Path to which ``/`` leads.
     dashboards : mapping of str to callable, optional
         Panel pages by path; by default explore and campaign.
+    secure : bool
+        Browsers reach the site over https only.
 
     Returns
     -------
@@ -151,11 +165,12 @@ def create_app(
         Decision(dict(options.thresholds)) if options.thresholds else None,
         frozenset(hosts),
         options.zoo,
+        secure,
     )
     if site.run in list_runs(archive) and not site.sequences:
         site.catalogue()  # errors are raised now, not on the first visit
     app = make_app(site, "DeepStreaks review")
-    for routes in (session_routes, streak_routes, verdict_routes):
+    for routes in (session_routes, token_routes, streak_routes, verdict_routes):
         app.include_router(routes)
     mounted = _dashboards(site) if dashboards is None else dashboards
     app.state.dashboards = sorted(mounted)
@@ -175,11 +190,13 @@ def _dashboards(site: Site) -> dict[str, Callable[[], Any]]:
             return pn.pane.HTML(
                 '<p>Nothing is scored yet: <a href="/campaign">begin there</a>.</p>'
             )
-        return explore.app(site.archive, site.run, zoo=site.zoo)
+        return explore.app(site.archive, site.run, zoo=site.zoo, visitor=current_visitor.get())
 
     return {
         "/explore": explore_page,
-        "/campaign": lambda: campaign.app(site.archive, site.run, control=True),
+        "/campaign": lambda: campaign.app(
+            site.archive, site.run, control=True, visitor=current_visitor.get()
+        ),
     }
 
 
@@ -250,11 +267,11 @@ def _add_pages(app: FastAPI, first_page: str) -> None:
         return RedirectResponse(first_page, 303)
 
     @app.get("/login", include_in_schema=False)
-    def login(request: Request, secret: SessionSecret = "") -> HTMLResponse:
+    def login(request: Request, secret: SessionSecret) -> HTMLResponse:
         return page("login", request)
 
     @app.get("/review", include_in_schema=False)
-    def review(request: Request, secret: SessionSecret = "") -> Response:
+    def review(request: Request, secret: SessionSecret) -> Response:
         if site_of(request).sequences:
             return RedirectResponse("/explore", 303)
         if site_of(request).run not in list_runs(site_of(request).archive):
@@ -274,14 +291,17 @@ def _add_pages(app: FastAPI, first_page: str) -> None:
         )
 
     @app.get("/account", include_in_schema=False)
-    def account(request: Request, secret: SessionSecret = "") -> HTMLResponse:
+    def account(request: Request, secret: SessionSecret) -> HTMLResponse:
         return page("account", request, secret)
 
     @app.get("/admin", include_in_schema=False)
-    def admin(request: Request, secret: SessionSecret = "") -> HTMLResponse:
-        who = site_of(request).review.accounts.person_of(secret)
+    def admin(request: Request, secret: SessionSecret) -> Response:
+        site = site_of(request)
+        who = site.review.accounts.person_of(secret)
         if who is not None:
             who.need(Role.ADMINISTRATOR)
+            if site.secure and not who.second_factor:
+                return RedirectResponse("/account", 303)
         return page("admin", request, secret)
 
     @app.get("/assets/{name}", include_in_schema=False)

@@ -6,6 +6,7 @@ from .options import Listener, SiteOptions
 from .session_api import session_routes
 from .site import add_guard, listen, make_app, make_loopback_app, run_app
 from .streak_api import streak_routes
+from .token_api import token_routes
 from .verdict_api import verdict_routes
 from .vocabulary_api import VocabularyOut, vocabulary, vocabulary_routes
 
@@ -31,6 +32,7 @@ __all__ = [
     "session_routes",
     "site_of",
     "streak_routes",
+    "token_routes",
     "verdict_routes",
     "vocabulary",
     "vocabulary_routes",

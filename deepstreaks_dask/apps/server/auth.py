@@ -11,14 +11,17 @@ import hmac
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict
 
+from deepstreaks_dask.apps.server.password_pool import RETRY_SECONDS, BusyError
 from deepstreaks_dask.archive.query import FilterError
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.report.explanation_maps import TooManyError
 from deepstreaks_dask.review.people import Person, RefusedError, WaitError
+from deepstreaks_dask.review.second_factor import CodeNeededError
 from deepstreaks_dask.vocabulary import Role
 
 SESSION_COOKIE = "deepstreaks_session"
@@ -28,14 +31,41 @@ CSRF_HEADER = "X-CSRF-Token"
 """Header in which a page sends the second secret of its session."""
 
 
+def cookie_name(name: str, *, secure: bool) -> str:
+    """Return the name of a cookie as browsers get it.
+
+    The prefix makes browsers refuse the cookie unless it came over TLS from this host itself, for all of its paths.
+
+    Parameters
+    ----------
+    name : str
+        Name of the cookie.
+    secure : bool
+        Whether browsers reach the site over https only.
+
+    Returns
+    -------
+    str
+        The name, with the prefix ``__Host-`` over https.
+    """
+    return f"__Host-{name}" if secure else name
+
+
 class Authenticator(Protocol):
     """Finds users by their secrets; :class:`~deepstreaks_dask.review.accounts.Accounts` is one."""
 
-    def person_of(self, secret: str) -> Person | None:
+    @property
+    def revision(self) -> int:
+        """A number that changes when this process ends sessions."""
+
+    def person_of(self, secret: str, *, used: bool = True) -> Person | None:
         """Return the user of a session; None if there is no such session."""
 
     def person_of_token(self, token: str) -> Person | None:
         """Return the user of a token; None if there is no such token."""
+
+    def record(self, who: str, what: str, detail: str = "") -> None:
+        """Write an entry of the audit log."""
 
 
 class ServedArchive(Protocol):
@@ -45,7 +75,11 @@ class ServedArchive(Protocol):
     run: str
     zoo: str | None
     hosts: frozenset[str]
-    cookie: str
+    secure: bool
+
+    @property
+    def cookie(self) -> str:
+        """Name of the cookie that holds a session's secret."""
 
     @property
     def authenticator(self) -> Authenticator:
@@ -95,7 +129,8 @@ def authenticated_person(
     """
     served = served_archive(request)
     cookie = request.cookies.get(served.cookie)
-    if request.headers.get("authorization"):
+    request.state.by_token = bool(request.headers.get("authorization"))
+    if request.state.by_token:
         found = served.authenticator.person_of_token(bearer.credentials) if bearer else None
     else:
         found = served.authenticator.person_of(cookie) if cookie else None
@@ -111,14 +146,51 @@ def authenticated_person(
 def requires(role: Role) -> Any:
     """Return a dependency on the user who sent a request, refused unless the user's role includes ``role``."""
 
-    def check(who: Annotated[Person, Depends(authenticated_person)]) -> Person:
-        who.need(role)
+    def check(who: Annotated[Person, Depends(authenticated_person)], request: Request) -> Person:
+        served = served_archive(request)
+        try:
+            who.need(role)
+            if role is Role.ADMINISTRATOR:
+                check_second_factor(served, who)
+        except RefusedError:
+            detail = f"{request.method} {request.url.path}"
+            served.authenticator.record(who.name, "refused", detail)
+            raise
         return who
 
     return Depends(check)
 
 
+def check_second_factor(served: ServedArchive, who: Person) -> None:
+    """Check that an administrator logs in with one-time passwords where other machines reach the site.
+
+    Parameters
+    ----------
+    served : ServedArchive
+        The archive that is served.
+    who : Person
+        The administrator.
+
+    Raises
+    ------
+    RefusedError
+        If the administrator has no one-time passwords yet.
+    """
+    if served.secure and not who.second_factor:
+        raise RefusedError(
+            "administrators of this site need one-time passwords: turn them on, on the page Account"
+        )
+
+
+def _logged_in(who: Annotated[Person, requires(Role.VIEWER)], request: Request) -> Person:
+    """Refuse tokens: what a program holds must not make more of itself, nor outlive its end."""
+    if request.state.by_token:
+        raise HTTPException(403, "a token cannot do this: log in")
+    return who
+
+
 Viewer = Annotated[Person, requires(Role.VIEWER)]
+LoggedIn = Annotated[Person, Depends(_logged_in)]
 Reviewer = Annotated[Person, requires(Role.REVIEWER)]
 Administrator = Annotated[Person, requires(Role.ADMINISTRATOR)]
 
@@ -140,6 +212,8 @@ class Problem(BaseModel):
     """First character at fault, from 0."""
     end: int | None = None
     """The character after the last one at fault."""
+    code_needed: bool | None = None
+    """Of a log-in: name and password are right, and a one-time password is needed, too."""
 
 
 class SessionOut(StrictModel):
@@ -200,9 +274,47 @@ def problem_response(request: Request, error: Exception) -> JSONResponse:
         status, headers = 429, {"Retry-After": str(max(1, round(error.seconds)))}
     elif isinstance(error, TooManyError):
         status, headers = 503, {"Retry-After": "5"}
+    elif isinstance(error, BusyError):
+        status, headers = 503, {"Retry-After": str(RETRY_SECONDS)}
+    elif isinstance(error, CodeNeededError):
+        status, headers = 401, {"WWW-Authenticate": "Bearer"}
+        body["code_needed"] = True
     elif isinstance(error, RefusedError):
         status = 403
     elif isinstance(error, FilterError):
         body = {"detail": error.words, "start": error.start, "end": error.end}
     assert isinstance(error, DeepStreaksError)
     return JSONResponse(body, status, headers)
+
+
+def validation_response(request: Request, error: Exception) -> JSONResponse:
+    """Return the response to a request whose fields are invalid.
+
+    What was sent is not repeated: JSON cannot hold all of it, such as ``NaN`` or half of a surrogate pair.
+
+    Parameters
+    ----------
+    request : Request
+        The request.
+    error : RequestValidationError
+        The error.
+
+    Returns
+    -------
+    JSONResponse
+        A :class:`Problem` with the status 422: place, message and kind of each invalid field.
+    """
+    assert isinstance(error, RequestValidationError)
+    fields = [
+        {
+            "loc": [_encodable(part) for part in one["loc"]],
+            "msg": _encodable(one["msg"]),
+            "type": one["type"],
+        }
+        for one in error.errors()
+    ]
+    return JSONResponse({"detail": fields}, 422)
+
+
+def _encodable(part: Any) -> Any:
+    return part.encode(errors="replace").decode() if isinstance(part, str) else part

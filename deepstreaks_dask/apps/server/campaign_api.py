@@ -143,6 +143,7 @@ def start(given: CampaignStart, who: Administrator, served: ArchiveDependency) -
         workers=given.workers,
         by=who.name,
     )
+    served.authenticator.record(who.name, "campaign started", given.run)
     return _campaign(served.archive, given.run)
 
 
@@ -152,6 +153,7 @@ def pause(run: RunName, who: Administrator, served: ArchiveDependency) -> Campai
     if run not in campaign_names(served.archive):
         raise HTTPException(404, "this archive has no such run")
     pause_campaign(served.archive, run)
+    served.authenticator.record(who.name, "campaign paused", run)
     return _campaign(served.archive, run)
 
 

@@ -10,7 +10,8 @@ from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request
 
-from deepstreaks_dask.apps.server.auth import SESSION_COOKIE
+from deepstreaks_dask.apps.server.auth import SESSION_COOKIE, cookie_name
+from deepstreaks_dask.apps.server.password_pool import PasswordPool
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.review.accounts import Accounts
 from deepstreaks_dask.review.catalogue import Catalogue, newest_commit
@@ -39,8 +40,10 @@ class Site:
         ``name:port`` under which browsers may open this site.
     zoo : str, optional
         Path or URL of the zoo of the run's networks; the shipped zoo by default.
-    cookie : str
-        Name of the session's cookie.
+    secure : bool
+        Whether browsers reach this site over https only.
+    passwords : PasswordPool
+        Threads for the work on passwords.
     """
 
     archive: str
@@ -50,11 +53,17 @@ class Site:
     decision: Decision | None = None
     hosts: frozenset[str] = frozenset()
     zoo: str | None = None
-    cookie: str = SESSION_COOKIE
+    secure: bool = False
+    passwords: PasswordPool = field(default_factory=PasswordPool)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _catalogue: Catalogue | None = None
     _commit: str = ""
     _checked: float = float("-inf")
+
+    @property
+    def cookie(self) -> str:
+        """Name of the cookie that holds a session's secret."""
+        return cookie_name(SESSION_COOKIE, secure=self.secure)
 
     @property
     def authenticator(self) -> Accounts:

@@ -6,8 +6,8 @@ check sessions and tokens themselves.
 
 from __future__ import annotations
 
+import asyncio
 import re
-import time
 from urllib.parse import urlsplit
 
 from fastapi.responses import RedirectResponse, Response
@@ -16,11 +16,12 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepstreaks_dask.apps.server.auth import ServedArchive
-from deepstreaks_dask.review.people import Person
+from deepstreaks_dask.apps.server.sockets import POLICY_VIOLATION, GuardedSocket
+from deepstreaks_dask.apps.visitor import SessionVisitor, current_visitor
 
 _PUBLIC_PATHS = re.compile(r"/(login|enter|assets/[a-z]+\.(css|js)|favicon\.ico)|/api/v1/.*")
 _MAX_REQUEST_BYTES = 64 * 1024  # bytes of a request's body
-_WEBSOCKET_RECHECK_SECONDS = 10.0  # between checks of an open websocket's session
+_BODY_SECONDS = 30.0  # until a request's body must have come
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -66,11 +67,14 @@ class Guard:
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send, headers, known)
             return
-        send = _with_headers(scope, send)
+        send = _with_headers(scope, send, secure=self.site.secure)
         if not known:
             await Response("This site has another name.", 421)(scope, receive, send)
             return
-        if not _PUBLIC_PATHS.fullmatch(scope["path"]) and await self._who(scope) is None:
+        visitor = None if _PUBLIC_PATHS.fullmatch(scope["path"]) else await self._visitor(scope)
+        if visitor is not None:
+            current_visitor.set(visitor)
+        elif not _PUBLIC_PATHS.fullmatch(scope["path"]):
             refusal: Response = Response(
                 MISSING_KEY_MESSAGE if self.login_path is None else "Log in first.", 401
             )
@@ -79,12 +83,12 @@ class Guard:
                 refusal = RedirectResponse(self.login_path, 303)
             await refusal(scope, receive, send)
             return
-        body = b""
-        while len(body) <= _MAX_REQUEST_BYTES:
-            message = await receive()
-            body += message.get("body", b"")
-            if message["type"] != "http.request" or not message.get("more_body"):
-                break
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await _read_body(receive)
+        except TimeoutError:
+            await Response("The request did not come to its end.", 408)(scope, receive, send)
+            return
         if len(body) > _MAX_REQUEST_BYTES:
             await Response('{"detail":"too much at once"}', 413, media_type="application/json")(
                 scope, receive, send
@@ -101,41 +105,41 @@ class Guard:
         self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str], known: bool
     ) -> None:
         from_here = urlsplit(headers.get("origin", "")).netloc.lower() in self.site.hosts
-        if not (known and from_here and await self._who(scope)):
+        visitor = await self._visitor(scope) if known and from_here else None
+        if visitor is None:
             await receive()
-            await send({"type": "websocket.close", "code": 1008})
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
             return
-        checked_at = time.monotonic()
+        await GuardedSocket(receive, send, visitor).run(self.app, scope)
 
-        async def receive_checked() -> Message:
-            nonlocal checked_at
-            message = await receive()
-            if (
-                message["type"] == "websocket.receive"
-                and time.monotonic() - checked_at > _WEBSOCKET_RECHECK_SECONDS
-            ):
-                checked_at = time.monotonic()
-                if await self._who(scope) is None:
-                    await send({"type": "websocket.close", "code": 1008})
-                    return {"type": "websocket.disconnect", "code": 1008}
-            return message
-
-        await self.app(scope, receive_checked, send)
-
-    async def _who(self, scope: Scope) -> Person | None:
+    async def _visitor(self, scope: Scope) -> SessionVisitor | None:
+        """Return the person who sends a request, if the request's cookie names a session."""
         secret = HTTPConnection(scope).cookies.get(self.site.cookie)
-        return (
-            await run_in_threadpool(self.site.authenticator.person_of, secret) if secret else None
-        )
+        if not secret:
+            return None
+        visitor = SessionVisitor(self.site.authenticator, secret)
+        found = await run_in_threadpool(visitor.person, used=True)
+        return visitor if found is not None else None
 
 
-def _with_headers(scope: Scope, send: Send) -> Send:
+async def _read_body(receive: Receive) -> bytes:
+    """Return the body of a request, or its beginning where it is too large."""
+    body = b""
+    while len(body) <= _MAX_REQUEST_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        if message["type"] != "http.request" or not message.get("more_body"):
+            break
+    return body
+
+
+def _with_headers(scope: Scope, send: Send, *, secure: bool) -> Send:
     path = scope["path"]
     own = path in ("/", "/login", "/review", "/account", "/admin") or path.startswith(
         ("/assets/", "/api/")
     )
     added = {**_HEADERS, "Content-Security-Policy": _POLICY if own else _PANEL_POLICY}
-    if scope["scheme"] == "https":
+    if secure or scope["scheme"] == "https":
         added["Strict-Transport-Security"] = "max-age=31536000"
 
     async def sending(message: Message) -> None:

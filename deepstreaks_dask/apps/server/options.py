@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -39,7 +39,10 @@ class Listener:
     port : int
         TCP port; 0 takes a free port.
     origin : str, optional
-        Address that people type, ``https://…``, where a reverse proxy on this machine forwards to this server.
+        Address that people type, ``https://…``, where a reverse proxy forwards to this server.
+    trusted_proxies : sequence of str
+        Addresses and networks, such as ``10.0.0.0/8``, of proxies whose ``X-Forwarded-For`` is believed. By default a proxy
+        on this machine; without ``origin`` none is.
     show : bool
         Whether to open a browser.
     """
@@ -47,4 +50,5 @@ class Listener:
     address: str = "127.0.0.1"
     port: int = 5006
     origin: str | None = None
+    trusted_proxies: Sequence[str] = ()
     show: bool = False

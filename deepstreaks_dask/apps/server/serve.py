@@ -61,9 +61,14 @@ def serve(
 def _campaign(archive: str, options: SiteOptions, listener: Listener) -> None:
     from deepstreaks_dask.apps.campaign import app as campaign
     from deepstreaks_dask.apps.server.site import listen, make_loopback_app, run_app
+    from deepstreaks_dask.apps.visitor import current_visitor
 
     listening, hosts = listen(listener.address, listener.port)
-    pages = {"/campaign": lambda: campaign.app(archive, options.run, control=True)}
+    pages = {
+        "/campaign": lambda: campaign.app(
+            archive, options.run, control=True, visitor=current_visitor.get()
+        )
+    }
     app = make_loopback_app(archive, pages, run=options.run, zoo=options.zoo, hosts=hosts)
     port = listening.getsockname()[1]
     address = f"http://{listener.address}:{port}/enter?key={app.state.site.key}"

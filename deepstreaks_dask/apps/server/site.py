@@ -9,18 +9,25 @@ import hmac
 import secrets
 import socket
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 
 import deepstreaks_dask
-from deepstreaks_dask.apps.server.auth import ServedArchive, access_routes, problem_response
+from deepstreaks_dask.apps.server.auth import (
+    ServedArchive,
+    access_routes,
+    problem_response,
+    validation_response,
+)
 from deepstreaks_dask.apps.server.campaign_api import campaign_routes
 from deepstreaks_dask.apps.server.guard import MISSING_KEY_MESSAGE, Guard
+from deepstreaks_dask.apps.server.protocol import protocol_options
 from deepstreaks_dask.apps.server.vocabulary_api import vocabulary_routes
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.review.people import Person
@@ -49,6 +56,8 @@ class LoopbackSite:
         ``name:port`` under which browsers may open this site.
     cookie : str
         Name of the cookie that holds the key.
+    secure : bool
+        False: this machine's loopback interface needs no https.
     key : str
         The key.
     """
@@ -58,6 +67,7 @@ class LoopbackSite:
     zoo: str | None
     hosts: frozenset[str]
     cookie: str = "deepstreaks_key"
+    secure: bool = False
     key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     @property
@@ -65,13 +75,21 @@ class LoopbackSite:
         """The site itself, which compares the key."""
         return self
 
-    def person_of(self, secret: str) -> Person | None:
+    @property
+    def revision(self) -> int:
+        """0: the key holds until this server ends."""
+        return 0
+
+    def person_of(self, secret: str, *, used: bool = True) -> Person | None:
         """Return the user of this machine if the secret is the key; None otherwise."""
         same = hmac.compare_digest(secret.encode(errors="replace"), self.key.encode())
         return Person("you", Role.ADMINISTRATOR) if same else None
 
     def person_of_token(self, token: str) -> Person | None:
         """Return None: this site has no tokens."""
+
+    def record(self, who: str, what: str, detail: str = "") -> None:
+        """Write nothing: this site has no audit log."""
 
 
 def make_loopback_app(
@@ -142,6 +160,7 @@ def make_app(site: ServedArchive, title: str) -> FastAPI:
     )
     app.state.site = site
     app.add_exception_handler(DeepStreaksError, problem_response)
+    app.add_exception_handler(RequestValidationError, validation_response)
     for routes in (access_routes, vocabulary_routes, campaign_routes):
         app.include_router(routes)
 
@@ -182,8 +201,23 @@ def add_guard(
 
         app.add_exception_handler(HTTPError, refused)
         titles = {path: f"DeepStreaks {path.strip('/')}" for path in pages}
-        add_applications(dict(pages), app=app, title=titles, websocket_origins=sorted(site.hosts))
+        add_applications(dict(pages), app=app, title=titles, **_panel_options(site))
     app.add_middleware(Guard, site=site, login_path=login_path)
+
+
+def _panel_options(site: ServedArchive) -> dict[str, Any]:
+    """Return the options of Panel's pages.
+
+    Panel puts what it has of a request, cookies among it, into a token in the page, for scripts to read and send: nothing
+    secret may be there. The token is signed, so that no browser makes up what it says.
+    """
+    return {
+        "websocket_origins": sorted(site.hosts),
+        "include_headers": [],
+        "include_cookies": [],
+        "secret_key": secrets.token_bytes(32),
+        "sign_sessions": True,
+    }
 
 
 def listen(host: str, port: int) -> tuple[socket.socket, set[str]]:
@@ -230,7 +264,7 @@ def run_app(
     address: str,
     words: str,
     *,
-    behind_proxy: bool = False,
+    trusted: Sequence[str] = (),
     show: bool = False,
 ) -> None:
     """Print the address, and serve until interrupted.
@@ -243,9 +277,9 @@ def run_app(
         The socket of :func:`listen`.
     address, words : str
         Address of the site, and what is served there, to print.
-    behind_proxy : bool
-        Whether to trust the client's address in the headers of a reverse proxy on this machine. Without a proxy anybody
-        could write any address there.
+    trusted : sequence of str
+        Networks of the reverse proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed. Anybody else could
+        write any address there.
     show : bool
         Whether to open a browser.
     """
@@ -255,8 +289,10 @@ def run_app(
     config = uvicorn.Config(
         app,
         log_level="warning",
-        proxy_headers=behind_proxy,
+        proxy_headers=bool(trusted),
+        forwarded_allow_ips=",".join(trusted),
         server_header=False,
+        **protocol_options(),
         ws_max_size=20 * 2**20,
     )
     uvicorn.Server(config).run(sockets=[listening])

@@ -107,6 +107,7 @@ def disagreements(who: Viewer, site: SiteDependency) -> list[dict[str, Any]]:
 def labels(who: Administrator, site: SiteDependency) -> StreamingResponse:
     """Stream the labels of the families that follow from the verdicts, as JSON lines."""
     table = site.review.verdicts.labels(site.key).reset_index()
+    site.authenticator.record(who.name, "labels exported", f"{len(table)} cutouts")
     lines = (json.dumps(row) + "\n" for row in json.loads(table.to_json(orient="records")))
     return StreamingResponse(lines, media_type="application/x-ndjson")
 
@@ -137,6 +138,7 @@ def export_marked(
         path = Path(folder) / f"marked.{format}"
         done = export_candidates(frame, path, submission=submission)
         data = path.read_bytes()
+    site.authenticator.record(who.name, "exported", f"{done.written} marked, {format}")
     headers = {
         "Content-Disposition": f'attachment; filename="marked.{format}"',
         "X-Written": str(done.written),

@@ -15,6 +15,7 @@ from deepstreaks_dask.vocabulary import (
     CampaignState,
     LengthWord,
     Role,
+    Scope,
     VerdictWord,
     label_column,
 )
@@ -46,6 +47,15 @@ class RoleOut(StrictModel):
     """Whether users of this role may manage users and campaigns."""
 
 
+class ScopeOut(StrictModel):
+    """What a program may do with a token."""
+
+    name: Scope
+    """The scope."""
+    role: Role
+    """The role that a user needs to make such a token."""
+
+
 class CampaignStateOut(StrictModel):
     """A state of campaigns."""
 
@@ -70,6 +80,8 @@ class VocabularyOut(StrictModel):
     """Families of networks that have labels."""
     roles: list[RoleOut]
     """Roles of users; each may do what those before it may."""
+    scopes: list[ScopeOut]
+    """Scopes of tokens; each allows what those before it allow."""
     campaign_states: list[CampaignStateOut]
     """What a campaign can be doing."""
 
@@ -97,6 +109,7 @@ def vocabulary() -> VocabularyOut:
             )
             for role in ROLES
         ],
+        scopes=[ScopeOut(name=scope, role=scope.role) for scope in Scope],
         campaign_states=[
             CampaignStateOut(name=state, may_pause=state.may_pause, may_resume=state.may_resume)
             for state in CampaignState

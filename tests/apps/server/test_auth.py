@@ -53,6 +53,12 @@ WHO = {
     ("GET", "/api/v1/tokens"): "viewer",
     ("POST", "/api/v1/tokens"): "viewer",
     ("DELETE", "/api/v1/tokens/{number}"): "viewer",
+    ("GET", "/api/v1/sessions"): "viewer",
+    ("DELETE", "/api/v1/sessions/{session}"): "viewer",
+    ("GET", "/api/v1/second-factor"): "viewer",
+    ("POST", "/api/v1/second-factor"): "viewer",
+    ("POST", "/api/v1/second-factor/confirm"): "viewer",
+    ("POST", "/api/v1/second-factor/remove"): "viewer",
     ("POST", "/api/v1/password"): "viewer",
     ("POST", "/api/v1/logout"): "viewer",
     ("POST", "/api/v1/verdicts"): "reviewer",
@@ -64,6 +70,8 @@ WHO = {
     ("POST", "/api/v1/users"): "administrator",
     ("PATCH", "/api/v1/users/{name}"): "administrator",
     ("GET", "/api/v1/audit"): "administrator",
+    ("GET", "/api/v1/all-tokens"): "administrator",
+    ("DELETE", "/api/v1/all-tokens/{number}"): "administrator",
     ("POST", "/api/v1/campaigns"): "administrator",
     ("POST", "/api/v1/campaigns/{run}/pause"): "administrator",
 }
@@ -73,6 +81,8 @@ BODIES = {
     "/api/v1/users/{name}": {"role": "viewer"},
     "/api/v1/tokens": {"name": "x"},
     "/api/v1/password": {"old": "wrong", "new": "another good one"},
+    "/api/v1/second-factor/confirm": {"code": "000000"},
+    "/api/v1/second-factor/remove": {"code": "000000"},
     "/api/v1/campaigns": {"run": "new", "workers": 1000},
 }
 
@@ -102,7 +112,12 @@ def table(routes):
 
 
 def real(path):
-    for name, value in (("{name}", "ben"), ("{number}", "1"), ("{run}", "default")):
+    for name, value in (
+        ("{name}", "ben"),
+        ("{number}", "1"),
+        ("{run}", "default"),
+        ("{session}", "x"),
+    ):
         path = path.replace(name, value)
     path = path.replace("{path:path}", "x")
     return f"{path}/x" if path.startswith("/static") else path
@@ -165,8 +180,8 @@ def test_everybody_gets_as_far_as_the_role_goes(site, role):
         origin = {"Origin": "http://testserver"} if method == "WS" else {}
         status = ask(client, method, path, headers=origin)
         may = ROLES.index(role) >= ROLES.index(least)
-        if path == "/api/v1/password":
-            assert status == 403  # that is not the password
+        if path in ("/api/v1/password", "/api/v1/second-factor/remove"):
+            assert status == 403  # that is not the password, nor the code
         else:
             assert (status != 403) == may, (role, method, path, status)
         assert status != 401, (role, method, path)

@@ -15,7 +15,7 @@ from helpers import random_batch, write_run
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from deepstreaks_dask.apps.server.auth import SESSION_COOKIE
+from deepstreaks_dask.apps.server.auth import SESSION_COOKIE, cookie_name
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.review.database import Review, default_url
@@ -145,7 +145,10 @@ def test_a_review_through_tls(client):
     assert "log in" in client.get("/", follow_redirects=True).text.lower()
     answer = log_in(client, Origin=str(client.base_url).rstrip("/"))
     cookie = answer.headers["set-cookie"].lower()
-    assert {"httponly", "secure", "samesite=strict"} <= {one.strip() for one in cookie.split(";")}
+    assert cookie.startswith("__host-")
+    wanted = {"httponly", "secure", "samesite=strict", "path=/"}
+    assert wanted <= {one.strip() for one in cookie.split(";")}
+    assert "domain" not in cookie
     assert "max-age" in answer.headers["strict-transport-security"]
     csrf = {"X-CSRF-Token": answer.json()["csrf"]}
     first = client.get("/api/v1/streaks", params={"limit": 1}).json()["id"]
@@ -161,7 +164,8 @@ def test_websockets_through_tls(proxied, client, tls, page):
     log_in(client)
     token = re.search(r'"token":\s*"([^"]+)"', client.get(f"/{page}").text)[1]
     address = f"wss://localhost:{proxied[0]}/{page}/ws"
-    cookie = {"Cookie": f"{SESSION_COOKIE}={client.cookies[SESSION_COOKIE]}"}
+    name = cookie_name(SESSION_COOKIE, secure=True)
+    cookie = {"Cookie": f"{name}={client.cookies[name]}"}
     origin = f"https://localhost:{proxied[0]}"
     given = {"subprotocols": ["bokeh", token], "ssl": tls}
     with connect(address, origin=origin, additional_headers=cookie, **given) as opened:
