@@ -64,7 +64,13 @@ class Bridge(pn.custom.JSComponent):
             self._handle(message)
 
     def record(self, what: str, detail: str) -> None:
-        """Write an entry of the audit log about what the person at the page has done."""
+        """Write an entry of the audit log about what the person at the page has done.
+
+        Parameters
+        ----------
+        what, detail : str
+            The action and its object.
+        """
         self._visitor.record(what, detail)
 
     @contextmanager

@@ -40,7 +40,13 @@ class Visitor(Protocol):
         """Return the person; None once the session has ended."""
 
     def record(self, what: str, detail: str) -> None:
-        """Write an entry of the audit log, if there is one."""
+        """Write an entry of the audit log, if there is one.
+
+        Parameters
+        ----------
+        what, detail : str
+            The action and its object.
+        """
 
 
 class SessionStore(Protocol):
@@ -51,10 +57,26 @@ class SessionStore(Protocol):
         """A number that changes when this process ends sessions."""
 
     def person_of(self, secret: str, *, used: bool = True) -> Person | None:
-        """Return the user of a session; None if there is no such session."""
+        """Return the user of a session; None if there is no such session.
+
+        Parameters
+        ----------
+        secret : str
+            Secret of the session.
+        used : bool
+            The user has just done something: the time without a request begins anew.
+        """
 
     def record(self, who: str, what: str, detail: str = "") -> None:
-        """Write an entry of the audit log."""
+        """Write an entry of the audit log.
+
+        Parameters
+        ----------
+        who : str
+            User name.
+        what, detail : str
+            The action and its object.
+        """
 
 
 class Owner:
@@ -71,7 +93,13 @@ class Owner:
         return Person("you", Role.ADMINISTRATOR)
 
     def record(self, what: str, detail: str) -> None:
-        """Write nothing: there is no audit log."""
+        """Write nothing: there is no audit log.
+
+        Parameters
+        ----------
+        what, detail : str
+            The action and its object.
+        """
 
 
 class SessionVisitor:
@@ -104,6 +132,11 @@ class SessionVisitor:
         ----------
         used : bool
             The person has just done something, so that the session is not idle.
+
+        Returns
+        -------
+        Person or None
+            The person.
         """
         now = time.monotonic()
         report = used and now - self._used > USE_SECONDS
@@ -115,7 +148,13 @@ class SessionVisitor:
         return self._found
 
     def record(self, what: str, detail: str) -> None:
-        """Write an entry of the audit log."""
+        """Write an entry of the audit log.
+
+        Parameters
+        ----------
+        what, detail : str
+            The action and its object.
+        """
         person = self.person()
         self._store.record(person.name if person is not None else "", what, detail)
 

@@ -10,6 +10,7 @@ import typer
 from deepstreaks_dask.cli.app import app
 from deepstreaks_dask.cli.completion import choose
 from deepstreaks_dask.cli.options import ArchiveArg, DatabaseOption, RunOption, ZooOption
+from deepstreaks_dask.cli.verdicts import check_database_url
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def dashboard(
     from deepstreaks_dask.apps.server.options import Listener, SiteOptions
     from deepstreaks_dask.apps.server.serve import serve
 
+    check_database_url(database)
     options = SiteOptions(run=run, database=database, zoo=zoo)
     listener = Listener(**asdict(server) | {"trusted_proxies": tuple(server.trusted_proxies or ())})
     serve(archive, app, options, listener)

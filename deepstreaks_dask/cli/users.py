@@ -67,6 +67,18 @@ def users_disable(
     print(f"{name} is {'enabled' if undo else 'disabled'}")
 
 
+@users_app.command("reset-code")
+def users_reset_code(
+    name: UserArg, archive: OfArchive = None, database: DatabaseOption = None
+) -> None:
+    """Remove a user's one-time passwords, as for a lost device; ends the user's sessions.
+
+    Example: deepstreaks users reset-code vera --archive week.zarr
+    """
+    open_review(archive, database).accounts.change_user(name, second_factor=False)
+    print(f"{name} logs in with the password alone")
+
+
 @users_app.command("password")
 def users_password(
     name: UserArg, archive: OfArchive = None, database: DatabaseOption = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from deepstreaks_dask.errors import DeepStreaksError
@@ -17,6 +18,7 @@ def open_review(archive: str | None, database: str | None) -> Any:
     from deepstreaks_dask.archive.dataset import open_archive
     from deepstreaks_dask.review.database import Review, default_url
 
+    check_database_url(database)
     if archive is None and database is None:
         raise DeepStreaksError("whose users? Give --archive or --database")
     if database is None:
@@ -24,6 +26,15 @@ def open_review(archive: str | None, database: str | None) -> Any:
         open_archive(archive)  # a mistyped path must not become a new database
         database = default_url(archive)
     return Review(database)
+
+
+def check_database_url(database: str | None) -> None:
+    """Refuse a password in a command: everybody on the machine can read commands while they run."""
+    if database is not None and re.match(r"[^:/]+://[^/@]*:[^/@]+@", database):
+        raise DeepStreaksError(
+            "--database holds a password, which everybody on this machine could read: leave it out, and write it into a "
+            "file that PGPASSFILE names (host:port:database:user:password)"
+        )
 
 
 def reviewed_cutouts(archive: str, database: str | None) -> list[str]:
@@ -66,6 +77,7 @@ def _existing_review(archive: str, database: str | None) -> Review | None:
     """Open the review of an archive, unless there is none: to ask must not make one."""
     from deepstreaks_dask.utils.storage import is_local, locate
 
+    check_database_url(database)
     if database is None:
         fs, root = locate(archive)
         if not is_local(fs) or not fs.exists(f"{root}.review.sqlite"):

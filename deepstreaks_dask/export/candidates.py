@@ -31,6 +31,7 @@ from deepstreaks_dask.errors import DeepStreaksError, did_you_mean
 from deepstreaks_dask.export import ades
 from deepstreaks_dask.readers.streak_table import ZTF_COLUMNS
 from deepstreaks_dask.scoring.decision import Decision
+from deepstreaks_dask.utils.spreadsheets import to_csv
 from deepstreaks_dask.utils.storage import read_bytes, write_bytes
 
 MAX_SUBMISSION_BYTES = 2**20
@@ -374,7 +375,7 @@ def _table(frame: pd.DataFrame) -> Table:
 
 
 def _csv(frame: pd.DataFrame, _: Submission | None) -> bytes:
-    return frame.to_csv(index=False).encode()
+    return to_csv(frame).encode()
 
 
 def _parquet(frame: pd.DataFrame, _: Submission | None) -> bytes:

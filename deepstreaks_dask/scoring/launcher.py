@@ -158,7 +158,7 @@ def start_campaign(
             *("--", root if is_local(fs) else url),
         )
         log = folder / f"{run}.log"
-        with log.open("wb") as output:
+        with open(log, "wb", opener=_private) as output:
             process = subprocess.Popen(  # noqa: S603 - a list, of what was checked above
                 command,
                 stdin=subprocess.DEVNULL,
@@ -249,6 +249,11 @@ def _as_it_was(provenance: dict[str, Any], families: Sequence[str], zoo: str | N
         limits = [f"--threshold={name}={limit!r}" for name, limit in provenance["decided"].items()]
         arguments += ["--decide", *limits]
     return arguments
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that nobody else can read."""
+    return os.open(path, flags, 0o600)
 
 
 def _folder(url: str) -> Path:

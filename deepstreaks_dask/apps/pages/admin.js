@@ -18,7 +18,13 @@
     const form = make("form", { class: "row", onsubmit: (event) => { event.preventDefault(); change(user.name, { password: event.target.elements[0].value }, `${user.name} has a new password.`); } }, make("input", { type: "password", required: true, minlength: 12, maxlength: 256, autocomplete: "new-password", "aria-label": `New password of ${user.name}`, placeholder: "new password", size: 14 }), make("button", {}, "Set"));
     return make("tr", {}, make("th", { scope: "row" }, user.name), make("td", {}, role), make("td", {}, user.created.slice(0, 10)),
       make("td", {}, make("button", { type: "button", "aria-label": `${user.active ? "Disable" : "Enable"} ${user.name}`, onclick: () => change(user.name, { active: !user.active }, `${user.name} is ${user.active ? "disabled" : "enabled"}.`) }, user.active ? "Disable" : "Enable"), " ", make("span", { class: "soft small" }, user.active ? "active" : "disabled")),
+      make("td", {}, user.second_factor ? make("button", { type: "button", "aria-label": `Remove the one-time passwords of ${user.name}`, onclick: () => change(user.name, { second_factor: false }, `${user.name} logs in with the password alone now.`) }, "Remove") : make("span", { class: "soft small" }, "off")),
       make("td", {}, form));
+  };
+  const tokens = async () => {
+    const all = await ask("/all-tokens");
+    const lines = all.map((one) => make("tr", {}, make("th", { scope: "row" }, one.user), ...[one.name, one.scope, time(one.expires), time(one.used) || "never"].map((words) => make("td", {}, words)), make("td", {}, make("button", { type: "button", "aria-label": `Revoke ${one.name} of ${one.user}`, onclick: () => ask(`/all-tokens/${one.id}`, { method: "DELETE" }).then(refresh).catch(show) }, "Revoke"))));
+    get("all-tokens").replaceChildren(...(lines.length ? lines : [make("tr", {}, make("td", { colspan: 6, class: "soft" }, "There are no tokens."))]));
   };
   let asked = 0, listed = 0;
   const audit = async (offset) => {
@@ -36,6 +42,7 @@
     const users = await ask("/users");
     if (number !== listed) return;
     get("users").replaceChildren(...users.map(line));
+    await tokens();
     await audit(0);
   };
   get("older").addEventListener("click", () => audit(shown).catch(show));

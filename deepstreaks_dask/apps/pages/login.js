@@ -6,11 +6,17 @@ document.getElementById("login").addEventListener("submit", async (event) => {
   words.textContent = "";
   button.disabled = true;
   try {
-    await site.ask("/login", { method: "POST", body: { name: event.target.name.value, password: event.target.password.value } });
+    await site.ask("/login", { method: "POST", body: { name: event.target.name.value, password: event.target.password.value, code: event.target.code.value } });
     location.assign("/review");
   } catch (error) {
-    words.textContent = error.status === 401 ? "Name and password do not belong together." : error.message;
-    event.target.password.select();
+    const field = document.getElementById("code-field");
+    if (error.codeNeeded) {
+      field.hidden = false;
+      event.target.code.focus();
+    } else {
+      words.textContent = error.status === 401 ? `${error.message[0].toUpperCase()}${error.message.slice(1)}.` : error.message;
+      (field.hidden ? event.target.password : event.target.code).select();
+    }
   }
   button.disabled = false;
 });

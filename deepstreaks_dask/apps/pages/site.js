@@ -33,7 +33,7 @@ window.site = (() => {
       }
       const said = await answer.json().catch(() => ({}));
       const detail = Array.isArray(said.detail) ? said.detail.map((one) => `${one.loc?.at(-1) ?? ""}: ${one.msg}`).join("; ") : said.detail;
-      throw Object.assign(new Error(detail ?? `That failed on the server's side (${answer.status}).`), { status: answer.status, start: said.start, end: said.end });
+      throw Object.assign(new Error(detail ?? `That failed on the server's side (${answer.status}).`), { status: answer.status, start: said.start, end: said.end, codeNeeded: said.code_needed });
     }
     if (raw) return answer;
     return answer.status === 204 ? null : answer.json();

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import pwd
 import socket
 from collections.abc import Sequence
 
@@ -102,3 +104,44 @@ def address_group(address: str) -> str:
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+_FIRST_PERSON = 1000  # the least user number of people, by Linux's custom
+_NOBODY = 65534
+_NO_LOGIN = ("nologin", "false")
+
+
+def other_people() -> list[str]:
+    """Return the names of other people with an account on this machine, who reach its loopback interface, too.
+
+    Returns
+    -------
+    list of str
+        User names.
+    """
+    return sorted(
+        user.pw_name
+        for user in pwd.getpwall()
+        if _FIRST_PERSON <= user.pw_uid < _NOBODY
+        and user.pw_uid != os.getuid()
+        and not user.pw_shell.endswith(_NO_LOGIN)
+    )
+
+
+def shared_machine_warning(what: str) -> str:
+    """Return a line that warns where people share a machine; empty where they do not.
+
+    Parameters
+    ----------
+    what : str
+        What others could do there.
+
+    Returns
+    -------
+    str
+        The line.
+    """
+    people = other_people()
+    if not people:
+        return ""
+    return f"warning: {len(people)} other people have accounts on this machine ({', '.join(people[:3])}): {what}"

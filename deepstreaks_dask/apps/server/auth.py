@@ -59,13 +59,29 @@ class Authenticator(Protocol):
         """A number that changes when this process ends sessions."""
 
     def person_of(self, secret: str, *, used: bool = True) -> Person | None:
-        """Return the user of a session; None if there is no such session."""
+        """Return the user of a session; None if there is no such session.
+
+        Parameters
+        ----------
+        secret : str
+            Secret of the session.
+        used : bool
+            The user has just done something: the time without a request begins anew.
+        """
 
     def person_of_token(self, token: str) -> Person | None:
         """Return the user of a token; None if there is no such token."""
 
     def record(self, who: str, what: str, detail: str = "") -> None:
-        """Write an entry of the audit log."""
+        """Write an entry of the audit log.
+
+        Parameters
+        ----------
+        who : str
+            User name.
+        what, detail : str
+            The action and its object.
+        """
 
 
 class ServedArchive(Protocol):

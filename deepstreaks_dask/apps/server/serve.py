@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from contextlib import suppress
 
-from deepstreaks_dask.apps.server.addresses import is_loopback
+from deepstreaks_dask.apps.server.addresses import is_loopback, shared_machine_warning
 from deepstreaks_dask.apps.server.options import Listener, SiteOptions
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.scoring.runs import list_runs
@@ -81,6 +82,10 @@ def _explore(archive: str, runs: list[str], options: SiteOptions, listener: List
     from deepstreaks_dask.apps.explore import app as open_exploration
 
     run, address, port = options.run, listener.address, listener.port
+    if warning := shared_machine_warning(
+        "they can open this page and save thresholds; --app review asks for a log-in"
+    ):
+        print(warning, file=sys.stderr, flush=True)
     if runs:
         first = run if run in runs else runs[0]
         threading.Thread(target=_preload, args=(archive, first), daemon=True).start()

@@ -8,9 +8,13 @@ from __future__ import annotations
 import hmac
 import secrets
 import socket
+import sys
+import tempfile
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
 from typing import Annotated, Any
 
 import uvicorn
@@ -19,6 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 
 import deepstreaks_dask
+from deepstreaks_dask.apps.server.addresses import shared_machine_warning
 from deepstreaks_dask.apps.server.auth import (
     ServedArchive,
     access_routes,
@@ -81,7 +86,20 @@ class LoopbackSite:
         return 0
 
     def person_of(self, secret: str, *, used: bool = True) -> Person | None:
-        """Return the user of this machine if the secret is the key; None otherwise."""
+        """Return the user of this machine if the secret is the key; None otherwise.
+
+        Parameters
+        ----------
+        secret : str
+            The key, or what was sent in its place.
+        used : bool
+            The user has just done something; the key does not expire.
+
+        Returns
+        -------
+        Person or None
+            The user.
+        """
         same = hmac.compare_digest(secret.encode(errors="replace"), self.key.encode())
         return Person("you", Role.ADMINISTRATOR) if same else None
 
@@ -89,7 +107,15 @@ class LoopbackSite:
         """Return None: this site has no tokens."""
 
     def record(self, who: str, what: str, detail: str = "") -> None:
-        """Write nothing: this site has no audit log."""
+        """Write nothing: this site has no audit log.
+
+        Parameters
+        ----------
+        who : str
+            User name.
+        what, detail : str
+            The action and its object.
+        """
 
 
 def make_loopback_app(
@@ -258,6 +284,26 @@ def listen(host: str, port: int) -> tuple[socket.socket, set[str]]:
     return listening, {f"{name}:{port}" for name in (named, "localhost", "127.0.0.1")}
 
 
+def open_browser(address: str) -> None:
+    """Open an address in a browser by way of a file that nobody else can read.
+
+    An address may hold a key, and everybody on this machine can read the command that starts a browser.
+
+    Parameters
+    ----------
+    address : str
+        The address.
+    """
+    page = (
+        f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address, quote=True)}">'
+    )
+    with tempfile.NamedTemporaryFile(
+        "w", suffix=".html", prefix="deepstreaks-", delete=False
+    ) as file:
+        file.write(page)  # mode 0600, as tempfile makes all of them
+    webbrowser.open(Path(file.name).as_uri())
+
+
 def run_app(
     app: FastAPI,
     listening: socket.socket,
@@ -284,8 +330,13 @@ def run_app(
         Whether to open a browser.
     """
     print(f"{words} at {address}", flush=True)
+    warning = shared_machine_warning(
+        "browsers send cookies to every port of it, also to servers of theirs"
+    )
+    if warning and not trusted:
+        print(warning, file=sys.stderr, flush=True)
     if show:
-        webbrowser.open(address)
+        open_browser(address)
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -34,7 +34,15 @@ class GuardedSocket:
         self._closed = False
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
-        """Run an application on the websocket until either of them ends, or the session does."""
+        """Run an application on the websocket until either of them ends, or the session does.
+
+        Parameters
+        ----------
+        app : ASGI application
+            The application.
+        scope : dict
+            Of the connection, as ASGI has it.
+        """
         current_visitor.set(self._visitor)
         watcher = asyncio.create_task(self._watch())
         try:

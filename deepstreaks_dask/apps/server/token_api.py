@@ -96,8 +96,8 @@ class FactorBegun(StrictModel):
     """The same as an address that authenticators read."""
     path: str
     """A QR code of that address, the path of an SVG of 1 unit per module."""
-    size: int
-    """Width and height of the QR code in modules."""
+    modules: int
+    """Width and height of the QR code, counted in its modules."""
 
 
 class RecoveryCodes(StrictModel):
@@ -162,8 +162,8 @@ def second_factor(who: LoggedIn, site: SiteDependency) -> FactorOut:
 def begin_second_factor(who: LoggedIn, site: SiteDependency) -> FactorBegun:
     """Make a secret for your authenticator; confirm it with a code to turn one-time passwords on."""
     begun = site.review.accounts.begin_factor(who.name)
-    path, size = _qr_path(begun.uri)
-    return FactorBegun(secret=begun.secret, uri=begun.uri, path=path, size=size)
+    path, modules = _qr_path(begun.uri)
+    return FactorBegun(secret=begun.secret, uri=begun.uri, path=path, modules=modules)
 
 
 @token_routes.post("/second-factor/confirm")
