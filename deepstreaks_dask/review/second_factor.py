@@ -152,13 +152,34 @@ class SecondFactors:
 
 
 def has_factor(session: Session, user: UserRow) -> bool:
-    """Return whether a user logs in with one-time passwords."""
+    """Return whether a user logs in with one-time passwords.
+
+    Parameters
+    ----------
+    session : sqlalchemy.orm.Session
+        An open transaction.
+    user : UserRow
+        The user.
+
+    Returns
+    -------
+    bool
+        True once a code has confirmed the secret.
+    """
     factor = session.get(FactorRow, user.id)
     return factor is not None and factor.confirmed
 
 
 def forget_factor(session: Session, user: UserRow) -> None:
-    """Remove the one-time passwords and recovery codes of a user."""
+    """Remove the one-time passwords and recovery codes of a user.
+
+    Parameters
+    ----------
+    session : sqlalchemy.orm.Session
+        An open transaction.
+    user : UserRow
+        The user.
+    """
     for table in (FactorRow, RecoveryRow):
         session.execute(sa.delete(table).where(table.user == user.id))
 

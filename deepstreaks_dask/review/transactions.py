@@ -108,7 +108,17 @@ class Database:
             yield session
 
     def record(self, who: str, what: str, detail: str = "", address: str = "") -> None:
-        """Write an entry of the audit log in a transaction of its own: see :func:`log`."""
+        """Write an entry of the audit log in a transaction of its own: see :func:`log`.
+
+        Parameters
+        ----------
+        who : str
+            User name.
+        what, detail : str
+            The action and its object.
+        address : str
+            Network address that the request came from.
+        """
         with self.write() as session:
             log(session, who, what, detail, address)
 

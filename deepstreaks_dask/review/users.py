@@ -39,7 +39,15 @@ class Users:
         return self._revision
 
     def record(self, who: str, what: str, detail: str = "") -> None:
-        """Write an entry of the audit log: see :func:`~deepstreaks_dask.review.transactions.log`."""
+        """Write an entry of the audit log: see :func:`~deepstreaks_dask.review.transactions.log`.
+
+        Parameters
+        ----------
+        who : str
+            User name.
+        what, detail : str
+            The action and its object.
+        """
         self._database.record(who, what, detail)
 
     def add_user(

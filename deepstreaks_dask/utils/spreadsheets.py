@@ -16,7 +16,7 @@ def to_csv(frame: pd.DataFrame, *, index: bool = False) -> str:
     Parameters
     ----------
     frame : DataFrame
-        The table.
+        ``(n,)`` rows with any columns.
     index : bool
         Whether the index is the first column.
 
