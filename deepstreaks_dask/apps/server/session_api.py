@@ -131,7 +131,9 @@ async def login(
         raise HTTPException(403, "log in on a page of this site")
     device = request.cookies.get(cookie_name(_DEVICE_COOKIE, secure=site.secure), "")
     attempt = partial(
-        *(_open_session, site, given),
+        _open_session,
+        site,
+        given,
         address=_address(request),
         device=device,
         agent=request.headers.get("user-agent", ""),

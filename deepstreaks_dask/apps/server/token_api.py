@@ -119,8 +119,9 @@ def add_token(given: TokenIn, who: LoggedIn, site: SiteDependency) -> TokenMade:
     who.need(given.scope.role)
     if given.scope is Scope.ADMINISTER:
         check_second_factor(site, who)
-    limits = {"scope": given.scope, "days": given.days}
-    return TokenMade(token=site.review.accounts.add_token(who.name, given.name, **limits))
+    accounts = site.review.accounts
+    token = accounts.add_token(who.name, given.name, scope=given.scope, days=given.days)
+    return TokenMade(token=token)
 
 
 @token_routes.delete("/tokens/{number}", status_code=204)
