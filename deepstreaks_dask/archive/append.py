@@ -19,6 +19,7 @@ from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.hashing import digests
 from deepstreaks_dask.archive.ingests import keep_report
 from deepstreaks_dask.archive.known_ids import KnownIds, hash_ids, hash_versions, known_ids
+from deepstreaks_dask.archive.opening import locate_archive
 from deepstreaks_dask.archive.retraction import (
     Retraction,
     retracted_mask,
@@ -35,13 +36,11 @@ from deepstreaks_dask.archive.schema import (
 from deepstreaks_dask.archive.store import (
     CommitRecord,
     commit,
-    get_array,
-    locate_archive,
     name_damage,
     object_key,
+    open_to_append,
     read_commit_record,
     write_lock,
-    zarr_location,
 )
 from deepstreaks_dask.errors import ArchiveError
 from deepstreaks_dask.utils.storage import is_local, storage_errors
@@ -169,7 +168,7 @@ def append_batches(
     A cutout whose id and pixels are in the archive already is counted and skipped. One whose id is
     there with other pixels, or that repeats an id or (unless ids are a survey's own) the pixels of another cutout of the
     same append, is quarantined as a duplicate; so is one that was withdrawn. Only one writer at a time: on a local disk a
-    lock sees to it, at a URL you do.
+    lock sees to it, at a URL conditional writes or, where the store has none, a lease.
 
     Parameters
     ----------
@@ -256,12 +255,12 @@ class _Append:
         with name_damage(url):
             self._withdrawn_rows = retracted_mask(record.attributes, record.total)
             self._known, self._withdrawn = self._read_ids()
-            # Not as the commit record has it: its arrays cannot be resized one by one.
-            self.group = zarr.open_group(zarr_location(url), mode="r+", use_consolidated=False)
-            self.arrays = {name: get_array(self.group, name) for name in self.record.arrays}
+            # Not as the commit record has it: a killed append has left longer ones.
+            self.arrays = {name: open_to_append(record, name) for name in record.arrays}
+            self.table = {name: open_to_append(record, name) for name in record.quarantine}
             self._listed_rows = record.length("quarantine/source")
             listed = [
-                np.asarray(get_array(self.group, f"quarantine/{name}")[: self._listed_rows])
+                np.asarray(self.table[f"quarantine/{name}"][: self._listed_rows])
                 for name in ("source", "reason")
             ]
             self._listed = set(zip(*listed, strict=True))
@@ -297,9 +296,8 @@ class _Append:
 
     def _repair(self) -> None:
         """Remove what a killed append left beyond the committed rows; refuse to build on a gap."""
-        table = {name: get_array(self.group, name) for name in self.record.quarantine}
-        for name, array in {**self.arrays, **table}.items():
-            rows = self._listed_rows if name in table else self.record.length(name)
+        for name, array in {**self.arrays, **self.table}.items():
+            rows = self._listed_rows if name in self.table else self.record.length(name)
             full, begun = divmod(rows, (array.shards or array.chunks)[0])
             # A missing object reads as empty, and would be written back so.
             if begun and not self.fs.exists(f"{self.root}/{object_key(array, name, full)}"):
@@ -532,7 +530,7 @@ class _Append:
         start, stop = self._listed_rows, self._listed_rows + len(fresh)
         if fresh:
             for name in QUARANTINE_COLUMNS:
-                array = get_array(self.group, f"quarantine/{name}")
+                array = self.table[f"quarantine/{name}"]
                 array.resize((stop,))
                 values = [getattr(item, name) for item in fresh]
                 if name == "night":

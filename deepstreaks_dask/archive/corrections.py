@@ -17,6 +17,7 @@ import zarr
 
 from deepstreaks_dask.archive.dataset import open_archive, shard_bounds
 from deepstreaks_dask.archive.known_ids import hash_ids, known_ids
+from deepstreaks_dask.archive.opening import locate_archive, open_array
 from deepstreaks_dask.archive.retraction import (
     Retraction,
     corrected,
@@ -28,11 +29,8 @@ from deepstreaks_dask.archive.schema import COLUMN_CHUNK
 from deepstreaks_dask.archive.store import (
     CommitRecord,
     commit,
-    get_array,
-    locate_archive,
     read_commit_record,
     write_lock,
-    zarr_location,
 )
 from deepstreaks_dask.errors import ArchiveError
 from deepstreaks_dask.utils.storage import storage_errors
@@ -258,9 +256,10 @@ def set_labels(
             )
         found = table[rows >= 0]
         with storage_errors(url, "write", ArchiveError):
-            group = zarr.open_group(zarr_location(url), mode="r+", use_consolidated=False)
             changed = {
-                str(name): _lay_over(get_array(group, str(name)), rows[rows >= 0], found[name])
+                str(name): _lay_over(
+                    open_array(url, str(name), write=True), rows[rows >= 0], found[name]
+                )
                 for name in table.columns
             }
         _commit(
@@ -316,12 +315,12 @@ def _lay_over(array: zarr.Array, rows: np.ndarray, values: pd.Series) -> int:
 def _remove_scores(url: str | os.PathLike[str], rows: np.ndarray) -> tuple[str, ...]:
     """Set scores of rows to their missing value in all runs; return the runs that had some."""
     fs, root = locate_archive(url)
-    group = zarr.open_group(zarr_location(url), mode="r+", use_consolidated=False)
     changed = []
     for path in sorted(fs.glob(f"{root}/runs/*/scores/zarr.json")):
         run = path.split("/")[-3]
-        arrays = [name for name in ("scores", "first_look") if f"runs/{run}/{name}" in group]
-        blanked = [_blank(get_array(group, f"runs/{run}/{name}"), rows) for name in arrays]
+        paths = [f"runs/{run}/{name}" for name in ("scores", "first_look")]
+        there = [one for one in paths if fs.exists(f"{root}/{one}/zarr.json")]
+        blanked = [_blank(open_array(url, one, write=True), rows) for one in there]
         if any(blanked):
             changed.append(run)
     return tuple(changed)

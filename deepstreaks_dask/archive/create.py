@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,13 +14,18 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from deepstreaks_dask.archive.layouts import CUTOUTS, SEQUENCES
+from deepstreaks_dask.archive.layouts import CUTOUTS, SEQUENCES, Layout
+from deepstreaks_dask.archive.opening import locate_archive, zarr_location
 from deepstreaks_dask.archive.schema import (
     CHUNK,
     COLUMN_CHUNK,
+    COLUMN_TYPES,
     CONVENTIONS,
     CUTOUT_SIZE,
     FORMAT,
+    MAX_CHUNK_BYTES,
+    MAX_SHARD_BYTES,
+    MAX_SHARD_ROWS,
     NATIVE_DIMS,
     NATIVE_SIZES,
     PIXEL_DIMS,
@@ -30,14 +36,8 @@ from deepstreaks_dask.archive.schema import (
     Column,
     is_free_name,
 )
-from deepstreaks_dask.archive.store import (
-    CommitRecord,
-    commit,
-    locate_archive,
-    read_root_metadata,
-    write_lock,
-    zarr_location,
-)
+from deepstreaks_dask.archive.store import CommitRecord, commit, read_root_metadata, write_lock
+from deepstreaks_dask.archive.writers import current_claim
 from deepstreaks_dask.errors import ArchiveError
 from deepstreaks_dask.utils.storage import storage_errors, write_whole
 
@@ -139,8 +139,11 @@ def begin_archive(
     schema |= {name: Column("int16", 0, "pixel", name) for name in (NATIVE_SIZES if native else ())}
     along = dict(epochs or {})
     _check_pixels(shard, native, shape, dtype)
+    for sides, kind in ((shape, dtype), (native or (), "uint8")):
+        _check_size(shard, layout, sides, kind)
     layout.check_columns(along, native=bool(native))
     _check_names([*(columns or {}), *along])
+    _check_types({**(columns or {}), **along})
     pixels = [("cutouts", tuple(shape), dtype, PIXEL_DIMS[: len(shape)], "cutout")]
     if native:
         pixels.append(("native", tuple(native), "uint8", NATIVE_DIMS, "unresized cutout"))
@@ -177,7 +180,12 @@ def begin_archive(
     listed = [f"quarantine/{name}" for name in QUARANTINE_COLUMNS]
     names = [*(name for name, *_ in pixels), *schema, *along, "quarantine", *listed]
     metadata = {name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json")) for name in names}
-    return CommitRecord(attributes, metadata)
+    if claim := current_claim(root):
+        claim.restart()  # with the new root in the place of the one that was claimed
+    return CommitRecord(
+        os.fspath(url),
+        {"attributes": attributes, "consolidated_metadata": {"metadata": metadata}},
+    )
 
 
 def holds_archive(url: str | os.PathLike[str]) -> bool:
@@ -221,6 +229,24 @@ def _check_pixels(
             f"cutouts of shape {shape} and type {dtype}: give height, width and, where there are "
             f"several, planes, and one of {', '.join(PIXEL_TYPES)}"
         )
+
+
+def _check_size(shard: int, layout: Layout, sides: tuple[int, ...], dtype: str) -> None:
+    one = math.prod(sides) * np.dtype(dtype).itemsize
+    chunk, whole = (one * rows for rows in (layout.pixel_chunk, layout.pixel_shard(shard)))
+    if shard > MAX_SHARD_ROWS or chunk > MAX_CHUNK_BYTES or whole > MAX_SHARD_BYTES:
+        raise ArchiveError(
+            f"pictures of {sides} pixels of {dtype}, {shard:,} rows in a shard: give fewer, since an archive with chunks "
+            f"of over {MAX_CHUNK_BYTES:,} bytes, shards of over {MAX_SHARD_BYTES:,} or {MAX_SHARD_ROWS:,} rows is not opened"
+        )
+
+
+def _check_types(columns: Mapping[str, Column]) -> None:
+    for name, column in columns.items():
+        if column.dtype not in COLUMN_TYPES:
+            raise ArchiveError(
+                f"column {name!r} cannot be of type {column.dtype!r}: choose one of {', '.join(COLUMN_TYPES)}"
+            )
 
 
 def _check_names(names: list[str]) -> None:

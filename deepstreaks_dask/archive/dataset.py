@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from deepstreaks_dask.archive.attributes import encode_attributes
+from deepstreaks_dask.archive.opening import locate_archive, zarr_location
 from deepstreaks_dask.archive.retraction import (
     RETRACTED_ATTRIBUTE,
     without_retracted,
@@ -22,12 +25,8 @@ from deepstreaks_dask.archive.schema import (
     ROW_DIMS,
     SCHEMA,
 )
-from deepstreaks_dask.archive.store import (
-    locate_archive,
-    quarantine,
-    read_commit_record,
-    zarr_location,
-)
+from deepstreaks_dask.archive.store import quarantine, read_commit_record
+from deepstreaks_dask.errors import ArchiveError
 
 _ROWS_PER_BLOCK = 2**20
 _MAX_PIXEL_CHUNKS = 2**20  # Dask takes a second to list so many
@@ -101,11 +100,11 @@ def open_archive(
     >>> picture = cutouts.streaks.gallery(n=4)
     """
     record = read_commit_record(url)
-    layout, location = record.layout, zarr_location(url)
-    dataset = xr.open_dataset(
-        location, engine="zarr", consolidated=True, chunks=None, cache=cache
-    ).drop_encoding()
-    token = tokenize(location, repr(record))
+    layout = record.layout
+    with _name_archive(url):
+        stored = xr.backends.ZarrStore(record.open(), mode="r")
+        dataset = xr.open_dataset(stored, chunks=None, cache=cache).drop_encoding()
+    token = tokenize(zarr_location(url), repr(record))
     pixels = chunk_length(record.pixels, record.pixels_shard, _MAX_PIXEL_CHUNKS)
     chunked = {}
     for name in dataset.variables if not cache else dataset.data_vars:
@@ -127,6 +126,16 @@ def open_archive(
     if retracted:
         return dataset
     return without_retracted(dataset, record.attributes)
+
+
+@contextmanager
+def _name_archive(url: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the archive whose attributes xarray cannot decode."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise ArchiveError(f"cannot open {url} with xarray: {reason}") from error
 
 
 def row_block(shard: int) -> int:

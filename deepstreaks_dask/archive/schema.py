@@ -27,6 +27,17 @@ EPOCHS_PER_CHUNK = 2048
 """Stamps in a chunk of an archive of sequences, 4 MB: small as they are, more of them are read at a time."""
 
 COLUMN_CHUNK = 65536
+COLUMN_TYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float32", "float64", "string"),
+)
+"""Types that a column may have."""
+
+MAX_SHARD_ROWS = 2**20
+MAX_SHARD_BYTES = 2**34
+MAX_CHUNK_BYTES = 2**30
+"""Largest shards and chunks of an archive, uncompressed; a larger one is neither made nor opened."""
+
 QUARANTINE_COLUMNS = ("source", "reason", "detail", "night")
 PIXEL_ARRAYS = "cutouts", "native"
 GROUPS = "quarantine", "runs"

@@ -15,6 +15,7 @@ import zarr
 
 from deepstreaks_dask.archive.hashing import digests
 from deepstreaks_dask.archive.schema import EPOCHS
+from deepstreaks_dask.archive.store import get_array, read_commit_record
 
 MAX_EPOCHS = 4096
 """Epochs of an object that is looked at, at most: a survey's decade; its stamps take 7 MB."""
@@ -138,11 +139,12 @@ def read_objects(url: str, first: int, last: int) -> Stretch:
     """
     nothing = np.empty(0, np.int64)
     try:
-        group = zarr.open_group(url, mode="r")
+        group = read_commit_record(url).open()
         offsets, counts, known = (
-            np.asarray(_array(group, name)[first:last]) for name in ("offset", "epochs", "digest")
+            np.asarray(get_array(group, name)[first:last])
+            for name in ("offset", "epochs", "digest")
         )
-        counts, total = counts.astype(np.int64), _array(group, "cutouts").shape[0]
+        counts, total = counts.astype(np.int64), get_array(group, "cutouts").shape[0]
         ends = offsets + counts
         if (counts < 1).any() or (offsets < 0).any() or (ends > total).any():
             raise ValueError("the offsets lead out of the archive's epochs")
@@ -205,12 +207,12 @@ def _singly(some: Sequences | str) -> Iterator[Sequences | str]:
 
 def _slice(group: zarr.Group, start: int, counts: np.ndarray) -> Sequences:
     stop = start + int(counts.sum())
-    stamps = np.asarray(_array(group, "cutouts")[start:stop])
+    stamps = np.asarray(get_array(group, "cutouts")[start:stop])
     epochs = {}
     for name, column in EPOCHS.items():
         dtype = object if column.dtype == "string" else column.dtype
         if name in group:
-            epochs[name] = np.asarray(_array(group, name)[start:stop]).astype(dtype)
+            epochs[name] = np.asarray(get_array(group, name)[start:stop]).astype(dtype)
         else:
             epochs[name] = np.full(stop - start, column.missing, dtype)
     return Sequences(stamps, counts, epochs)
@@ -246,12 +248,6 @@ def _runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
     """Give ``[first, last)`` of each run of neighbours that are True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array:
-    array = group[name]
-    assert isinstance(array, zarr.Array)
-    return array
 
 
 def _why(error: Exception) -> str:

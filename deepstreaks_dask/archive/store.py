@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import zarr
 from filelock import FileLock, Timeout
 
 from deepstreaks_dask.archive.layouts import Layout, layout_of
+from deepstreaks_dask.archive.metadata import check_array, check_group, check_record, read_metadata
+from deepstreaks_dask.archive.opening import locate_archive, open_array, open_record, read_array
 from deepstreaks_dask.archive.schema import (
     FORMAT,
     GROUPS,
@@ -25,15 +27,17 @@ from deepstreaks_dask.archive.schema import (
     ROW_DIMS,
     VERSION,
 )
+from deepstreaks_dask.archive.writers import WRITER, claimed, current_claim
 from deepstreaks_dask.errors import ArchiveError
-from deepstreaks_dask.utils.optional import missing_extra
-from deepstreaks_dask.utils.storage import is_local, locate, write_whole
+from deepstreaks_dask.utils.storage import is_local, write_whole
+
+_ARRAY_KEYS = "data_type", "chunk_grid", "fill_value", "codecs", "dimension_names"
+_ROWS_TAKEN_AS_SAID = 2**20  # whose columns fit in memory anyway
 
 
 def quarantine(url: str | os.PathLike[str]) -> pd.DataFrame:
     """Read the table of refused inputs, a row each: ``source, reason, detail, night``."""
-    read_commit_record(url)
-    group = zarr.open_group(zarr_location(url), mode="r")
+    group = read_commit_record(url).open()
     return pd.DataFrame(
         {name: np.asarray(get_array(group, f"quarantine/{name}")[:]) for name in QUARANTINE_COLUMNS}
     )
@@ -79,37 +83,6 @@ def get_array(group: zarr.Group, path: str) -> zarr.Array:
     return array
 
 
-def locate_archive(url: str | os.PathLike[str]) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return the file system and the root of an archive.
-
-    Parameters
-    ----------
-    url : str or path
-        The archive.
-
-    Returns
-    -------
-    fsspec.AbstractFileSystem, str
-        To be used together.
-
-    Raises
-    ------
-    ArchiveError
-        If the protocol of the URL is unknown, or its library is not installed.
-    """
-    try:
-        return locate(url)
-    except (ImportError, ValueError) as error:
-        missing = missing_extra(error)
-        raise ArchiveError(f"cannot reach {url}: {missing or error}") from error
-
-
-def zarr_location(url: str | os.PathLike[str]) -> str:
-    """Return the location that Zarr opens: a plain path for a local archive, since only Zarr's own store is atomic."""
-    fs, root = locate_archive(url)
-    return root if is_local(fs) else os.fspath(url)
-
-
 def read_root_metadata(url: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the root ``zarr.json`` of an archive.
 
@@ -131,7 +104,7 @@ def read_root_metadata(url: str | os.PathLike[str]) -> dict[str, Any]:
     fs, root = locate_archive(url)
     fs.invalidate_cache()
     try:
-        record = json.loads(fs.cat_file(f"{root}/zarr.json"))
+        record = read_metadata(fs, f"{root}/zarr.json", f"zarr.json of {os.fspath(url)}")
         if record["attributes"]["format"] != FORMAT:
             raise KeyError("format")
         newer = record["attributes"]["version"] > VERSION
@@ -142,6 +115,8 @@ def read_root_metadata(url: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
     except (KeyError, TypeError, ValueError) as error:
         raise ArchiveError(f"{url} is not a cutout archive ({error!r})") from error
+    except ArchiveError:
+        raise
     except Exception as error:  # each protocol's library has its own
         raise ArchiveError(f"cannot read {url}: {error}") from error
     if newer:
@@ -151,10 +126,32 @@ def read_root_metadata(url: str | os.PathLike[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """The commit record: the archive's attributes, and the metadata of its arrays by their paths."""
+    """The commit record of an archive, checked.
 
-    attributes: dict[str, Any]
-    metadata: dict[str, dict[str, Any]]
+    Attributes
+    ----------
+    url : str
+        The archive.
+    root : dict
+        Content of the root ``zarr.json``.
+    """
+
+    url: str
+    root: dict[str, Any]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the archive."""
+        return self.root["attributes"]
+
+    @property
+    def metadata(self) -> dict[str, dict[str, Any]]:
+        """Metadata of the arrays and groups by their paths."""
+        return self.root["consolidated_metadata"]["metadata"]
+
+    def open(self) -> zarr.Group:
+        """Return the archive as a read-only Zarr group that is as the record says; nothing is read."""
+        return open_record(self.url, self.root)
 
     @property
     def total(self) -> int:
@@ -226,13 +223,86 @@ def read_commit_record(url: str | os.PathLike[str]) -> CommitRecord:
     ArchiveError
         If there is no archive, or its creation was never finished.
     """
-    record = read_root_metadata(url)
+    values = read_root_metadata(url)
+    if not isinstance(values.get("consolidated_metadata"), dict):
+        raise ArchiveError(f"{url} was never finished: create it again, overwriting")
+    check_record(values, os.fspath(url))
+    values["attributes"].pop(WRITER, None)
+    record = CommitRecord(os.fspath(url), values)
+    _check_lengths(record)
+    return record
+
+
+def _check_lengths(record: CommitRecord) -> None:
+    """Check that a long archive is as long as what is stored: rows cost nothing to declare.
+
+    Chunks that were lost are told by :func:`~deepstreaks_dask.archive.verification.verify`, so half of them suffice.
+    """
+    lengths = {"id": record.total, "cutouts": record.pixels}
+    if max(lengths.values()) <= _ROWS_TAKEN_AS_SAID:
+        return
+    for name, rows in lengths.items():
+        chunk = record.metadata[name]["chunk_grid"]["configuration"]["chunk_shape"][0]
+        if rows > _ROWS_TAKEN_AS_SAID and rows > 2 * chunk * count_objects(record.url, name):
+            raise ArchiveError(
+                f"{record.url} says that it has {rows:,} rows of {name!r}, but stores far fewer: refused"
+            )
+
+
+def open_to_append(record: CommitRecord, name: str) -> zarr.Array:
+    """Open an array of an archive to append to it.
+
+    Parameters
+    ----------
+    record : CommitRecord
+        What is committed.
+    name : str
+        Path of the array in the archive.
+
+    Returns
+    -------
+    zarr.Array
+        As committed, or longer where an append was killed.
+
+    Raises
+    ------
+    ArchiveError
+        If the array is not the one of the commit record.
+    """
+    committed, own = record.metadata[name], read_array(record.url, name)
+    differs = [key for key in _ARRAY_KEYS if own.get(key) != committed.get(key)]
+    if differs or own["shape"][1:] != committed["shape"][1:]:
+        raise ArchiveError(
+            f"{name} of {record.url} is not what its commit record says ({', '.join(differs or ['shape'])} differ)"
+        )
+    surplus = own["shape"][0] - committed["shape"][0]
+    if surplus > _ROWS_TAKEN_AS_SAID:  # more than is stored need not be cleared away
+        (chunk, *_) = own["chunk_grid"]["configuration"]["chunk_shape"]
+        stored = max(1, chunk * count_objects(record.url, name))
+        own["shape"][0] = committed["shape"][0] + min(surplus, stored)
+    return open_array(record.url, name, write=True, metadata=own)
+
+
+def count_objects(url: str, name: str) -> int:
+    """Return the number of chunks or shards of an array along its first axis that are stored.
+
+    Parameters
+    ----------
+    url : str
+        The archive.
+    name : str
+        Path of the array in the archive.
+
+    Returns
+    -------
+    int
+        Found by a listing.
+    """
+    fs, root = locate_archive(url)
     try:
-        root = CommitRecord(record["attributes"], record["consolidated_metadata"]["metadata"])
-        _ = root.total, root.shard, root.native, root.pixels_shard
-    except (KeyError, TypeError, ValueError, IndexError):
-        raise ArchiveError(f"{url} was never finished: create it again, overwriting") from None
-    return root
+        return len(fs.ls(f"{root}/{name}/c", detail=False))
+    except FileNotFoundError:
+        return 0
 
 
 def commit(
@@ -251,9 +321,12 @@ def commit(
     names : iterable of str
         Paths of the arrays and groups to record; those of runs are found.
     """
+    claim = current_claim(root)
     with _record_lock(fs, root):
         metadata = {
-            name: json.loads(fs.cat_file(f"{root}/{name}/zarr.json"))
+            name: claim.metadata(name)
+            if claim
+            else read_metadata(fs, f"{root}/{name}/zarr.json", name)
             for name in names
             if not _is_of_run(name)
         }
@@ -263,8 +336,7 @@ def commit(
 def record_runs(url: str | os.PathLike[str]) -> None:
     """List the runs of an archive in its commit record, where :func:`xarray.open_datatree` finds them.
 
-    Appending and, on a local disk, scoring do so themselves. At a URL, call this only while nobody appends: there is no
-    lock.
+    Appending and, on a local disk, scoring do so themselves. At a URL this is refused while somebody appends.
 
     Parameters
     ----------
@@ -274,10 +346,10 @@ def record_runs(url: str | os.PathLike[str]) -> None:
     Raises
     ------
     ArchiveError
-        If there is no archive, or its creation was never finished.
+        If there is no archive, its creation was never finished, or somebody appends to it at a URL.
     """
     fs, root = locate_archive(url)
-    with _record_lock(fs, root):
+    with _record_lock(fs, root), _claimed_at_url(url, fs, root):
         record = read_commit_record(url)
         committed = {k: v for k, v in record.metadata.items() if not _is_of_run(k)}
         _write_record(fs, root, record.attributes, committed)
@@ -301,7 +373,10 @@ def _write_record(
             "metadata": dict(sorted(metadata.items())),
         },
     }
-    write_whole(fs, f"{root}/zarr.json", json.dumps(record, indent=1).encode())
+    if claim := current_claim(root):
+        claim.commit(record)
+    else:
+        write_whole(fs, f"{root}/zarr.json", json.dumps(record, indent=1).encode())
 
 
 def _run_metadata(fs: fsspec.AbstractFileSystem, root: str, rows: int) -> dict[str, dict[str, Any]]:
@@ -313,11 +388,13 @@ def _run_metadata(fs: fsspec.AbstractFileSystem, root: str, rows: int) -> dict[s
         arrays = [path.split("/")[-2] for path in fs.glob(f"{root}/runs/{run}/*/zarr.json")]
         paths = [f"runs/{run}", *(f"runs/{run}/{array}" for array in arrays)]
         try:
-            found = {path: json.loads(fs.cat_file(f"{root}/{path}/zarr.json")) for path in paths}
-            for one in found.values():
-                if one.get("dimension_names", [""])[0] in ROW_DIMS:
-                    one["shape"][0] = rows
-        except (OSError, ValueError, KeyError, IndexError):  # it is being made, or removed
+            found = {path: read_metadata(fs, f"{root}/{path}/zarr.json", path) for path in paths}
+            check_group(found[paths[0]], paths[0])
+            for path in paths[1:]:
+                check_array(found[path], path)
+                if found[path]["dimension_names"][0] in ROW_DIMS:
+                    found[path]["shape"][0] = rows
+        except (OSError, ArchiveError):  # it is being made, or removed, or a stranger's
             continue
         metadata |= found
     if not metadata:
@@ -337,6 +414,13 @@ def _record_lock(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[None]:
     """Keep two from replacing the commit record at the same time, on a local disk."""
     with FileLock(f"{root}.commit.lock") if is_local(fs) else nullcontext():
         yield
+
+
+def _claimed_at_url(
+    url: str | os.PathLike[str], fs: fsspec.AbstractFileSystem, root: str
+) -> AbstractContextManager[None]:
+    """Return the claim of an archive at a URL, to be entered; nothing on a local disk, which has locks."""
+    return nullcontext() if is_local(fs) else claimed(os.fspath(url), fs, root)
 
 
 @contextmanager
@@ -370,6 +454,8 @@ def write_lock(url: str | os.PathLike[str]) -> Iterator[None]:
                 ) from None
             except OSError as error:
                 raise ArchiveError(f"cannot write to {url}: {error}") from error
+        else:
+            stack.enter_context(_claimed_at_url(url, fs, root))
         stack.enter_context(zarr.config.set({"array.write_empty_chunks": True}))
         yield
 

@@ -10,14 +10,9 @@ import numpy as np
 import zarr
 
 from deepstreaks_dask.archive.dataset import shard_bounds
+from deepstreaks_dask.archive.opening import locate_archive
 from deepstreaks_dask.archive.schema import PIXEL_ARRAYS, QUARANTINE_COLUMNS
-from deepstreaks_dask.archive.store import (
-    get_array,
-    locate_archive,
-    object_key,
-    read_commit_record,
-    zarr_location,
-)
+from deepstreaks_dask.archive.store import get_array, object_key, read_commit_record
 from deepstreaks_dask.utils.progress import progress_bar
 
 
@@ -76,7 +71,7 @@ def verify(url: str | os.PathLike[str], *, progress: bool = False) -> VerifyRepo
     True
     """
     record = read_commit_record(url)
-    group = zarr.open_group(zarr_location(url), mode="r")
+    group = record.open()
     damaged = []
     columns = [name for name in group.array_keys() if name not in PIXEL_ARRAYS]
     for name in sorted([*columns, *(f"quarantine/{name}" for name in QUARANTINE_COLUMNS)]):

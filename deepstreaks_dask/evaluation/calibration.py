@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from pydantic import ConfigDict
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, logit
 from sklearn.isotonic import IsotonicRegression
@@ -29,6 +30,7 @@ from deepstreaks_dask.evaluation.metrics import Estimate, usable, wilson
 from deepstreaks_dask.scoring.decision import family_of
 from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run
 from deepstreaks_dask.utils.html import html_table
+from deepstreaks_dask.utils.validation import validate_json
 
 METHODS = ("temperature", "isotonic")
 RELIABILITY_BINS = 15
@@ -38,6 +40,10 @@ _MAX_LOGIT = 1e-7  # scores are float32: a logit of one beyond this is not known
 _BOOTSTRAP_ROUNDS = 1000
 _MAX_KNOTS = 200  # of an isotonic curve, at most
 _TABLE_HEADER = ("member", "curve", "error", "error after", "by chance", "log loss", "after")
+
+
+_STORED = ConfigDict(strict=True, extra="forbid")
+"""Of what a run keeps, which may be a stranger's; figures may be NaN."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,28 @@ class Curve:
         Knots of an isotonic curve, between which it is straight; none for a temperature.
     """
 
+    __pydantic_config__ = _STORED
+
     method: str
     temperature: float = 1.0
     scores: tuple[float, ...] = ()
     probabilities: tuple[float, ...] = ()
+
+    @property
+    def problem(self) -> str:
+        """What makes it no curve, empty if nothing does."""
+        if self.method not in METHODS:
+            return f"is of an unknown method, {self.method[:40]!r}"
+        if not 0 < self.temperature < np.inf:
+            return f"has a temperature of {self.temperature}"
+        isotonic, knots = self.method == "isotonic", len(self.scores)
+        if knots != len(self.probabilities) or bool(knots) != isotonic:
+            return "has knots where it should have none, or none, or not two numbers each"
+        for name, values in (("scores", self.scores), ("probabilities", self.probabilities)):
+            rising = (np.diff(values) >= 0).all()  # not of NaN
+            if knots and not (rising and 0 <= values[0] <= values[-1] <= 1):
+                return f"has {name} that are not in ascending order within 0 and 1"
+        return ""
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Give probabilities, float32 as long as ``scores``; NaN stays NaN."""
@@ -83,6 +107,8 @@ class Figures:
         Mean negative log-likelihood (nats), and mean squared distance of score and label.
     """
 
+    __pydantic_config__ = _STORED
+
     ece: Estimate
     chance: float
     log_loss: float
@@ -104,6 +130,8 @@ class Calibration:
     before, after : dict of str to Figures
         By member, on the measured nights.
     """
+
+    __pydantic_config__ = _STORED
 
     curves: dict[str, Curve]
     fitted: tuple[int, ...]
@@ -457,28 +485,29 @@ def stored(scores: xr.Dataset) -> Calibration | None:
     Returns
     -------
     Calibration or None
-        As :meth:`Calibration.keep` has put it there.
+        As :func:`store` has put it there.
+
+    Raises
+    ------
+    CalibrationError
+        If it is damaged.
     """
     values = provenance_of(scores).get("calibration")
     if values is None:
         return None
 
-    def figures(item: Mapping[str, Any]) -> Figures:
-        return Figures(**{**item, "ece": Estimate(**item["ece"])})
-
-    return Calibration(
-        {
-            name: Curve(
-                **{**curve, **{key: tuple(curve[key]) for key in ("scores", "probabilities")}}
-            )
-            for name, curve in values["curves"].items()
-        },
-        tuple(values["fitted"]),
-        tuple(values["measured"]),
-        values["left_out"],
-        {name: figures(item) for name, item in values["before"].items()},
-        {name: figures(item) for name, item in values["after"].items()},
-    )
+    source = f"calibration of run {scores.attrs.get('run')!r}"
+    try:
+        text = json.dumps(values)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CalibrationError(f"{source} is damaged: {error}") from error
+    calibration = validate_json(Calibration, text, source=source, error=CalibrationError)
+    for member, curve in calibration.curves.items():
+        if problem := curve.problem:
+            raise CalibrationError(f"{source} is damaged: the curve of {member} {problem}")
+    if not calibration.curves.keys() == calibration.before.keys() == calibration.after.keys():
+        raise CalibrationError(f"{source} is damaged: it has figures of other members")
+    return calibration
 
 
 def calibrated(scores: xr.Dataset) -> xr.Dataset:

@@ -19,6 +19,7 @@ from astropy.coordinates import SkyCoord
 from PIL import Image
 
 from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.opening import open_array
 from deepstreaks_dask.archive.pictures import grey
 from deepstreaks_dask.archive.provenance import simulated
 from deepstreaks_dask.archive.query import Filter, Kind, parse
@@ -309,9 +310,7 @@ class Catalogue(Mapping[str, np.ndarray]):
 
     @cached_property
     def _pixels(self) -> zarr.Array:
-        array = zarr.open_group(self.decided.attrs["url"], mode="r")["cutouts"]
-        assert isinstance(array, zarr.Array)
-        return array
+        return open_array(self.decided.attrs["url"], "cutouts")
 
     def _block(self, name: str, k: int) -> np.ndarray:
         with self._reading:

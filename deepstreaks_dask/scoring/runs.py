@@ -29,9 +29,11 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from deepstreaks_dask.archive.attributes import encode_attributes, provenance_of
 from deepstreaks_dask.archive.dataset import open_archive, row_block, shard_bounds
+from deepstreaks_dask.archive.opening import open_array, open_group, zarr_location
 from deepstreaks_dask.archive.retraction import retracted_rows, without_retracted
-from deepstreaks_dask.archive.store import read_commit_record, record_runs, zarr_location
+from deepstreaks_dask.archive.store import read_commit_record, record_runs
 from deepstreaks_dask.errors import ArchiveError, CampaignError, did_you_mean
+from deepstreaks_dask.scoring.provenance import check_provenance
 from deepstreaks_dask.utils.storage import is_local, locate
 
 SHIPPED_ZOO = "shipped with deepstreaks_dask"
@@ -61,6 +63,7 @@ class Run:
     url: str
     name: str
     group: zarr.Group
+    write: bool = False
 
     @classmethod
     def open(cls, archive: str | os.PathLike[str], name: str, *, write: bool = False) -> Run:
@@ -112,14 +115,18 @@ class Run:
         Returns
         -------
         Run
-            Nothing of it is read yet.
+            Nothing of it is read but its provenance.
+
+        Raises
+        ------
+        ArchiveError, CampaignError
+            If it is not there, or is no run of this package.
         """
-        path = f"runs/{name}"
         # an absolute path: what is read later may be read by a worker in another working directory
-        group = zarr.open_group(
-            zarr_location(url), path=path, mode="r+" if write else "r", use_consolidated=False
-        )
-        return cls(url, name, group)
+        url = zarr_location(url)
+        group = open_group(url, f"runs/{name}", write=write)
+        check_provenance(group.attrs.asdict(), f"run {name!r} of {url}")
+        return cls(url, name, group, write)
 
     @classmethod
     def create(
@@ -207,7 +214,7 @@ class Run:
             dimension_names=[rows, *(("member", "class") if classes else ("model",))],
         )
         _list_in_archive(url)
-        return cls(url, name, group)
+        return cls(zarr_location(url), name, group, write=True)
 
     @cached_property
     def scores(self) -> zarr.Array:
@@ -298,8 +305,13 @@ class Run:
         )
 
     def _array(self, name: str) -> zarr.Array:
-        array = self.group[name]
-        assert isinstance(array, zarr.Array)
+        array = open_array(self.url, f"runs/{self.name}/{name}", write=self.write)
+        said = self.provenance
+        inner = (len(said["models"]), *((len(said["classes"]),) if "classes" in said else ()))
+        if array.shape[1:] != (inner if name == "scores" else ()):
+            raise CampaignError(
+                f"run {self.name!r} of {self.url}: {name} is {array.shape}, which does not fit its members"
+            )
         return array
 
     def tell(self, **attributes: Any) -> None:
@@ -542,7 +554,8 @@ def _list_in_archive(url: str) -> None:
 def _runs_at(url: str) -> list[str]:
     fs, root = locate(url)
     fs.invalidate_cache()
-    return sorted(path.split("/")[-3] for path in fs.glob(f"{root}/runs/*/scores/zarr.json"))
+    names = (path.split("/")[-3] for path in fs.glob(f"{root}/runs/*/scores/zarr.json"))
+    return sorted(name for name in names if _RUN_NAME.fullmatch(name))
 
 
 def open_run(

@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
@@ -56,7 +57,7 @@ _SCORE_BINS = 64
 _TAIL_FRACTION = (
     0.02  # share of the plausible cutouts whose spread over the nights tells the design effect
 )
-_MAX_FILE_BYTES = 50_000_000  # bytes of a file
+_MAX_FILE_BYTES = 16_000_000  # bytes of a file
 _MAX_BIN_COUNT = 2**53  # cutouts in a bin
 
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -288,9 +289,13 @@ def losses_allowed(
     int
         The most for which Clopper's and Pearson's upper bound is within ``loss``; -1 if it is not even for none.
     """
-    lost = np.arange(int(plausible * loss) + 1) / effect
-    bound = beta.ppf(confidence, lost + 1, plausible / effect - lost)
-    return int(np.sum(bound <= loss)) - 1  # the bound grows with what is lost
+
+    def within(lost: int) -> bool:
+        bound = beta.ppf(confidence, lost / effect + 1, (plausible - lost) / effect)
+        return bool(bound <= loss)
+
+    # the bound grows with what is lost; a file may claim more cutouts than can be listed
+    return bisect_left(range(int(plausible * loss) + 1), True, key=lambda k: not within(k)) - 1
 
 
 def cutouts_needed(
@@ -506,9 +511,10 @@ def read_triage(path: str | os.PathLike[str]) -> Triage:
     """
     with storage_errors(path, "read", TriageError):
         fs, root = locate(path)
-        if fs.size(root) > _MAX_FILE_BYTES:
+        data = fs.cat_file(root, start=0, end=_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
             raise TriageError(f"{path} is too large for a triage")
-        values = json.loads(fs.cat_file(root))
+        values = json.loads(data)
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise TriageError(f"{path} holds no triage: make one with 'deepstreaks triage fit'")
     if (version := values.pop("version", None)) != VERSION:

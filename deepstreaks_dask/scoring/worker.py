@@ -18,6 +18,7 @@ import zarr
 from dask.distributed import Reschedule, get_worker
 
 from deepstreaks_dask.archive.hashing import digests
+from deepstreaks_dask.archive.opening import open_array
 from deepstreaks_dask.archive.sequences import Stretch, read_objects
 from deepstreaks_dask.errors import CampaignError
 from deepstreaks_dask.scoring.cascade import Cascade
@@ -124,9 +125,7 @@ def _score_unit(unit: Unit) -> Outcome:
     if unit.sequences:
         return _score_sequences(unit)
     run = Run.attach(unit.url, unit.run, write=True)
-    source, digest = (
-        zarr.open_array(unit.url, path=name, mode="r") for name in ("cutouts", "digest")
-    )
+    source, digest = (open_array(unit.url, name) for name in ("cutouts", "digest"))
     read, failures = [], []
     for first, last in unit.shards:
         cutouts, whole, unread = _read(source, digest, first, last)
@@ -242,7 +241,7 @@ def sample(unit: Unit) -> Sample | None:
 
     What cannot be read is left out: who scores it says what is wrong with it. None if nothing can.
     """
-    source = zarr.open_array(unit.url, path="cutouts", mode="r")
+    source = open_array(unit.url, "cutouts")
     read = []
     for first, last in unit.shards:
         try:
@@ -301,7 +300,7 @@ def _seconds(networks: Networks, cutouts: np.ndarray) -> float:
 
 def measure_precision(unit: Unit) -> dict[str, float] | None:
     """Compare scores with those in single precision, on the first shard that can be read; runs on a worker."""
-    source = zarr.open_array(unit.url, path="cutouts", mode="r")
+    source = open_array(unit.url, "cutouts")
     for first, last in unit.shards:
         try:
             cutouts = np.asarray(source[first:last])

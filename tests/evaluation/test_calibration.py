@@ -4,17 +4,22 @@ import json
 
 import numpy as np
 import pytest
+import xarray as xr
 from helpers import random_batch, write_run
+from mutations import generators, mutate_json, nothing_executed, one_line_errors
 from scipy.special import expit, logit
 from typer.testing import CliRunner
 
 from deepstreaks_dask.archive.append import append_batches
+from deepstreaks_dask.archive.attributes import encode_attributes
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.cli.main import app
 from deepstreaks_dask.errors import CalibrationError
 from deepstreaks_dask.evaluation.calibration import (
+    Calibration,
     Curve,
+    Figures,
     calibrate,
     calibrated,
     fit_curve,
@@ -24,6 +29,7 @@ from deepstreaks_dask.evaluation.calibration import (
     store,
     stored,
 )
+from deepstreaks_dask.evaluation.metrics import Estimate
 from deepstreaks_dask.models.registry import build
 from deepstreaks_dask.models.zoo.card import Card
 from deepstreaks_dask.models.zoo.store import Zoo
@@ -165,3 +171,56 @@ def test_mistakes_are_named(scored):
     with pytest.raises(CalibrationError, match="decision only"):
         calibrate(scores)
     assert Curve("temperature", 2.0)(np.array([])).shape == (0,)
+
+
+def damaged(calibration, change):
+    """Scores of a run that keeps a calibration, changed."""
+    kept = json.loads(json.dumps(calibration.to_dict()))
+    change(kept)
+    return xr.Dataset(attrs=encode_attributes({"run": "r", "calibration": kept}))
+
+
+CURVE = Curve("isotonic", 1.0, (0.1, 0.9), (0.0, 1.0))
+FIGURES = Figures(Estimate(0.1, 0.0, float("nan"), 1, 2), 0.1, float("nan"), 0.2)
+KEPT = Calibration({"rb_a": CURVE}, (1,), (2,), 0, {"rb_a": FIGURES}, {"rb_a": FIGURES})
+
+
+def test_a_calibration_is_read_as_it_was_kept():
+    found = stored(damaged(KEPT, lambda kept: None))
+    assert found.curves == KEPT.curves
+    assert str(found.before["rb_a"]) == str(FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda k: k.pop("curves"), "curves"),
+        (lambda k: k.update(more=1), "more"),
+        (lambda k: k["before"].clear(), "other members"),
+        (lambda k: k["curves"].update(rb_a=7), "rb_a"),
+        (lambda k: k["curves"]["rb_a"].update(method="evil"), "unknown method"),
+        (lambda k: k["curves"]["rb_a"].update(temperature=0), "temperature"),
+        (lambda k: k["curves"]["rb_a"].update(temperature=float("inf")), "temperature"),
+        (lambda k: k["curves"]["rb_a"].update(scores=[0.1]), "knots"),
+        (lambda k: k["curves"]["rb_a"].update(scores=[0.9, 0.1]), "ascending"),
+        (lambda k: k["curves"]["rb_a"].update(probabilities=[0, 7]), "ascending"),
+        (lambda k: k["curves"]["rb_a"].update(probabilities=[0, float("nan")]), "ascending"),
+        (lambda k: k["curves"]["rb_a"].update(method="temperature"), "knots"),
+    ],
+)
+def test_a_damaged_calibration_is_refused(change, word):
+    with pytest.raises(CalibrationError, match=word) as refused:
+        stored(damaged(KEPT, change))
+    assert "\n" not in str(refused.value)
+
+
+def test_mutated_calibrations_are_read_or_refused(tmp_path):
+    kept = KEPT.to_dict()
+    with nothing_executed(tmp_path):
+        for rng in generators(41):
+            scores = xr.Dataset(
+                attrs=encode_attributes({"run": "r", "calibration": mutate_json(rng, kept)})
+            )
+            with one_line_errors():
+                if found := stored(scores):
+                    assert set(found.curves) == set(found.before)

@@ -8,6 +8,7 @@ import pytest
 from helpers import write_run
 from hypothesis import given
 from hypothesis import strategies as st
+from mutations import generators, mutate_json, nothing_executed, one_line_errors
 from scipy.stats import beta, binom, norm
 
 from deepstreaks_dask.errors import TriageError
@@ -211,6 +212,23 @@ def test_what_is_no_file_of_a_triage_is_refused(tmp_path):
         triages.read_triage(tmp_path / "no.json")
     with pytest.raises(TriageError, match="cannot read"):
         triages.read_triage(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize("plausible", [10**12, 2**53])
+def test_as_many_cutouts_as_a_file_claims_take_no_memory(plausible):
+    allowed = losses_allowed(plausible, 0.5)
+    assert 0.49 * plausible < allowed < 0.5 * plausible
+
+
+def test_mutated_triages_are_read_or_refused(tmp_path):
+    path = tmp_path / "triage.json"
+    triages.write_triage(made_up(), path)
+    values = json.loads(path.read_text())
+    with nothing_executed(tmp_path):
+        for rng in generators(40):
+            path.write_text(json.dumps(mutate_json(rng, values)))
+            with one_line_errors():
+                triages.read_triage(path).drift(np.linspace(0, 1, 50, dtype=np.float32))
 
 
 @pytest.fixture

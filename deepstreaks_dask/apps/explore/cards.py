@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 from PIL import Image
 
 from deepstreaks_dask import plots
 from deepstreaks_dask.apps.explore.session import Session
 from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.opening import open_array
 from deepstreaks_dask.scoring.decision import family_of
 from deepstreaks_dask.vocabulary import FAMILIES
 
@@ -40,7 +40,7 @@ def read_cards(session: Session, places: np.ndarray) -> list[dict[str, Any]]:
     exploration = session.exploration
     rows = exploration.stored_rows[places]
     dataset = open_archive(session.source.archive, cache=True, retracted=True)
-    pixels = zarr.open_group(dataset.attrs["url"], mode="r")["cutouts"]
+    pixels = open_array(dataset.attrs["url"], "cutouts")
     names = ("id", "night", "filter", "kind", *FACT_COLUMNS)
     chosen = {
         name: dataset[name].isel(cutout=xr.DataArray(rows, dims="n")).values for name in names

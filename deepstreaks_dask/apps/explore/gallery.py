@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import zarr
 
 from deepstreaks_dask.apps.explore.cards import read_cards
 from deepstreaks_dask.apps.explore.messages import (
@@ -21,6 +20,7 @@ from deepstreaks_dask.apps.explore.session import Session, check_choice
 from deepstreaks_dask.apps.explore.updates import Busy, Explained, GalleryCards
 from deepstreaks_dask.apps.messages import Handlers
 from deepstreaks_dask.archive.dataset import open_archive
+from deepstreaks_dask.archive.opening import open_array
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.evaluation.interactive import DECISION_NAME
 from deepstreaks_dask.evaluation.selection import Selection
@@ -184,7 +184,7 @@ class GalleryPanel:
         url = open_archive(session.source.archive).attrs["url"]
         row = int(session.exploration.stored_rows[place])
         try:
-            pixels = np.asarray(zarr.open_array(url, path="cutouts", mode="r")[row])
+            pixels = np.asarray(open_array(url, "cutouts")[row])
         except Exception:  # codecs raise whatever their libraries do
             words = "The pixels of this cutout cannot be read."
             return Explained(place=place, member=member, words=words)

@@ -1,4 +1,4 @@
-"""Read the weights that Keras 2 wrote to HDF5, in a process of its own.
+"""Read weights in HDF5, as Keras 2 or Keras 3 wrote them, in a process of its own.
 
 The HDF5 library ends the process, or runs for ever, on files damaged in the right places. So the parent starts
 this file as a script, with a limit on time and memory, and takes plain arrays from it; a reader that dies is one
@@ -31,7 +31,7 @@ TIME_LIMIT = 120  # seconds, for files of 2 GB on a busy machine
 
 
 class HDF5Error(ValueError):
-    """The file is not what Keras 2 writes, or is not safe to read."""
+    """The file is not what Keras writes, or is not safe to read."""
 
 
 def read_hdf5(data: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -55,11 +55,38 @@ def read_hdf5(data: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
     HDF5Error
         If the file is damaged, is not in the layout of Keras 2, or leads out of itself.
     """
+    return _read_apart(data, "keras2")
+
+
+def read_tree(data: bytes) -> dict[str, np.ndarray]:
+    """Read all arrays of a file of Keras 3 but those of its optimizer, in another process.
+
+    Parameters
+    ----------
+    data
+        The file.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        By their paths in the file; of any shape, of plain numbers or truth values.
+
+    Raises
+    ------
+    HDF5Error
+        If the file is damaged, or leads out of itself.
+    """
+    header, arrays = _read_apart(data, "tree")
+    return dict(zip(header["paths"], arrays, strict=True))
+
+
+def _read_apart(data: bytes, layout: str) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Read a file in another process, in one of the layouts."""
     if len(data) > MAX_BYTES:
         raise HDF5Error(f"{len(data):,} bytes are more than the {MAX_BYTES:,} allowed")
     try:
         done = subprocess.run(  # noqa: S603 - our own file, no shell
-            [sys.executable, "-I", str(Path(__file__).resolve())],
+            [sys.executable, "-I", str(Path(__file__).resolve()), layout],
             input=data,
             capture_output=True,
             timeout=TIME_LIMIT,
@@ -107,6 +134,20 @@ def _read(data: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
     return header, arrays
 
 
+def _read_tree(data: bytes) -> tuple[dict[str, Any], list[np.ndarray]]:
+    with h5py.File(io.BytesIO(data), "r") as file:
+        found = [item for item in _walk(file, leave="optimizer") if isinstance(item, h5py.Dataset)]
+        declared = sum(_size(dataset, "fiub") for dataset in found)
+        if declared > MAX_EXPANSION * len(data):
+            raise HDF5Error(f"it declares {declared:,} bytes of weights in {len(data):,} bytes")
+        arrays = []
+        for dataset in found:
+            arrays.append(np.asarray(dataset[()]))
+            if not np.isfinite(arrays[-1]).all():
+                raise HDF5Error(f"{dataset.name!r} holds values that are not finite")
+        return {"paths": [dataset.name.strip("/") for dataset in found]}, arrays
+
+
 def _follow(group: h5py.Group, path: str, kind: type) -> Any:
     """Go down a path of hard links only."""
     here: Any = group
@@ -142,8 +183,8 @@ def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, str) else None
 
 
-def _size(dataset: h5py.Dataset) -> int:
-    if dataset.dtype.kind not in "fiu":
+def _size(dataset: h5py.Dataset, kinds: str = "fiu") -> int:
+    if dataset.dtype.kind not in kinds:
         raise HDF5Error(f"{dataset.name!r} holds {dataset.dtype}, no plain numbers")
     if dataset.is_virtual or dataset.external:
         raise HDF5Error(f"{dataset.name!r} keeps its values outside of the file")
@@ -152,7 +193,7 @@ def _size(dataset: h5py.Dataset) -> int:
     size = math.prod(dataset.shape)
     if size and not dataset.id.get_storage_size():
         raise HDF5Error(f"{dataset.name!r} was never written")
-    return size * 4
+    return size * max(4, dataset.dtype.itemsize)
 
 
 def _values(dataset: h5py.Dataset) -> np.ndarray:
@@ -170,12 +211,15 @@ def _refuse_surplus(top: h5py.Group, expected: list[h5py.Dataset]) -> None:
             raise HDF5Error(f"{item.name!r} belongs to no layer")
 
 
-def _walk(top: h5py.Group) -> Iterator[Any]:
+def _walk(top: h5py.Group, leave: str = "") -> Iterator[Any]:
+    """Yield all objects of a group, each once, but for those of one member."""
     seen = set()
     todo = [top]
     while todo:
         group = todo.pop()
         for name in group:
+            if group is top and name == leave:
+                continue
             item = _follow(group, name, object)
             address = h5py.h5o.get_info(item.id).addr
             if address in seen:
@@ -194,7 +238,7 @@ def _main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        header, arrays = _read(data)
+        header, arrays = (_read_tree if sys.argv[1:] == ["tree"] else _read)(data)
     except HDF5Error as error:
         header, arrays = {"error": str(error)}, []
     except Exception as error:  # h5py raises many kinds for a damaged file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
@@ -12,7 +13,6 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -32,16 +32,24 @@ KERAS_FILE = "keras"
 SCALINGS = "bytes", "l2", "none"
 """How pixels are scaled for a network: 8-bit ones to 0..1, each plane to a norm of 1, or not at all."""
 
-_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_NAME_REMEDY = "use letters, digits, '.', '_' and '-', and begin with a letter or digit"
-_FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|keras)")
+MAX_CARD_BYTES = 4 * 2**20
+"""Bytes of a card's file."""
+
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NAME_REMEDY = "use letters, digits, '.', '_' and '-', begin with a letter or digit, and be short"
+_FILE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.(safetensors|keras)")
+_MAX_SHOWN = 80  # characters of a wrong value in an error
+_MAX_SIDE = 4096  # px
+_MAX_PLANES = 64
+_MAX_INPUT = 2**24  # values of one cutout
+_MAX_OUTPUTS = 1000
 _SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 _MAX_CLASS_LENGTH = 64  # characters
 
 
 def _checked_name(value: str) -> str:
     if not valid_name(value):
-        raise ValueError(f"{value!r} is not valid: {_NAME_REMEDY}")
+        raise ValueError(f"{repr(value)[:_MAX_SHOWN]} is not valid: {_NAME_REMEDY}")
     return value
 
 
@@ -51,7 +59,9 @@ def _one_of(noun: str, known: Sequence[str]) -> AfterValidator:
 
 def _chosen(noun: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
-        raise ValueError(f"no {noun} {value!r}; choose one of {', '.join(filter(None, known))}")
+        raise ValueError(
+            f"no {noun} {value[:_MAX_SHOWN]!r}; choose one of {', '.join(filter(None, known))}"
+        )
     return value
 
 
@@ -65,13 +75,17 @@ def _like(pattern: re.Pattern[str]) -> AfterValidator:
 
     def check(value: str) -> str:
         if value and not pattern.fullmatch(value):
-            raise ValueError(f"{value!r} is not valid: restore the card, or save the model again")
+            raise ValueError(
+                f"{repr(value)[:_MAX_SHOWN]} is not valid: restore the card, or save the model again"
+            )
         return value
 
     return AfterValidator(check)
 
 
 _Name = Annotated[str, AfterValidator(_checked_name)]
+_Side = Annotated[int, Field(ge=1, le=_MAX_SIDE)]
+_Planes = Annotated[int, Field(ge=1, le=_MAX_PLANES)]
 _ClassName = Annotated[str, Field(min_length=1, max_length=_MAX_CLASS_LENGTH)]
 
 
@@ -122,10 +136,11 @@ class Card:
     architecture: Annotated[str, AfterValidator(_known_architecture)]
     family: str = ""
     input_shape: Annotated[
-        tuple[PositiveInt, PositiveInt, PositiveInt], Field(strict=False)  # a file has a list
+        tuple[_Side, _Side, _Planes],
+        Field(strict=False),  # a file has a list
     ] = (144, 144, 1)
-    outputs: PositiveInt = 1
-    classes: ListOf[_ClassName] = ()
+    outputs: Annotated[int, Field(ge=1, le=_MAX_OUTPUTS)] = 1
+    classes: Annotated[ListOf[_ClassName], Field(max_length=_MAX_OUTPUTS)] = ()
     scaling: Annotated[str, _one_of("scaling", SCALINGS)] = "bytes"
     resizes: bool = False
     dtype: Annotated[str, _one_of("dtype", ("", *DTYPES))] = ""
@@ -145,12 +160,16 @@ class Card:
         try:
             return handler(values)
         except ValidationError as error:
-            raise ModelError(f"model {_name_in(values)!r}: {describe(error)}") from error
+            raise ModelError(
+                f"model {repr(_name_in(values))[:_MAX_SHOWN]}: {describe(error)}"
+            ) from error
 
     def __post_init__(self) -> None:
         if not self.family:
             object.__setattr__(self, "family", self.name.split("_")[0])
         _checked_name(self.family)
+        if math.prod(self.input_shape) > _MAX_INPUT:
+            raise ValueError(f"input_shape: has more than {_MAX_INPUT:,} values")
         classes = self.classes
         if (self.architecture in CLASSIFIERS) != bool(classes) or len(set(classes)) < len(classes):
             raise ValueError(
@@ -214,9 +233,10 @@ class Card:
         if not isinstance(values, Mapping):
             raise ModelError("a model card is a table with name, version and architecture")
         known = [item.name for item in dataclasses.fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
+        if unknown := sorted(set(map(str, values)) - set(known)):
+            named, field_name = repr(values.get("name"))[:_MAX_SHOWN], unknown[0][:_MAX_SHOWN]
             raise ModelError(
-                f"model {values.get('name')!r}: {unknown[0]}: {did_you_mean(unknown[0], known)}no such field is known"
+                f"model {named}: {field_name}: {did_you_mean(field_name, known)}no such field is known"
             )
         return cls(**values)
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-import zipfile
-from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +14,11 @@ import safetensors
 import safetensors.numpy
 
 from deepstreaks_dask.errors import ModelError
-from deepstreaks_dask.models.keras2 import layers as keras2_layers
-from deepstreaks_dask.models.keras2.activations import REGISTERED_NAMES
-from deepstreaks_dask.models.keras2.safe_layers import OWN_LAYERS
+from deepstreaks_dask.models.keras2.hdf5 import MAX_BYTES
 from deepstreaks_dask.models.registry import build, classifier_class, weight_shapes
 from deepstreaks_dask.models.sequence.classifier import Classifier
 from deepstreaks_dask.models.zoo.card import DTYPES, KERAS_FILE, Card
+from deepstreaks_dask.models.zoo.keras_file import limited_weights, parse_keras
 
 
 def network(data: bytes, card: Card) -> keras.Model:
@@ -47,10 +42,12 @@ def network(data: bytes, card: Card) -> keras.Model:
         If the weights do not fit the card, or the file holds code.
     """
     if card.architecture == KERAS_FILE:
-        model = _parse_keras(data, card.ref)
+        model = parse_keras(data, card.ref)
     else:
-        model = build(card.architecture, card.input_shape, card.outputs)
-        _set_weights(model, data, card.ref)
+        arrays = _arrays(data, card.ref)
+        with limited_weights(sum(array.size for array in arrays.values()), card.ref):
+            model = _built(card)
+        _set_weights(model, arrays, card.ref)
     _check_shape(model, card)
     return model
 
@@ -77,7 +74,8 @@ def classifier(data: bytes, card: Card) -> Classifier:
     """
     arrays = _arrays(data, card.ref)
     try:
-        return classifier_class(card.architecture).from_arrays(card.classes, arrays)
+        with limited_weights(sum(array.size for array in arrays.values()), card.ref):
+            return classifier_class(card.architecture).from_arrays(card.classes, arrays)
     except ModelError as error:
         raise ModelError(f"the weights of model {card.ref!r} do not fit: {error}") from error
 
@@ -134,10 +132,12 @@ def load_keras(path: str | os.PathLike[str]) -> keras.Model:
     """
     try:
         with fsspec.open(os.fspath(path), "rb") as file:
-            data = file.read()
+            data = file.read(MAX_BYTES + 1)
     except (OSError, ImportError, ValueError) as error:
         raise ModelError(f"cannot read {os.fspath(path)!r}: {error}") from error
-    return _parse_keras(data, os.fspath(path))
+    if len(data) > MAX_BYTES:
+        raise ModelError(f"{os.fspath(path)!r} has more than {MAX_BYTES:,} bytes")
+    return parse_keras(data, os.fspath(path))
 
 
 def _check_shape(model: Any, card: Card) -> None:
@@ -203,12 +203,21 @@ def _classifier_bytes(model: Any, card: Card) -> tuple[bytes, str]:
 def _arrays(data: bytes, ref: str) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ModelError(f"the weights of model {ref!r} are no safetensors: {error}") from error
+    except Exception as error:  # the library's own, and NumPy's for types that it does not know
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise ModelError(f"the weights of model {ref!r} are no safetensors: {reason}") from error
 
 
-def _set_weights(model: keras.Model, data: bytes, ref: str) -> None:
-    arrays = _arrays(data, ref)
+def _built(card: Card) -> keras.Model:
+    try:
+        return build(card.architecture, card.input_shape, card.outputs)
+    except ValueError as error:
+        raise ModelError(
+            f"there is no {card.architecture} of input {card.input_shape}, as the card of {card.ref!r} has it: {error}"
+        ) from error
+
+
+def _set_weights(model: keras.Model, arrays: dict[str, np.ndarray], ref: str) -> None:
     weights = _named_weights(model)
     if set(arrays) != set(weights):
         strange = sorted(set(arrays) ^ set(weights))
@@ -230,51 +239,5 @@ def _keras_bytes(model: Any, ref: str) -> bytes:
         path = Path(folder) / "model.keras"
         model.save(path)
         data = path.read_bytes()
-    _parse_keras(data, ref)  # refuse now what could not be loaded later
+    parse_keras(data, ref)  # refuse now what could not be loaded later
     return data
-
-
-def _parse_keras(data: bytes, origin: str) -> keras.Model:
-    try:
-        with zipfile.ZipFile(BytesIO(data)) as archive:
-            config = json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ModelError(f"{origin!r} is no .keras file: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{origin!r} is no .keras file: its configuration is no table")
-    config.pop("compile_config", None)  # never loaded
-    for module, name, value in _classes(config):
-        if (module, name) == ("builtins", "function") and value in REGISTERED_NAMES:
-            continue
-        if module == keras2_layers.__name__ and name in OWN_LAYERS:
-            continue
-        if "lambda" in name.lower():
-            raise ModelError(f"{origin!r} holds a Lambda, code that could do anything: refused")
-        if module is not None and module.split(".")[0] != "keras":
-            raise ModelError(
-                f"{origin!r} holds {module}.{name}, which is not a part of Keras: refused"
-            )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        path.write_bytes(data)
-        try:
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:  # Keras raises many kinds for a damaged or hostile file
-            raise ModelError(f"{origin!r} cannot be loaded: {error}") from error
-
-
-def _classes(config: Any) -> Iterator[tuple[str | None, str, Any]]:
-    """Yield (module, class name, configuration) of all objects that a Keras configuration would make."""
-    if isinstance(config, dict):
-        if "class_name" in config:
-            inner = config.get("config")
-            yield (
-                config.get("module"),
-                str(config["class_name"]),
-                inner if isinstance(inner, str) else None,
-            )
-        for value in config.values():
-            yield from _classes(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _classes(value)

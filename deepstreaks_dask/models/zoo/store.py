@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from deepstreaks_dask.errors import ModelError, did_you_mean
-from deepstreaks_dask.models.zoo.card import DTYPES, Card, check_name, valid_name
+from deepstreaks_dask.models.zoo.card import DTYPES, MAX_CARD_BYTES, Card, check_name, valid_name
 from deepstreaks_dask.utils.html import html_table
 from deepstreaks_dask.utils.storage import describe_storage_error, is_local, locate, write_whole
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import keras
 
     from deepstreaks_dask.models.sequence.classifier import Classifier
+
+MAX_WEIGHT_BYTES = 2**31
+"""Bytes of a file of weights."""
 
 
 class Zoo:
@@ -202,7 +205,7 @@ class Zoo:
             raise ModelError(
                 f"the card of model {card.ref!r} names no file of weights or no sha256"
             )
-        data = self._read(f"{card.name}/{card.version}/{card.file}")
+        data = self._read(f"{card.name}/{card.version}/{card.file}", MAX_WEIGHT_BYTES)
         found = hashlib.sha256(data).hexdigest()
         if found != card.sha256:
             raise ModelError(
@@ -334,19 +337,22 @@ class Zoo:
     def _read_card(self, name: str, version: str) -> Card:
         path = f"{name}/{version}/card.json"
         try:
-            card = Card.from_dict(json.loads(self._read(path)))
-        except (ValueError, ModelError) as error:
+            card = Card.from_dict(json.loads(self._read(path, MAX_CARD_BYTES)))
+        except (ValueError, RecursionError, ModelError) as error:
             raise ModelError(f"{path} in {self._label()} is not a model card: {error}") from error
         if (card.name, card.version) != (name, version):
             raise ModelError(f"{path} in {self._label()} is the card of {card.ref!r}: move it")
         return card
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, path: str, most: int) -> bytes:
         try:
-            return self._fs.cat_file(f"{self._root}/{path}")
+            data: bytes = self._fs.cat_file(f"{self._root}/{path}", start=0, end=most + 1)
         except Exception as error:  # the library of each protocol has its own
             reason = describe_storage_error(error, url=not is_local(self._fs))
             raise ModelError(f"cannot read {path} in {self._label()}: {reason}") from error
+        if len(data) > most:
+            raise ModelError(f"{path} in {self._label()} has more than {most:,} bytes: refused")
+        return data
 
     def _write(self, path: str, data: bytes) -> None:
         try:
