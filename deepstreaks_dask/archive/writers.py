@@ -66,7 +66,9 @@ class Claim:
         _refuse(url, attributes.pop(WRITER, None))
         self._record, self._token = record, uuid.uuid4().hex
         self._renewed = 0.0
-        self.store = _FencedStore.from_url(url)
+        store = _FencedStore.from_url(url)
+        assert isinstance(store, _FencedStore)
+        self.store = store
         self.store.claim = self
         self._put(self._claimed())
 
