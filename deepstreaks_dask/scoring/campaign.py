@@ -39,7 +39,8 @@ from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.scoring.execution import Execution
 from deepstreaks_dask.scoring.heartbeat import beating
 from deepstreaks_dask.scoring.plan import CampaignOptions, CampaignPlan, Mode, plan_campaign
-from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, alone, list_runs, open_run
+from deepstreaks_dask.scoring.run_lock import alone
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, list_runs, open_run
 
 
 def score(

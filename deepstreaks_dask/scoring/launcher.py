@@ -27,7 +27,8 @@ from filelock import FileLock
 from deepstreaks_dask.archive.store import read_commit_record
 from deepstreaks_dask.errors import CampaignError, DeepStreaksError
 from deepstreaks_dask.scoring.heartbeat import read_pulse
-from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, check_name, list_runs
+from deepstreaks_dask.scoring.run_lock import check_name
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Run, list_runs
 from deepstreaks_dask.utils.storage import is_local, locate, write_whole
 from deepstreaks_dask.utils.validation import STRICT, validate_json
 

@@ -26,7 +26,8 @@ from deepstreaks_dask.models.zoo.store import Zoo
 from deepstreaks_dask.scoring.decision import Decision, family_of
 from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.scoring.order import check_order
-from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Remaining, Run, check_name, list_runs
+from deepstreaks_dask.scoring.run_lock import check_name
+from deepstreaks_dask.scoring.runs import SHIPPED_ZOO, Remaining, Run, list_runs
 from deepstreaks_dask.scoring.triage import Triage
 
 if TYPE_CHECKING:

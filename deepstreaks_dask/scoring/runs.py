@@ -9,22 +9,18 @@ network, and so none is loaded here.
 from __future__ import annotations
 
 import os
-import re
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
-from filelock import FileLock, Timeout
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from deepstreaks_dask.archive.attributes import encode_attributes, provenance_of
@@ -34,14 +30,12 @@ from deepstreaks_dask.archive.retraction import retracted_rows, without_retracte
 from deepstreaks_dask.archive.store import read_commit_record, record_runs
 from deepstreaks_dask.errors import ArchiveError, CampaignError, did_you_mean
 from deepstreaks_dask.scoring.provenance import check_provenance
+from deepstreaks_dask.scoring.run_lock import alone, check_name, is_name
 from deepstreaks_dask.utils.storage import is_local, locate
 
 SHIPPED_ZOO = "shipped with deepstreaks_dask"
 """What a run says of its zoo where its networks came with this package."""
 
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_MAX_PROVENANCE_AGE = 30.0  # seconds within which anybody has changed what a run says of itself
-_RETRY_PAUSE = 0.2  # seconds
 _SHARDS_PER_READ = 64  # shards that are read in one call
 
 _EXTRA_ARRAYS: dict[str, tuple[str, Any]] = {
@@ -466,72 +460,6 @@ class _Rows:
         return np.asarray(values[(np.asarray(rows) - first, *rest)])
 
 
-@contextmanager
-def alone(url: str, name: str) -> Iterator[None]:
-    """Keep other campaigns from making a run, or changing what it says of itself, at the same time; scores need no lock.
-
-    On a local disk it is a lock of the system's, which ends with its process. Elsewhere it is an object that only one
-    can make; one that stays for longer than anybody needs was left by a campaign that was killed, and is taken over.
-
-    Parameters
-    ----------
-    url : str
-        Store of the archive.
-    name : str
-        Name of the run.
-
-    Yields
-    ------
-    None
-        While nobody else has the lock.
-
-    Raises
-    ------
-    CampaignError
-        If the name cannot be one, or somebody else does not come to an end.
-    """
-    check_name(name)
-    fs, root = locate(url)
-    lock = f"{root}/runs/.{name}.lock"
-    if is_local(fs):
-        Path(lock).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(lock, timeout=_MAX_PROVENANCE_AGE):
-                yield
-        except Timeout:
-            raise CampaignError(
-                f"another campaign does not let go of run {name!r} of {url}: end it"
-            ) from None
-        return
-    for _ in range(int(_MAX_PROVENANCE_AGE / _RETRY_PAUSE)):
-        try:
-            fs.pipe_file(lock, b"", mode="create")
-            break
-        except FileExistsError:
-            time.sleep(_RETRY_PAUSE)
-    try:
-        yield
-    finally:
-        fs.rm_file(lock)
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot be the name of a run.
-
-    Parameters
-    ----------
-    name : str
-        Of a run.
-
-    Raises
-    ------
-    CampaignError
-        Which characters may be in one.
-    """
-    if not _RUN_NAME.fullmatch(name):
-        raise CampaignError(f"run name {name!r}: use letters, digits, '.', '_' and '-'")
-
-
 def list_runs(archive: str | os.PathLike[str]) -> list[str]:
     """Name the runs that an archive holds, in order."""
     return _runs_at(_located(archive))
@@ -555,7 +483,7 @@ def _runs_at(url: str) -> list[str]:
     fs, root = locate(url)
     fs.invalidate_cache()
     names = (path.split("/")[-3] for path in fs.glob(f"{root}/runs/*/scores/zarr.json"))
-    return sorted(name for name in names if _RUN_NAME.fullmatch(name))
+    return sorted(name for name in names if is_name(name))
 
 
 def open_run(

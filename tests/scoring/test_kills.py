@@ -28,7 +28,7 @@ from faulty import (
 from deepstreaks_dask.archive.attributes import provenance_of
 from deepstreaks_dask.archive.verification import verify
 from deepstreaks_dask.errors import CampaignError
-from deepstreaks_dask.scoring import runs
+from deepstreaks_dask.scoring import run_lock
 from deepstreaks_dask.scoring.campaign import score
 from deepstreaks_dask.scoring.ensemble import Ensemble
 from deepstreaks_dask.scoring.runs import list_runs, open_run
@@ -185,26 +185,26 @@ def test_one_campaign_at_a_time_makes_a_run(place, tmp_path):
 
     def second():
         inside.wait()
-        with runs.alone(url, "r"):
+        with run_lock.alone(url, "r"):
             order.append("second")
 
     thread = threading.Thread(target=second)
     thread.start()
-    with runs.alone(url, "r"):
+    with run_lock.alone(url, "r"):
         inside.set()
         thread.join(0.5)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    with pytest.raises(CampaignError, match="run name"), runs.alone(url, "../r"):
+    with pytest.raises(CampaignError, match="run name"), run_lock.alone(url, "../r"):
         pass
 
 
 def test_a_lock_that_a_killed_campaign_left_at_an_object_store_is_taken_over(monkeypatch):
-    monkeypatch.setattr(runs, "_MAX_PROVENANCE_AGE", 0.4)
+    monkeypatch.setattr(run_lock, "_MAX_PROVENANCE_AGE", 0.4)
     fs = fsspec.filesystem("memory")
     fs.pipe_file("/left.zarr/runs/.r.lock", b"")
-    with runs.alone("memory://left.zarr", "r"):
+    with run_lock.alone("memory://left.zarr", "r"):
         assert fs.exists("/left.zarr/runs/.r.lock")
     assert not fs.exists("/left.zarr/runs/.r.lock")
 
