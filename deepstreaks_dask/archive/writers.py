@@ -49,6 +49,15 @@ class ConflictError(ArchiveError):
 class Claim:
     """A writer's claim of an archive at a store with conditional writes.
 
+    Parameters
+    ----------
+    url : str
+        The archive.
+    fs : s3fs.S3FileSystem
+        Its file system.
+    root : str
+        Its root there.
+
     Attributes
     ----------
     store : FsspecStore
