@@ -17,8 +17,10 @@ from typing import Any
 import keras
 
 from deepstreaks_dask.errors import ModelError
+from deepstreaks_dask.models.keras2 import layers as own_layers  # which registers them
 from deepstreaks_dask.models.keras2.activations import REGISTERED_NAMES
-from deepstreaks_dask.models.keras2.options import LAYERS, MAX_LAYERS, MAX_NUMBER
+from deepstreaks_dask.models.keras2.options import MAX_LAYERS, MAX_NUMBER
+from deepstreaks_dask.models.keras2.safe_layers import LAYERS, OWN_LAYERS
 
 MAX_CONFIG_BYTES = 64 * 2**20
 MAX_DEPTH = 100  # levels of tables and lists in each other
@@ -89,7 +91,7 @@ def checked_config(data: bytes, origin: str) -> dict[str, Any]:
                 item.pop(name, None)
             if "class_name" in item:
                 _check_class(item, origin)
-                layers += item["class_name"] in SAFE_LAYERS
+                layers += item["class_name"] in SAFE_LAYERS | OWN_LAYERS
         elif isinstance(item, int | float):
             _check_number(key, item, origin)
     if layers > MAX_LAYERS:
@@ -118,6 +120,10 @@ def _check_class(item: dict[str, Any], origin: str) -> None:
         raise ModelError(f"{origin!r} holds a Lambda, code that could do anything: refused")
     if name == "function" and item.get("config") in _functions():
         module = "keras"
+    elif module == own_layers.__name__ and name in OWN_LAYERS:
+        if item.get("registered_name") != f"deepstreaks_dask>{name}":
+            raise ModelError(f"{origin!r} gives {name} another name: refused")
+        return
     elif module is not None and module.split(".")[0] != "keras":
         raise ModelError(
             f"{origin!r} holds {module[:80]}.{name[:80]}, which is not a part of Keras: refused"
