@@ -19,7 +19,7 @@ from deepstreaks_dask.archive.dataset import open_archive
 from deepstreaks_dask.archive.hashing import digests
 from deepstreaks_dask.archive.ingests import keep_report
 from deepstreaks_dask.archive.known_ids import KnownIds, hash_ids, hash_versions, known_ids
-from deepstreaks_dask.archive.opening import locate_archive
+from deepstreaks_dask.archive.opening import locate_archive, open_to_create
 from deepstreaks_dask.archive.retraction import (
     Retraction,
     retracted_mask,
@@ -418,10 +418,11 @@ class _Append:
         new = {name: column for name, column in described.items() if name not in self.arrays}
         if not new:
             return
+        group = open_to_create(self.url)
         for name, column in new.items():
             if not is_free_name(name):
                 raise ArchiveError(f"a column cannot be named {name!r}: choose another name")
-            self.arrays[name] = create_column(self.group, name, column, self.layout.row)
+            self.arrays[name] = create_column(group, name, column, self.layout.row)
             self.arrays[name].resize((self.committed,))
         self.columns |= new
         listed = str(self.arrays["cutouts"].attrs.get("coordinates", ""))

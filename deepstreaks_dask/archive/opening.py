@@ -139,6 +139,23 @@ def open_group(url: str | os.PathLike[str], path: str, *, write: bool = False) -
     return zarr.Group(zarr.AsyncGroup.from_dict(_place(url, path, write), made))
 
 
+def open_to_create(url: str | os.PathLike[str]) -> zarr.Group:
+    """Open the root of an archive to create arrays in it; nothing of it is read.
+
+    Parameters
+    ----------
+    url : str or path
+        The archive.
+
+    Returns
+    -------
+    zarr.Group
+        Without attributes, which are in the commit record.
+    """
+    made = {"attributes": {}, "zarr_format": 3}
+    return zarr.Group(zarr.AsyncGroup.from_dict(_place(url, "", write=True), made))
+
+
 def open_record(url: str | os.PathLike[str], record: Mapping[str, Any]) -> zarr.Group:
     """Open an archive as its commit record describes it.
 
