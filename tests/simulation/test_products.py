@@ -5,7 +5,7 @@ import tarfile
 from typer.testing import CliRunner
 
 from deepstreaks_dask.cli.main import app
-from deepstreaks_dask.readers.depot import STREAK_COLUMNS
+from deepstreaks_dask.readers.streak_table import STREAK_COLUMNS
 
 
 def test_the_command_writes_a_depot(tmp_path):
