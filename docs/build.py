@@ -19,11 +19,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import bokeh
 import nbformat
 import panel
 import typer
+from dask.distributed import Client
 from nbclient import NotebookClient
 from panel.io.resources import CDN_DIST
 from sphinx.cmd.build import main as sphinx_build
@@ -89,6 +91,17 @@ def execute(notebook: Path, folder: Path, **parameters: Any) -> nbformat.Noteboo
     ).execute(env=environment)
     content.cells[place].source = own
     return content
+
+
+def credentials(client: Client) -> dict[str, str]:
+    """Return the credentials of a client as Dask's configuration in the environment, for the notebooks' processes."""
+    keys = client.security.get_tls_config_for_role("client")
+    prefix = "DASK_DISTRIBUTED__COMM__TLS__"
+    return {
+        f"{prefix}CA_FILE": keys["ca_file"],
+        f"{prefix}CLIENT__CERT": keys["cert"],
+        f"{prefix}CLIENT__KEY": keys["key"],
+    }
 
 
 def build(executed: Mapping[str, nbformat.NotebookNode], out: Path, announcement: str = "") -> None:
@@ -227,6 +240,7 @@ def main() -> None:
         if given.small:
             workers = stack.enter_context(connect("local", workers=1))
             parameters = {**SMALL, "SCHEDULER": workers.scheduler.address, "WORKERS": None}
+            stack.enter_context(patch.dict(os.environ, credentials(workers)))
         for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
             print(notebook.name, end=" ", flush=True)
             began = time.monotonic()
