@@ -129,7 +129,8 @@ def build(executed: Mapping[str, nbformat.NotebookNode], out: Path, announcement
             nbformat.write(_at_rest(content), source / "tutorials" / name)
         for page in (ROOT / "cluster").rglob("*.md"):
             (source / page.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(page, source / page.relative_to(ROOT))
+            linked = re.sub(r"\]\(((?:\.\./)+)docs/", r"](\1", page.read_text(encoding="utf-8"))
+            (source / page.relative_to(ROOT)).write_text(linked, encoding="utf-8")
         card, page = "deepstreaks_dask/models/weights/README.md", "explanation/shipped-networks.md"
         shutil.copy(ROOT / card, source / page)
         readme = (ROOT / "README.md").read_text(encoding="utf-8").replace(f"]({card}", f"](/{page}")

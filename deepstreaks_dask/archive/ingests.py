@@ -64,7 +64,7 @@ def ingest_reports(url: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        As :meth:`~deepstreaks_dask.readers.ingestion.IngestReport.to_dict` returned them.
+        As :meth:`~deepstreaks_dask.readers.reports.IngestReport.to_dict` returned them.
 
     Raises
     ------
