@@ -16,8 +16,8 @@ import typer
 from deepstreaks_dask.archive import schema
 
 SCORE_BYTES = 4
-KNOWN_ID_BYTES = 16
-"""What an append keeps in memory of each cutout of the archive: hashes of its name and of its pixels."""
+KNOWN_ID_BYTES = 24
+"""What an append keeps in memory of each cutout of the archive: hashes of its name and of its pixels, and its row."""
 
 REQUESTS_READ, REQUESTS_WRITTEN = 16, 1
 """Of one task to the store, at most: metadata of the arrays and the run, a digest, the shard; its scores."""

@@ -26,6 +26,11 @@ class KnownIds:
         order = np.argsort(ids, kind="stable")
         self._ids, self._digests, self._rows = ids[order], digests[order], rows[order]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self._ids.nbytes + self._digests.nbytes + self._rows.nbytes
+
     def find(self, hashes: np.ndarray) -> dict[int, tuple[int, int]]:
         """Find ids by their hashes.
 

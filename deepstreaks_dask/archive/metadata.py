@@ -31,6 +31,7 @@ from deepstreaks_dask.archive.schema import (
 )
 from deepstreaks_dask.errors import ArchiveError
 from deepstreaks_dask.utils.validation import STRICT, ListOf, StrictModel, validate
+from deepstreaks_dask.vocabulary import LABEL_COLUMNS
 
 MAX_METADATA_BYTES = 64 * 2**20
 """Bytes of a ``zarr.json``; the commit record of an archive has 50 kB, and 5 kB more a run."""
@@ -302,9 +303,25 @@ def check_group(values: Any, where: str) -> None:
     ArchiveError
         If it is no group.
     """
-    if isinstance(values, dict) and values.get("consolidated_metadata", "") is None:
-        values = {k: v for k, v in values.items() if k != "consolidated_metadata"}
-    _checked(_Group, values, where)
+    _checked(_Group, without_members(values), where)
+
+
+def without_members(values: Any) -> Any:
+    """Return the metadata of a group without the list of its members, as :func:`zarr.consolidate_metadata` leaves one.
+
+    Parameters
+    ----------
+    values : Any
+        Metadata of a group within an archive, whose members the commit record lists.
+
+    Returns
+    -------
+    Any
+        The same without the list.
+    """
+    if not isinstance(values, dict):
+        return values
+    return {k: v for k, v in values.items() if k != "consolidated_metadata"}
 
 
 def check_record(values: Any, where: str) -> None:
@@ -398,7 +415,7 @@ _FIRST_COLUMNS = frozenset(
             "flux",
             "mag",
         ),
-        *("snr", "source", "kind", "label_rb", "label_sl", "label_kd", "label_os", "digest"),
+        *("snr", "source", "kind", *LABEL_COLUMNS, "digest"),
     )
 )
 """Columns of the format's version 1, which every archive has."""

@@ -130,7 +130,5 @@ def is_free_name(name: str) -> bool:
     """
     taken = {*SCHEMA, *SPANS, *PIXEL_ARRAYS, *NATIVE_SIZES, *NATIVE_DIMS, *PIXEL_DIMS, *GROUPS}
     return (
-        name.isidentifier()
-        and name not in taken
-        and name not in (*ROW_DIMS, "epoch", "time", STORED_ROW)
+        name.isidentifier() and name not in taken and name not in (*ROW_DIMS, "epoch", STORED_ROW)
     )

@@ -17,7 +17,13 @@ import zarr
 from filelock import FileLock, Timeout
 
 from deepstreaks_dask.archive.layouts import Layout, layout_of
-from deepstreaks_dask.archive.metadata import check_array, check_group, check_record, read_metadata
+from deepstreaks_dask.archive.metadata import (
+    check_array,
+    check_group,
+    check_record,
+    read_metadata,
+    without_members,
+)
 from deepstreaks_dask.archive.opening import locate_archive, open_array, open_record, read_array
 from deepstreaks_dask.archive.schema import (
     FORMAT,
@@ -227,6 +233,8 @@ def read_commit_record(url: str | os.PathLike[str]) -> CommitRecord:
     if not isinstance(values.get("consolidated_metadata"), dict):
         raise ArchiveError(f"{url} was never finished: create it again, overwriting")
     check_record(values, os.fspath(url))
+    members = values["consolidated_metadata"]["metadata"]
+    members.update({name: without_members(node) for name, node in members.items()})
     values["attributes"].pop(WRITER, None)
     record = CommitRecord(os.fspath(url), values)
     _check_lengths(record)

@@ -32,11 +32,17 @@ if TYPE_CHECKING:
 
 ColumnsOption = Annotated[
     list[str] | None,
-    typer.Option(help="Columns of the table under other names: file=Filename,label_rb=class."),
+    typer.Option(
+        help="Columns of the table under other names: file=Filename,label_rb=class.",
+        metavar="NAME=COLUMN",
+    ),
 ]
 LabelsOption = Annotated[
     list[str] | None,
-    typer.Option(help="Labels that words stand for: asteroid=1,bogus=0 or kd:ditch=0."),
+    typer.Option(
+        help="Labels that words stand for: asteroid=1,bogus=0 or kd:ditch=0.",
+        metavar="WORD=LABEL",
+    ),
 ]
 
 

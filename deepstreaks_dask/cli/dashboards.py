@@ -30,6 +30,7 @@ class ServerOptions:
         typer.Option(
             "--trusted-proxy",
             help="Address or network of a proxy whose X-Forwarded-For is believed. Default: this machine's.",
+            metavar="ADDRESS",
         ),
     ] = None
     show: Annotated[bool, typer.Option(help="Open a browser.")] = True

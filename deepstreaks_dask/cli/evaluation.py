@@ -33,7 +33,6 @@ from deepstreaks_dask.cli.output import (
 )
 from deepstreaks_dask.cli.verdicts import reviewed_cutouts
 from deepstreaks_dask.errors import DeepStreaksError
-from deepstreaks_dask.utils.spreadsheets import to_csv
 
 LISTED_CUTOUTS = 20
 """Cutouts of a queue that are printed."""
@@ -164,6 +163,8 @@ def queue(
             passing &= Catalogue(decided, chosen).where(where)
         table = order(decided, chosen, by=by, most=most, passing=passing)
         if path:
+            from deepstreaks_dask.utils.spreadsheets import to_csv
+
             write_text(path, to_csv(table))
     if as_json:
         print_json(json.loads(table.to_json(orient="records")))

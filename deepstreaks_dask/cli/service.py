@@ -135,7 +135,8 @@ class MessageOptions:
         None
     )
     mail_to: Annotated[
-        list[str] | None, typer.Option(help="Recipient of e-mail; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Recipient of e-mail; may be repeated.", metavar="ADDRESS"),
     ] = None
     mail_from: Annotated[str | None, typer.Option(help="Sender of e-mail.")] = None
     mail_credentials: Annotated[

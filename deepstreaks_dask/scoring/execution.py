@@ -267,6 +267,7 @@ class Execution:
         waiting = iter(units)
         with progress_bar(label, rows, unit=self.plan.unit, show=self.progress) as bar:
             queue = _QueueLimit(self.client)
+            bar.tick(self._count())
             running = as_completed(
                 [submit_unit(self.client, unit) for unit in islice(waiting, queue.tasks)]
             )
@@ -287,6 +288,10 @@ class Execution:
                     time.sleep(_IDLE_STEP)
         return failures
 
+    def _count(self) -> str:
+        count = len(self.attendance)
+        return f"{count} worker{'s' * (count != 1)}"
+
     def _take(self, future: Future, bar: Bar) -> tuple[tuple[int, int, str], ...]:
         """Take what a task has returned; return what it could not read."""
         if future.cancelled():
@@ -303,8 +308,7 @@ class Execution:
         """Do what is done once a second: stop what waits, show a line, record new workers."""
         if self.stopped:
             _cancel_waiting(self.client, running)
-        count = len(self.attendance)
-        bar.tick(f"{count} worker{'s' * (count != 1)}")
+        bar.tick(self._count())
         if machines := self.rates.new_machines(_RECORD_INTERVAL):
             stored.add_workers(machines)
 

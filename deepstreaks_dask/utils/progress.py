@@ -115,7 +115,7 @@ class _PlainBar(Bar):
 
     def __init__(self, description: str, total: int, unit: str) -> None:
         super().__init__(description, total, unit)
-        self._shown = self._start
+        self._shown, self._note = self._start, ""
 
     def advance(self, n: int = 1) -> None:
         super().advance(n)
@@ -124,9 +124,10 @@ class _PlainBar(Bar):
 
     def tick(self, note: str = "") -> None:
         now = time.monotonic()
+        self._note = note or self._note
         if now - self._shown >= LINE_INTERVAL:
             self._shown = now
-            print(f"{self}{f', {note}' if note else ''}", file=sys.stderr)
+            print(f"{self}{f', {self._note}' if self._note else ''}", file=sys.stderr)
 
 
 class _TerminalBar(Bar):

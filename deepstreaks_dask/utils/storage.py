@@ -212,7 +212,8 @@ def storage_errors(
         raise
     except Exception as error:  # the library of each protocol has its own
         reason = describe_storage_error(error, url=is_url(place))
-        raise kind(f"cannot {what} {os.fspath(place)}: {reason}") from error
+        remedy = ": name another file" if isinstance(error, IsADirectoryError | ValueError) else ""
+        raise kind(f"cannot {what} {os.fspath(place)}: {reason}{remedy}") from error
 
 
 def describe_storage_error(error: Exception, *, url: bool = True) -> str:

@@ -9,13 +9,14 @@ from math import ceil
 import numpy as np
 import xarray as xr
 from cluster.conftest import DEPLOYMENTS
+from fsspec.implementations.local import LocalFileSystem
 from helpers import random_batch, write_run
 from zarr.storage import LocalStore
 
-from deepstreaks_dask.archive import append
 from deepstreaks_dask.archive.append import append_batches
 from deepstreaks_dask.archive.create import create_archive
 from deepstreaks_dask.archive.dataset import shard_bounds
+from deepstreaks_dask.archive.known_ids import known_ids
 from deepstreaks_dask.archive.schema import SCHEMA
 from deepstreaks_dask.scoring import worker
 
@@ -55,9 +56,9 @@ def test_arithmetic():
     assert rows["objects: scores"] == f"{shards:,}"
     assert rows["a shard"] == f"8,192 cutouts, {8192 * 144 * 144 / 1e6:,.0f} MB in memory"
     assert rows["GPU hours"] == f"{1e5 / 3600:,.0f}"
-    assert rows["memory of an append"].startswith("1.6 GB")
-    known = append._sorted_ids(_some_ids())
-    assert sum(array.itemsize for array in known) == 16
+    assert rows["memory of an append"].startswith("2.4 GB")
+    known, _ = known_ids(_some_ids(), np.zeros(2, bool))
+    assert known.nbytes == 2 * 24
 
 
 def _some_ids():
@@ -79,6 +80,13 @@ def test_requests_of_a_task_are_no_more_than_planned(tmp_path, monkeypatch):
     requests = Counter()
     for name in ("get", "exists", "set", "set_if_not_exists", "delete"):
         monkeypatch.setattr(LocalStore, name, _counting(name, getattr(LocalStore, name), requests))
+    read_file = LocalFileSystem.cat_file
+
+    def counted(self, *arguments, **options):
+        requests["get"] += 1
+        return read_file(self, *arguments, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", counted)  # metadata are read so
     for first in (0, 64, 128):
         done = worker.score_unit(worker.Unit(url, "r", ((first, first + 64),), None, (), 64))
         assert not done.failures

@@ -346,7 +346,7 @@ def test_a_lost_cluster_is_replaced(archive, zoo):
         def nthreads(self, *_, **__):
             raise OSError("scheduler gone")
 
-        submit = nthreads
+        submit = subscribe_topic = unsubscribe_topic = nthreads
 
         def close(self):
             self.closed = True
