@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    URL,
     Column,
     Connection,
     Engine,
@@ -123,7 +124,7 @@ def open_database(path: Path) -> Engine:
     DepotError
         If it is no SQLite file, or a newer version made it.
     """
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(URL.create("sqlite", database=str(path)))
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, _: Any) -> None:

@@ -492,3 +492,9 @@ def test_a_night_that_came_whole_stays_whole(night, settings, written, at):
     look_always(opened(str(night.parent)), settings)
     assert_whole(settings, written)
     assert states(settings)[NIGHT] == SCORED
+
+
+@pytest.mark.parametrize("name", ["q?x=1", "q#x", "q%3F", "q x"])
+def test_a_state_is_where_its_path_says(tmp_path, name):
+    Ledger(tmp_path / f"{name}.sqlite").close()
+    assert {file.name for file in tmp_path.iterdir()} == {f"{name}.sqlite"}
