@@ -17,6 +17,7 @@ from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBea
 from pydantic import BaseModel, ConfigDict
 
 from deepstreaks_dask.apps.server.password_pool import RETRY_SECONDS, BusyError
+from deepstreaks_dask.apps.visitor import SessionStore
 from deepstreaks_dask.archive.query import FilterError
 from deepstreaks_dask.errors import DeepStreaksError
 from deepstreaks_dask.report.explanation_maps import TooManyError
@@ -51,37 +52,11 @@ def cookie_name(name: str, *, secure: bool) -> str:
     return f"__Host-{name}" if secure else name
 
 
-class Authenticator(Protocol):
+class Authenticator(SessionStore, Protocol):
     """Finds users by their secrets; :class:`~deepstreaks_dask.review.accounts.Accounts` is one."""
-
-    @property
-    def revision(self) -> int:
-        """A number that changes when this process ends sessions."""
-
-    def person_of(self, secret: str, *, used: bool = True) -> Person | None:
-        """Return the user of a session; None if there is no such session.
-
-        Parameters
-        ----------
-        secret : str
-            Secret of the session.
-        used : bool
-            The user has just done something: the time without a request begins anew.
-        """
 
     def person_of_token(self, token: str) -> Person | None:
         """Return the user of a token; None if there is no such token."""
-
-    def record(self, who: str, what: str, detail: str = "") -> None:
-        """Write an entry of the audit log.
-
-        Parameters
-        ----------
-        who : str
-            User name.
-        what, detail : str
-            The action and its object.
-        """
 
 
 class ServedArchive(Protocol):
