@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -54,6 +55,9 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "time_major": (False, None),
     "virtual_batch_size": (None,),
 }
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_PLACE = re.compile(r"^Exception encountered when calling|Error encountered:$")
 
 MAX_DEPTH = 16
 MAX_LAYERS = 5_000
@@ -226,6 +230,8 @@ def layer_name(name: Any) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    """Return the first line of an error's message that says what was wrong; Keras says around it where that was."""
+    lines = [line for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    while len(lines) > 1 and _PLACE.search(lines[0]):
+        lines = lines[1:]
+    return (lines or [type(error).__name__])[0].strip()[:300]
